@@ -1,0 +1,2 @@
+//! The ringd server.
+fn main() {}
