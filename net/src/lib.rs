@@ -10,6 +10,7 @@
 pub mod grpc;
 pub mod h2;
 pub mod http1;
+pub mod pb;
 pub mod tls;
 
 mod sniff;
