@@ -1,0 +1,332 @@
+//! One client connection: sniffing, gRPC or HTTP/1.1, and the poll loop that moves its bytes.
+//!
+//! One task per connection waits for three things at once: the socket readable, the socket writable, an answer ready.
+//! The state sits in an `Rc<RefCell<…>>` so that the core can put answers into it while the task sleeps; whoever does so
+//! calls [`wake`] once. All answers of a turn leave in one write.
+
+use std::cell::RefCell;
+use std::io;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use net::grpc::{Bodies, CallId, Fill, Server};
+use net::tls::Alpn;
+use net::{Protocol, http1};
+use rustc_hash::FxHashMap;
+
+use super::calls::Call;
+use super::client_core::ClientCore;
+use super::clock::now;
+use super::transport::{Received, Transport};
+
+/// A new connection must have said which protocol it speaks (and finished its TLS handshake) by then.
+const FIRST_BYTES_DEADLINE: Duration = Duration::from_secs(10);
+
+/// Output gathered before it goes to the socket: large enough that a list costs few system calls, small enough that a
+/// stalled reader costs little and other streams' frames are never far behind.
+const OUTPUT_BYTES: usize = 128 << 10;
+
+/// Rounds of read and write before the task lets others run.
+const ROUNDS_PER_TURN: usize = 4;
+
+/// Names a connection for as long as its core lives; never reused.
+pub type ConnectionId = u64;
+
+/// State of a connection, shared by its task and its core.
+pub struct Connection {
+    /// Its name.
+    pub id: ConnectionId,
+    /// What it speaks.
+    pub speaks: Speaks,
+    /// Where it comes from.
+    pub peer: Option<SocketAddr>,
+    transport: Transport,
+    out: Vec<u8>,
+    sent: usize,
+    /// Bodies wait for something other than the socket (nothing was at hand).
+    first_bytes_due: Duration,
+    waker: Option<Waker>,
+    peer_closed: bool,
+    dead: bool,
+}
+
+/// The protocol of a connection.
+pub enum Speaks {
+    /// Too few bytes to tell; here they are.
+    Unknown(Vec<u8>),
+    /// HTTP/2 with gRPC.
+    Grpc(Box<Grpc>),
+    /// HTTP/1.1.
+    Http(Box<http1::Connection>),
+}
+
+/// A gRPC connection and its open calls.
+pub struct Grpc {
+    /// The protocol machine.
+    pub server: Server,
+    /// Calls that have state: bodies being pulled, watch and keep-alive streams.
+    pub calls: Calls,
+}
+
+/// Open calls with state, by their id.
+#[derive(Default)]
+pub struct Calls(pub FxHashMap<CallId, Call>);
+
+impl Bodies for Calls {
+    fn fill(&mut self, call: CallId, max: usize, out: &mut Vec<u8>) -> Fill {
+        let Some(Call::Body(body)) = self.0.get_mut(&call) else {
+            return Fill::Abort(node::api::Error::Canceled.status());
+        };
+        let fill = body.fill(max, out);
+        if !matches!(fill, Fill::Wrote(_)) {
+            self.0.remove(&call);
+        }
+        fill
+    }
+}
+
+/// What one attempt to make progress came to.
+#[derive(PartialEq, Eq)]
+enum Round {
+    /// Something moved; go on.
+    Progress,
+    /// Nothing more until a wake-up.
+    Idle,
+    /// Close the connection.
+    End,
+}
+
+impl Connection {
+    /// A connection that has received nothing.
+    pub fn new(id: ConnectionId, transport: Transport, peer: Option<SocketAddr>) -> Connection {
+        Connection {
+            id,
+            speaks: Speaks::Unknown(Vec::new()),
+            peer,
+            transport,
+            out: Vec::new(),
+            sent: 0,
+            first_bytes_due: now() + FIRST_BYTES_DEADLINE,
+            waker: None,
+            peer_closed: false,
+            dead: false,
+        }
+    }
+
+    /// The gRPC half, if that is what it speaks.
+    pub fn grpc(&mut self) -> Option<&mut Grpc> {
+        match &mut self.speaks {
+            Speaks::Grpc(grpc) => Some(grpc),
+            _ => None,
+        }
+    }
+
+    /// Lets the connection's task run.
+    pub fn wake(&mut self) {
+        if let Some(waker) = self.waker.take() {
+            waker.wake();
+        }
+    }
+
+    /// The time at which [`Connection::handle_timeout`] is wanted.
+    pub fn next_timeout(&self) -> Option<Duration> {
+        match &self.speaks {
+            Speaks::Unknown(_) => Some(self.first_bytes_due),
+            Speaks::Grpc(grpc) => grpc.server.next_timeout(),
+            Speaks::Http(http) => http.next_timeout(),
+        }
+    }
+
+    /// Lets what waited too long have its consequence.
+    pub fn handle_timeout(&mut self, now: Duration) {
+        match &mut self.speaks {
+            Speaks::Unknown(_) => self.dead |= now >= self.first_bytes_due,
+            Speaks::Grpc(grpc) => grpc.server.handle_timeout(now),
+            Speaks::Http(http) => http.handle_timeout(now),
+        }
+        self.wake();
+    }
+
+    /// Starts a graceful end.
+    pub fn shutdown(&mut self) {
+        match &mut self.speaks {
+            Speaks::Unknown(_) => self.dead = true,
+            Speaks::Grpc(grpc) => grpc.server.shutdown(),
+            Speaks::Http(_) => self.dead = self.out.is_empty(),
+        }
+        self.wake();
+    }
+
+    /// Decides the protocol with the bytes so far; gives back those that belong to it.
+    fn decide(&mut self, core: &ClientCore, bytes: &[u8]) -> Option<Vec<u8>> {
+        let Speaks::Unknown(seen) = &mut self.speaks else { return None };
+        seen.extend_from_slice(bytes);
+        let protocol = match self.transport.tls().map(|tls| tls.alpn()) {
+            Some(Alpn::H2) => Protocol::Http2,
+            Some(Alpn::Http1) => Protocol::Http1,
+            Some(Alpn::None) | None => net::sniff(seen),
+        };
+        let speaks = match protocol {
+            Protocol::Undecided => return None,
+            Protocol::Http2 => Speaks::Grpc(Box::new(core.new_grpc())),
+            Protocol::Http1 => Speaks::Http(Box::new(core.new_http())),
+        };
+        match std::mem::replace(&mut self.speaks, speaks) {
+            Speaks::Unknown(seen) => Some(seen),
+            _ => None,
+        }
+    }
+
+    fn handle_bytes(&mut self, core: &ClientCore, bytes: &[u8]) {
+        let decided;
+        let bytes = if matches!(self.speaks, Speaks::Unknown(_)) {
+            match self.decide(core, bytes) {
+                Some(seen) => {
+                    decided = seen;
+                    &decided[..]
+                }
+                None => return,
+            }
+        } else {
+            bytes
+        };
+        match &mut self.speaks {
+            Speaks::Unknown(_) => {}
+            Speaks::Grpc(grpc) => grpc.server.handle_bytes(now(), bytes),
+            Speaks::Http(http) => http.handle_bytes(now(), bytes),
+        }
+    }
+
+    fn handle_events(&mut self, core: &Rc<ClientCore>) {
+        match &mut self.speaks {
+            Speaks::Unknown(_) => {}
+            Speaks::Grpc(grpc) => {
+                while let Some(event) = grpc.server.poll_event() {
+                    core.handle_event(self.id, grpc, event);
+                }
+            }
+            Speaks::Http(http) => {
+                while let Some(request) = http.poll_request() {
+                    core.handle_http(http, &request);
+                }
+            }
+        }
+    }
+
+    fn gather_output(&mut self, core: &ClientCore) {
+        if !self.out.is_empty() {
+            return;
+        }
+        match &mut self.speaks {
+            Speaks::Unknown(_) => {}
+            Speaks::Grpc(grpc) => {
+                core.refill_streams(self.id, grpc);
+                grpc.server.poll_transmit(now(), &mut self.out, OUTPUT_BYTES, &mut grpc.calls);
+            }
+            Speaks::Http(http) => http.poll_transmit(&mut self.out),
+        }
+    }
+
+    fn wants_read(&self) -> bool {
+        !self.peer_closed
+            && match &self.speaks {
+                Speaks::Unknown(_) => true,
+                Speaks::Grpc(grpc) => grpc.server.wants_read(),
+                Speaks::Http(http) => http.wants_read(),
+            }
+    }
+
+    fn is_finished(&self) -> bool {
+        let machine = match &self.speaks {
+            Speaks::Unknown(_) => false,
+            Speaks::Grpc(grpc) => grpc.server.is_finished(),
+            Speaks::Http(http) => http.is_finished(),
+        };
+        self.dead || self.peer_closed || machine
+    }
+
+    /// Writes what there is, reads what there is, once.
+    fn round(&mut self, core: &Rc<ClientCore>, cx: &mut Context<'_>) -> io::Result<Round> {
+        let mut progress = false;
+        self.handle_events(core); // back-pressure may have held some back
+        self.gather_output(core);
+        let written = match self.transport.poll_write(cx, &mut self.out, &mut self.sent) {
+            Poll::Ready(result) => {
+                result?;
+                true
+            }
+            Poll::Pending => false,
+        };
+        if written && self.is_finished() {
+            self.gather_output(core);
+            if self.out.is_empty() {
+                return Ok(Round::End);
+            }
+            progress = true;
+        }
+        if self.wants_read() && self.out.len() - self.sent < OUTPUT_BYTES {
+            progress |= self.read(core, cx)?;
+        }
+        progress |= written && self.has_output();
+        Ok(if progress { Round::Progress } else { Round::Idle })
+    }
+
+    fn has_output(&self) -> bool {
+        match &self.speaks {
+            Speaks::Unknown(_) => false,
+            Speaks::Grpc(grpc) => grpc.server.has_output(),
+            Speaks::Http(_) => false,
+        }
+    }
+
+    fn read(&mut self, core: &Rc<ClientCore>, cx: &mut Context<'_>) -> io::Result<bool> {
+        let mut buffers = core.read_buffers.borrow_mut();
+        match self.transport.poll_read(cx, &mut buffers) {
+            Poll::Pending => Ok(false),
+            Poll::Ready(received) => {
+                match received? {
+                    Received::End => self.peer_closed = true,
+                    Received::Bytes(bytes) => {
+                        core.shared.metrics.client_received(bytes.len());
+                        self.handle_bytes(core, bytes);
+                    }
+                }
+                drop(buffers);
+                self.handle_events(core);
+                Ok(true)
+            }
+        }
+    }
+}
+
+/// The connection's task: runs until either side ends it.
+pub fn poll_connection(
+    connection: &Rc<RefCell<Connection>>,
+    core: &Rc<ClientCore>,
+    cx: &mut Context<'_>,
+) -> Poll<()> {
+    let mut connection = connection.borrow_mut();
+    connection.waker = Some(cx.waker().clone());
+    for _ in 0..ROUNDS_PER_TURN {
+        match connection.round(core, cx) {
+            Ok(Round::Progress) => {}
+            Ok(Round::Idle) => return Poll::Pending,
+            Ok(Round::End) => return Poll::Ready(()),
+            Err(error) => {
+                let peer = connection.peer;
+                tracing::debug!(?peer, %error, "client connection lost");
+                // A TLS alert may still tell the peer why; whether it arrives is of no consequence.
+                connection.transport.close();
+                let connection = &mut *connection;
+                connection.out.clear();
+                connection.sent = 0;
+                let _ = connection.transport.poll_write(cx, &mut connection.out, &mut connection.sent);
+                return Poll::Ready(());
+            }
+        }
+    }
+    cx.waker().wake_by_ref();
+    Poll::Pending
+}

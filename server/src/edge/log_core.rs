@@ -1,0 +1,181 @@
+//! The log core: turns appends into aligned, direct, synchronous writes, one in flight at a time.
+//!
+//! An idle device gets a write at once; a busy one gets all that queued meanwhile. Everything that decides (where a
+//! batch goes, what it contains, when a segment may be reused) is `consensus::log::Log`; here are only the descriptors.
+//!
+//! A write that fails ends the process: what reached the disk is unknown, and retrying a failed sync is how data is lost
+//! quietly.
+
+use std::future::poll_fn;
+use std::path::PathBuf;
+use std::pin::pin;
+use std::task::Poll;
+
+use consensus::log::{Log, NewSegment, SegmentId, WritePlan};
+use futures_lite::future::or;
+use glommio::io::DmaFile;
+use rustc_hash::FxHashMap;
+
+use super::background::Background;
+use super::clock::now;
+use super::failpoint::failpoint;
+use super::messages::{FromLog, SegmentPrepared, ToLog};
+use super::ring::{Ready, Receiver, Sender};
+use super::segments;
+use super::shared::Shared;
+use crate::sys::{Fatal, FatalReason};
+
+/// Everything the log core owns.
+pub struct LogCore {
+    /// The pure half.
+    pub log: Log,
+    /// Directory of the segment files.
+    pub dir: PathBuf,
+    /// From the raft core.
+    pub appends: Receiver<ToLog>,
+    /// To the raft core.
+    pub durable: Sender<FromLog>,
+    /// From the background thread.
+    pub prepared: Receiver<SegmentPrepared>,
+    /// To give back to the background thread's jobs.
+    pub prepared_sender: std::sync::Arc<std::sync::Mutex<Sender<SegmentPrepared>>>,
+    /// Where segments are made.
+    pub background: Background,
+    /// Figures and the way to stop the process.
+    pub shared: std::sync::Arc<Shared>,
+    /// Open segments.
+    pub files: FxHashMap<SegmentId, DmaFile>,
+}
+
+impl LogCore {
+    /// Runs until the raft core is gone.
+    pub async fn run(mut self) {
+        loop {
+            self.take_appends();
+            self.take_segments().await;
+            self.want_segment();
+            if let Some(plan) = self.log.poll_write() {
+                self.write(&plan).await;
+                continue;
+            }
+            if self.wait().await == Ready::Closed {
+                return;
+            }
+        }
+    }
+
+    fn take_appends(&mut self) {
+        while let Some(message) = self.appends.pop() {
+            match message {
+                ToLog::Append(append) => self.log.append(append),
+                ToLog::Checkpointed(index) => self.log.checkpointed(index),
+            }
+        }
+    }
+
+    async fn take_segments(&mut self) {
+        while let Some(SegmentPrepared { segment, result }) = self.prepared.pop() {
+            match result {
+                Ok(()) => {
+                    self.open(segment.id).await;
+                    self.shared.log_space_lost(false);
+                    self.log.segment_ready(segment.id, segment.size);
+                }
+                Err(error) => {
+                    tracing::error!(segment = segment.id.file_name(), %error, "failed to prepare a log segment");
+                    self.shared.log_space_lost(true);
+                    self.retry_segment(segment);
+                }
+            }
+        }
+    }
+
+    fn want_segment(&mut self) {
+        if let Some(segment) = self.log.segment_wanted() {
+            self.prepare(segment, std::time::Duration::ZERO);
+        }
+    }
+
+    fn retry_segment(&mut self, segment: NewSegment) {
+        self.prepare(segment, std::time::Duration::from_secs(1));
+    }
+
+    fn prepare(&self, segment: NewSegment, after: std::time::Duration) {
+        let (dir, answer) = (self.dir.clone(), self.prepared_sender.clone());
+        self.background.run(move || {
+            std::thread::sleep(after);
+            let result = segments::prepare(&dir, &segment);
+            let answer = answer.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+            // At most one segment is under preparation, so the ring has room.
+            let _ = answer.push(SegmentPrepared { segment, result });
+            answer.flush();
+        });
+    }
+
+    /// Opens a segment for writing; not being able to is the end.
+    pub async fn open(&mut self, id: SegmentId) {
+        match segments::open_direct(&self.dir, id).await {
+            Ok(file) => {
+                self.files.insert(id, file);
+            }
+            Err(error) => self.die(&id, "open", &error),
+        }
+    }
+
+    async fn write(&mut self, plan: &WritePlan) {
+        let started = now();
+        let Some(file) = self.files.get(&plan.segment) else {
+            return self.die(&plan.segment, "find", &std::io::ErrorKind::NotFound.into());
+        };
+        let mut buffer = file.alloc_dma_buffer(plan.len);
+        self.log.encode(plan, buffer.as_bytes_mut());
+        failpoint("log-before-submit");
+        let result = file.write_at(buffer, plan.offset).await;
+        failpoint("log-after-completion");
+        match result {
+            Ok(count) if count == plan.len => {}
+            Ok(_) => return self.die(&plan.segment, "write", &std::io::ErrorKind::WriteZero.into()),
+            Err(error) => return self.die(&plan.segment, "write", &error.into()),
+        }
+        self.shared.metrics.log_write(now() - started, plan.len);
+        if let Some(ready) = self.log.written(now()) {
+            // The ring holds more Readys than raft may have open.
+            if self.durable.push(FromLog(ready)).is_err() {
+                self.durable.send(FromLog(ready)).await;
+            }
+            self.durable.flush();
+        }
+    }
+
+    fn die(&self, segment: &SegmentId, verb: &str, error: &std::io::Error) {
+        self.shared.fatal(Fatal::new(
+            FatalReason::LogWriteFailed,
+            format!(
+                "failed to {verb} log segment {}: {error}; nothing that was not durable has been acknowledged",
+                self.dir.join(segment.file_name()).display()
+            ),
+        ));
+    }
+
+    /// Sleeps until there is something to append, a segment, or the idle marker is due.
+    async fn wait(&mut self) -> Ready {
+        let rings = poll_fn(|cx| {
+            if self.prepared.poll_ready(cx) == Poll::Ready(Ready::Items) {
+                return Poll::Ready(Ready::Items);
+            }
+            self.appends.poll_ready(cx)
+        });
+        let Some(due) = self.log.next_timeout() else { return rings.await };
+        let idle = pin!(async {
+            glommio::timer::sleep(due.saturating_sub(now())).await;
+            None
+        });
+        match or(async { Some(rings.await) }, idle).await {
+            Some(ready) => ready,
+            None => {
+                self.log.handle_timeout(now());
+                Ready::Items
+            }
+        }
+    }
+}

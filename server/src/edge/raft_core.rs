@@ -1,0 +1,236 @@
+//! The raft core: feeds `consensus::Node` and starts what it asks for. It waits for no disk and no client.
+//!
+//! One turn: take all that the rings hold, step, flush once (so that all proposals of the turn become one append), start
+//! the outputs, wake each neighbour once. Ticks come from a timer whose due times are start + n × interval; a late
+//! timer yields one tick, never a burst, because a burst of ticks would look like silence of the leader.
+
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::future::poll_fn;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use consensus::{DropReason, Entry, Input, Node, Output, ProposalId, Role};
+
+use super::clock::now;
+use super::messages::{FromLog, ToClient, ToLog, ToRaft, ToStore};
+use super::ring::{Ready, Receiver, Sender};
+use super::shared::Shared;
+
+/// Messages taken from one ring in one turn: enough for any batch, small enough that a tick is never far.
+const TURN_MESSAGES: usize = 4096;
+
+/// Everything the raft core owns.
+pub struct RaftCore {
+    node: Node,
+    from_clients: Vec<Receiver<ToRaft>>,
+    from_store: Receiver<ToRaft>,
+    from_log: Receiver<FromLog>,
+    to_log: Sender<ToLog>,
+    to_store: Sender<ToStore>,
+    to_clients: Vec<Sender<ToClient>>,
+    shared: Arc<Shared>,
+    outputs: Vec<Output>,
+    /// What did not fit into a ring. Bounded by the bytes that may be proposed and not yet applied.
+    log_outbox: VecDeque<ToLog>,
+    store_outbox: VecDeque<ToStore>,
+}
+
+/// The raft core's ends of the rings.
+pub struct Rings {
+    /// One per client core, in the order of their numbers.
+    pub from_clients: Vec<Receiver<ToRaft>>,
+    /// Applied and checkpointed indexes, and the store's own proposals (lease expiry).
+    pub from_store: Receiver<ToRaft>,
+    /// Durable Readys.
+    pub from_log: Receiver<FromLog>,
+    /// Appends.
+    pub to_log: Sender<ToLog>,
+    /// Committed entries.
+    pub to_store: Sender<ToStore>,
+    /// Refused proposals.
+    pub to_clients: Vec<Sender<ToClient>>,
+}
+
+impl RaftCore {
+    /// Joins the node and its rings.
+    pub fn new(node: Node, rings: Rings, shared: Arc<Shared>) -> RaftCore {
+        RaftCore {
+            node,
+            from_clients: rings.from_clients,
+            from_store: rings.from_store,
+            from_log: rings.from_log,
+            to_log: rings.to_log,
+            to_store: rings.to_store,
+            to_clients: rings.to_clients,
+            shared,
+            outputs: Vec::new(),
+            log_outbox: VecDeque::new(),
+            store_outbox: VecDeque::new(),
+        }
+    }
+
+    /// Runs until every client core is gone. `campaign`: this member is the only voter, so nobody has to be waited for.
+    pub async fn run(mut self, tick_interval: Duration, campaign: bool) {
+        if campaign {
+            self.node.step(Input::Campaign, &mut self.outputs);
+        }
+        self.end_turn();
+        let core = Rc::new(RefCell::new(self));
+        let ticker = glommio::spawn_local(tick_loop(core.clone(), tick_interval)).detach();
+        while poll_fn(|cx| core.borrow_mut().poll_rings(cx)).await == Ready::Items {
+            core.borrow_mut().turn();
+        }
+        ticker.cancel();
+    }
+
+    fn turn(&mut self) {
+        for number in 0..self.from_clients.len() {
+            for _ in 0..TURN_MESSAGES {
+                let Some(message) = self.from_clients[number].pop() else { break };
+                self.handle(message);
+            }
+        }
+        while let Some(FromLog(ready)) = self.from_log.pop() {
+            self.node.step(Input::Durable(ready), &mut self.outputs);
+        }
+        while let Some(message) = self.from_store.pop() {
+            self.handle(message);
+        }
+        self.end_turn();
+    }
+
+    fn handle(&mut self, message: ToRaft) {
+        let input = match message {
+            ToRaft::Propose(id, data) => Input::Propose(id, data),
+            ToRaft::Applied(index) => Input::Applied(index),
+            ToRaft::ConfChange(index, change) => Input::ApplyConfChange(index, change),
+            ToRaft::Checkpointed(index) => {
+                self.log_outbox.push_back(ToLog::Checkpointed(index));
+                Input::Checkpointed(index)
+            }
+        };
+        self.node.step(input, &mut self.outputs);
+    }
+
+    fn tick(&mut self, late: Duration) {
+        self.shared.metrics.tick(late);
+        self.node.step(Input::Tick, &mut self.outputs);
+        self.end_turn();
+    }
+
+    fn end_turn(&mut self) {
+        self.node.flush(&mut self.outputs);
+        let mut outputs = std::mem::take(&mut self.outputs);
+        for output in outputs.drain(..) {
+            self.start(output);
+        }
+        self.outputs = outputs;
+        self.send_outboxes();
+    }
+
+    fn start(&mut self, output: Output) {
+        match output {
+            Output::Append(append) => self.log_outbox.push_back(ToLog::Append(append)),
+            Output::Commit(entries) => self.commit(entries),
+            Output::SingleVoter(index) => self.shared.publish_single_voter(index),
+            Output::ProposalDropped(id, reason) => self.dropped(id, reason),
+            Output::Role(change) => {
+                let leader = change.role == Role::Leader;
+                self.shared.publish_role(change.term, change.leader, leader);
+                self.store_outbox.push_back(ToStore::Leadership { leader });
+                tracing::info!(
+                    raft_term = change.term.0,
+                    role = ?change.role,
+                    leader = format!("{:x}", change.leader.0),
+                    "raft role changed"
+                );
+            }
+            // One member: there is nobody to send to, and reads take the single voter's index.
+            Output::Send(_) | Output::ReadReady(..) | Output::ReadDropped(_) | Output::ConfState(_) => {}
+        }
+    }
+
+    fn commit(&mut self, entries: Vec<Entry>) {
+        if let Some(last) = entries.last() {
+            self.shared.publish_commit(last.index);
+        }
+        self.store_outbox.push_back(ToStore::Commit(entries));
+    }
+
+    fn dropped(&mut self, id: ProposalId, reason: DropReason) {
+        let Some(core) = Shared::client_of(id) else { return }; // the store's own proposals are tried again by it
+        if self.to_clients[core].push(ToClient::Dropped(id, reason)).is_err() {
+            // The ring holds an answer for every proposal a client core may have open.
+            tracing::error!(proposal = id.0, "no room for a refusal; the call ends by its deadline");
+        }
+    }
+
+    fn send_outboxes(&mut self) {
+        drain(&mut self.log_outbox, &self.to_log);
+        drain(&mut self.store_outbox, &self.to_store);
+        for client in &self.to_clients {
+            client.flush();
+        }
+    }
+
+    fn poll_rings(&mut self, cx: &mut Context<'_>) -> Poll<Ready> {
+        if !self.log_outbox.is_empty() || !self.store_outbox.is_empty() {
+            self.send_outboxes();
+        }
+        let mut open = false;
+        let mut items = false;
+        for ring in &self.from_clients {
+            match ring.poll_ready(cx) {
+                Poll::Ready(Ready::Items) => items = true,
+                Poll::Ready(Ready::Closed) => {}
+                Poll::Pending => open = true,
+            }
+        }
+        items |= self.from_log.poll_ready(cx) == Poll::Ready(Ready::Items);
+        items |= self.from_store.poll_ready(cx) == Poll::Ready(Ready::Items);
+        self.poll_room(cx);
+        match (items, open) {
+            (true, _) => Poll::Ready(Ready::Items),
+            (false, true) => Poll::Pending,
+            (false, false) => Poll::Ready(Ready::Closed),
+        }
+    }
+
+    /// Asks to be woken when a full ring has room again.
+    fn poll_room(&mut self, cx: &mut Context<'_>) {
+        if !self.log_outbox.is_empty() {
+            self.to_log.register_for_room(cx);
+        }
+        if !self.store_outbox.is_empty() {
+            self.to_store.register_for_room(cx);
+        }
+        self.send_outboxes();
+    }
+}
+
+fn drain<T>(outbox: &mut VecDeque<T>, ring: &Sender<T>) {
+    while let Some(message) = outbox.pop_front() {
+        if let Err(message) = ring.push(message) {
+            outbox.push_front(message);
+            break;
+        }
+    }
+    ring.flush();
+}
+
+async fn tick_loop(core: Rc<RefCell<RaftCore>>, interval: Duration) {
+    let mut due = now() + interval;
+    loop {
+        glommio::timer::sleep(due.saturating_sub(now())).await;
+        let late = now().saturating_sub(due);
+        core.borrow_mut().tick(late);
+        let missed = (late.as_nanos() / interval.as_nanos()) as u32; // skipped ticks count as late, once each
+        for n in 1..=missed {
+            core.borrow().shared.metrics.tick_skipped(late - interval * n);
+        }
+        due += interval * (missed + 1);
+    }
+}

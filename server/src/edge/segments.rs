@@ -1,0 +1,58 @@
+//! The log's segment files: created and pre-written in the background, opened for direct, synchronous writing by the
+//! log core, and read back at start.
+//!
+//! A segment is written with zeros from end to end and synced before its first use, so that a log write never needs a
+//! change of size or extent to become durable (which would cost a journal commit).
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use consensus::log::{NewSegment, SegmentId};
+use glommio::io::{DmaFile, OpenOptions as DmaOpenOptions};
+
+/// Name of the log's directory inside the data directory.
+pub const LOG_DIR: &str = "log";
+
+/// Zeros are written in steps of this size.
+const ZERO_STEP: usize = 1 << 20;
+
+/// Creates `segment` below `dir` under a temporary name, fills it with zeros, syncs it, renames it and syncs the
+/// directory: a segment under its final name is always complete.
+///
+/// # Errors
+/// Whatever the file system says; `StorageFull` in particular. A half-made file is removed.
+pub fn prepare(dir: &Path, segment: &NewSegment) -> io::Result<()> {
+    let final_path = dir.join(segment.id.file_name());
+    let temporary = final_path.with_extension("new");
+    write_zeros(&temporary, segment.size).inspect_err(|_| {
+        let _ = std::fs::remove_file(&temporary);
+    })?;
+    std::fs::rename(&temporary, &final_path)?;
+    File::open(dir)?.sync_all()
+}
+
+fn write_zeros(path: &Path, size: u64) -> io::Result<()> {
+    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?;
+    let zeros = vec![0u8; ZERO_STEP];
+    let mut left = size;
+    while left > 0 {
+        let step = left.min(ZERO_STEP as u64) as usize;
+        file.write_all(&zeros[..step])?;
+        left -= step as u64;
+    }
+    file.sync_all()
+}
+
+/// Opens a segment for the log core: `O_DIRECT | O_DSYNC`, so that the completion of a write is its durability.
+pub async fn open_direct(dir: &Path, id: SegmentId) -> io::Result<DmaFile> {
+    let path: PathBuf = dir.join(id.file_name());
+    DmaOpenOptions::new()
+        .read(true) // glommio wants both for direct files
+        .write(true)
+        .custom_flags(libc::O_DSYNC)
+        .dma_open(&path)
+        .await
+        .map_err(io::Error::from)
+}

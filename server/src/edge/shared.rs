@@ -1,0 +1,166 @@
+//! What all cores may look at: a handful of published numbers, the metrics, and the way to end the process.
+//!
+//! Each number has one writer. Readers see a value that was true; what must be consistent is published as one value.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use consensus::{Index, NodeId, ProposalId, Term};
+
+use crate::config::Config;
+use crate::observe::metrics::Metrics;
+use crate::sys::Fatal;
+
+/// "Not the only voter" in [`Shared::single_voter`].
+const NOT_SINGLE: u64 = u64::MAX;
+
+/// Proposals of the store core itself (lease expiry) carry this core number.
+const STORE_CORE: u64 = 0xffff;
+
+/// See the module's header.
+pub struct Shared {
+    /// What the operator asked for.
+    pub config: Config,
+    /// Figures of all cores.
+    pub metrics: Metrics,
+    /// Commit index while this member is the only voter, else [`NOT_SINGLE`]: one value, so that a reader can't take an
+    /// old "single" with a new index or the reverse. Written by the raft core.
+    single_voter: AtomicU64,
+    term: AtomicU64,
+    leader: AtomicU64,
+    commit: AtomicU64,
+    applied: AtomicU64,
+    log_space_lost: AtomicBool,
+    end: crossbeam::channel::Sender<End>,
+}
+
+/// Why the process ends.
+#[derive(Debug)]
+pub enum End {
+    /// SIGTERM or SIGINT.
+    Signal,
+    /// It can't go on.
+    Fatal(Fatal),
+    /// A client core has nothing in flight any more.
+    Drained,
+}
+
+impl Shared {
+    /// Everything unknown yet. The receiver belongs to the main thread.
+    pub fn new(config: Config) -> (Arc<Shared>, crossbeam::channel::Receiver<End>) {
+        let (end, ended) = crossbeam::channel::unbounded();
+        let shared = Shared {
+            config,
+            metrics: Metrics::default(),
+            single_voter: AtomicU64::new(NOT_SINGLE),
+            term: AtomicU64::new(0),
+            leader: AtomicU64::new(0),
+            commit: AtomicU64::new(0),
+            applied: AtomicU64::new(0),
+            log_space_lost: AtomicBool::new(false),
+            end,
+        };
+        (Arc::new(shared), ended)
+    }
+
+    /// A handle on the main thread's ears.
+    pub fn end(&self) -> crossbeam::channel::Sender<End> {
+        self.end.clone()
+    }
+
+    /// Ends the process with this reason. Returns, but nothing that the caller does afterwards will be seen: it must
+    /// not acknowledge anything.
+    pub fn fatal(&self, fatal: Fatal) -> ! {
+        crate::sys::exit(&fatal)
+    }
+
+    /// Raft core: the index every read confirmed by this single voter must cover, or `None` once it isn't single.
+    pub fn publish_single_voter(&self, index: Option<Index>) {
+        self.single_voter.store(index.map_or(NOT_SINGLE, |i| i.0), Ordering::Release);
+    }
+
+    /// The index that a linearizable read starting now must wait for; `None`: not the single voter, ask raft.
+    pub fn read_index(&self) -> Option<Index> {
+        match self.single_voter.load(Ordering::Acquire) {
+            NOT_SINGLE => None,
+            index => Some(Index(index)),
+        }
+    }
+
+    /// Raft core: a change of role.
+    pub fn publish_role(&self, term: Term, leader: NodeId, leads: bool) {
+        self.term.store(term.0, Ordering::Release);
+        if self.leader.swap(leader.0, Ordering::AcqRel) != leader.0 {
+            self.metrics.leader_changed(leader.0 != 0, leads);
+        }
+    }
+
+    /// Raft core: committed up to here.
+    pub fn publish_commit(&self, index: Index) {
+        self.commit.store(index.0, Ordering::Release);
+    }
+
+    /// Store core: applied up to here.
+    pub fn publish_applied(&self, index: Index) {
+        self.applied.store(index.0, Ordering::Release);
+    }
+
+    /// Log core: the next segment could not be made (true), or it could again.
+    pub fn log_space_lost(&self, lost: bool) {
+        self.log_space_lost.store(lost, Ordering::Release);
+    }
+
+    /// There is no room for the next log segment: writes are refused as by a NOSPACE alarm.
+    pub fn is_log_space_lost(&self) -> bool {
+        self.log_space_lost.load(Ordering::Acquire)
+    }
+
+    /// Current term, for response headers.
+    pub fn term(&self) -> u64 {
+        self.term.load(Ordering::Acquire)
+    }
+
+    /// Id of the leader; 0: none known.
+    pub fn leader(&self) -> u64 {
+        self.leader.load(Ordering::Acquire)
+    }
+
+    /// Committed index.
+    pub fn commit(&self) -> u64 {
+        self.commit.load(Ordering::Acquire)
+    }
+
+    /// Applied index.
+    pub fn applied(&self) -> u64 {
+        self.applied.load(Ordering::Acquire)
+    }
+
+    /// A proposal's name: the core that waits for it, and that core's own number for it.
+    pub fn proposal_id(core: usize, number: u64) -> ProposalId {
+        ProposalId(((core as u64) << 48) | (number & 0xffff_ffff_ffff))
+    }
+
+    /// A name for a proposal of the store core.
+    pub fn store_proposal_id(number: u64) -> ProposalId {
+        ProposalId((STORE_CORE << 48) | (number & 0xffff_ffff_ffff))
+    }
+
+    /// The client core that waits for this proposal; `None` for the store core's own.
+    pub fn client_of(id: ProposalId) -> Option<usize> {
+        let core = id.0 >> 48;
+        (core != STORE_CORE).then_some(core as usize)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_proposal_id_names_its_core() {
+        assert_eq!(Shared::client_of(Shared::proposal_id(0, u64::MAX >> 16)), Some(0));
+        assert_eq!(Shared::client_of(Shared::proposal_id(63, 7)), Some(63));
+        assert_eq!(Shared::client_of(Shared::store_proposal_id(7)), None);
+        assert_ne!(Shared::proposal_id(1, 7), Shared::proposal_id(1, 8));
+    }
+}

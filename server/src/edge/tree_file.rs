@@ -1,0 +1,156 @@
+//! The tree file on disk: opened, mapped read-only for readers, written by checkpoints.
+//!
+//! The address range is reserved once, far beyond the file's end, and never remapped; the file grows below it. The map
+//! is read-only, so no stray write can reach the file. Writes go through the page cache (`pwrite`), so the map sees
+//! them at once and readers never fault to the disk for a fresh page.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use engine::tree::{Map, PAGE_SIZE, PageId};
+use memmap2::{Mmap, MmapOptions};
+
+/// Name of the tree file inside the data directory.
+pub const TREE_FILE: &str = "tree";
+
+/// Address space reserved for the map when the kernel grants it; halved until it does.
+const RESERVED_BYTES_MAX: usize = 1 << 40;
+
+/// The file must be at least this large to be worth mapping; smaller reservations are refused.
+const RESERVED_BYTES_MIN: usize = 1 << 30;
+
+/// The tree file grows in steps of this many bytes, so that its length (and the file system's journal) rarely changes.
+const GROWTH_BYTES: u64 = 16 << 20;
+
+/// The open file with its map. Shared: readers look through [`Map`], the background thread writes.
+pub struct TreeFile {
+    file: File,
+    map: Mmap,
+    /// Length of the file: how much of the map may be touched. Raised only after the file has grown.
+    file_bytes: AtomicU64,
+}
+
+impl TreeFile {
+    /// Opens or creates the file below `dir`. The flag says whether it existed with content.
+    pub fn open(dir: &Path) -> io::Result<(Arc<TreeFile>, bool)> {
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(dir.join(TREE_FILE))?;
+        let length = file.metadata()?.len();
+        let map = reserve(&file)?;
+        let tree = TreeFile { file, map, file_bytes: AtomicU64::new(length) };
+        Ok((Arc::new(tree), length > 0))
+    }
+
+    /// Writes `bytes` at page `first`, growing the file when needed. Not durable before [`TreeFile::sync`].
+    pub fn write_pages(&self, first: PageId, bytes: &[u8]) -> io::Result<()> {
+        let at = first.0 as u64 * PAGE_SIZE as u64;
+        self.grow_to(at + bytes.len() as u64)?;
+        self.file.write_all_at(bytes, at)
+    }
+
+    /// Makes everything written so far survive a power cut.
+    pub fn sync(&self) -> io::Result<()> {
+        self.file.sync_data()
+    }
+
+    /// Length of the file, in bytes.
+    pub fn len(&self) -> u64 {
+        self.file_bytes.load(Ordering::Acquire)
+    }
+
+    /// Cuts the file to `pages`; the caller has shown that nothing above is reachable.
+    pub fn trim(&self, pages: u64) -> io::Result<()> {
+        let bytes = pages * PAGE_SIZE as u64;
+        if bytes < self.len() {
+            self.file_bytes.store(bytes, Ordering::Release);
+            self.file.set_len(bytes)?;
+        }
+        Ok(())
+    }
+
+    fn grow_to(&self, bytes: u64) -> io::Result<()> {
+        if bytes <= self.len() {
+            return Ok(());
+        }
+        let length = bytes.next_multiple_of(GROWTH_BYTES);
+        if length > self.map.len() as u64 {
+            return Err(io::Error::new(io::ErrorKind::FileTooLarge, "the tree file outgrew its reserved address range"));
+        }
+        rustix::fs::fallocate(&self.file, rustix::fs::FallocateFlags::empty(), 0, length)?;
+        self.file_bytes.store(length, Ordering::Release);
+        Ok(())
+    }
+
+    /// Fills the page table for the first `bytes` of the map, so that the first reads after a start don't fault.
+    /// A hint: where the kernel refuses, reads fault as usual.
+    pub fn populate(&self, bytes: u64) {
+        const STEP: usize = 4 << 20;
+        let end = bytes.min(self.len()) as usize;
+        for at in (0..end).step_by(STEP) {
+            if self.map.advise_range(memmap2::Advice::PopulateRead, at, STEP.min(end - at)).is_err() {
+                return;
+            }
+        }
+    }
+}
+
+impl Map for TreeFile {
+    fn pages(&self, first: PageId, count: u32) -> Option<&[u8]> {
+        let from = (first.0 as usize).checked_mul(PAGE_SIZE)?;
+        let to = from.checked_add((count as usize).checked_mul(PAGE_SIZE)?)?;
+        if to as u64 > self.len() {
+            return None;
+        }
+        self.map.get(from..to)
+    }
+}
+
+fn reserve(file: &File) -> io::Result<Mmap> {
+    let mut length = RESERVED_BYTES_MAX;
+    loop {
+        // SAFETY: the map is read-only and shared. The file is ours alone (the data directory is locked); it changes
+        // only through `write_pages`, on pages that no published version reaches, and shrinks only through `trim`
+        // above every reachable page. `pages` hands out nothing beyond the file's length.
+        match unsafe { MmapOptions::new().len(length).map(file) } {
+            Ok(map) => return Ok(map),
+            Err(error) if length <= RESERVED_BYTES_MIN => return Err(error),
+            Err(_) => length /= 2,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn writes_are_seen_through_the_map_and_nothing_beyond_the_file_is() {
+        let dir = tempfile::tempdir().unwrap();
+        let (tree, existed) = TreeFile::open(dir.path()).unwrap();
+        assert!(!existed);
+        assert!(tree.pages(PageId(0), 1).is_none());
+        tree.write_pages(PageId(3), &[7; 2 * PAGE_SIZE]).unwrap();
+        tree.sync().unwrap();
+        assert_eq!(tree.pages(PageId(3), 2).unwrap(), &[7; 2 * PAGE_SIZE][..]);
+        assert_eq!(tree.len(), GROWTH_BYTES);
+        let pages = (GROWTH_BYTES / PAGE_SIZE as u64) as u32;
+        assert!(tree.pages(PageId(pages - 1), 1).is_some());
+        assert!(tree.pages(PageId(pages), 1).is_none());
+        assert!(tree.pages(PageId(u32::MAX), u32::MAX).is_none());
+        tree.trim(5).unwrap();
+        assert!(tree.pages(PageId(5), 1).is_none());
+        drop(tree);
+        let (tree, existed) = TreeFile::open(dir.path()).unwrap();
+        assert!(existed);
+        assert_eq!(tree.pages(PageId(4), 1).unwrap(), &[7; PAGE_SIZE][..]);
+    }
+}
