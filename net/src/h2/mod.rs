@@ -1,7 +1,12 @@
 //! HTTP/2 (RFC 9113) as one state machine for both roles.
 
+pub mod error;
+pub mod field;
+pub mod hpack;
+pub mod limits;
 mod stream;
 
+pub use error::{ConnectionError, ErrorCode};
 pub use stream::StreamKey;
 
 /// What a client sends first (RFC 9113 3.4).
