@@ -1,0 +1,314 @@
+//! Compaction: logical at once, physical in slices.
+//!
+//! [`Store::compact`] moves the compact revision; from then on nobody reads before it. The rows that
+//! no reader needs any more are removed later, by [`Store::compact_slice`], a bounded piece at a
+//! time between batches. What is kept: for each key the newest row at or before the compact
+//! revision if it is a put, and everything after. A tombstone at exactly the compact revision stays
+//! until the next compaction, so that a watch from there still sees the deletion.
+//!
+//! A row dies when its successor does not lie after the compact revision, and every row knows its
+//! predecessor. So it is enough to sweep the rows between the last compaction and this one and to
+//! remove what each of them replaced: the cost is that of the changes, not of the store.
+//!
+//! ```text
+//!   Probe ──► SweepOld ──► Hash ──► Sweep ──► finished
+//!     (for the hash of etcd's corruption check; else)  Sweep ──► finished
+//! ```
+//!
+//! The hash reads all rows up to the compact revision, less those at or before the previous one that
+//! this compaction removes. `SweepOld` removes just these first, so that `Hash` can take all it
+//! finds. If nothing at all would be kept, etcd hashes them, too, and `Probe` finds that out.
+//!
+//! A compaction cut short by a restart is swept again from its start, which removes what is left,
+//! and leaves no hash. One that is scheduled while another is under way waits for it and leaves no
+//! hash either (etcd kvstore.go: checkPrevCompactionCompleted); of several that wait only the last
+//! matters.
+
+use std::sync::Arc;
+
+use crate::error::TxnError;
+use crate::hash::{KeySpaceHasher, KeyValueHash};
+use crate::row::{self, BadRow, HistoryRow, KeyRow};
+use crate::store::Store;
+use crate::tree::{Damage, Table};
+use crate::types::Revision;
+
+/// Stored bytes that one row of a slice's budget allows to be hashed, so that a slice of large
+/// values takes no longer than one of small ones.
+const BYTES_PER_ROW: usize = 1024;
+
+/// How far compaction has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Progress {
+    /// There is nothing to do.
+    Idle,
+    /// There is more to do.
+    More,
+    /// The compaction at this revision is done; there may be another.
+    Finished(i64),
+}
+
+/// `finished <= scheduled`; a job is under way while they differ.
+#[derive(Debug)]
+pub(crate) struct Compaction {
+    scheduled: i64,
+    finished: i64,
+    job: Option<Job>,
+}
+
+impl Default for Compaction {
+    fn default() -> Self {
+        Compaction { scheduled: -1, finished: -1, job: None }
+    }
+}
+
+impl Compaction {
+    pub fn resume(scheduled: i64, finished: i64) -> Self {
+        let job = (scheduled > finished).then(|| Job::without_hash(scheduled, finished));
+        Compaction { scheduled, finished, job }
+    }
+
+    pub fn scheduled(&self) -> i64 {
+        self.scheduled
+    }
+
+    pub fn finished(&self) -> i64 {
+        self.finished
+    }
+}
+
+#[derive(Debug)]
+struct Job {
+    /// The revision compacted at.
+    revision: i64,
+    /// The compaction before.
+    previous: i64,
+    phase: Phase,
+    hash: Option<u32>,
+}
+
+#[derive(Debug)]
+enum Phase {
+    Probe { next_key: Vec<u8> },
+    SweepOld { next: Revision },
+    Hash { next: Revision, hasher: KeySpaceHasher },
+    Sweep { next: Revision },
+}
+
+impl Job {
+    fn with_hash(revision: i64, previous: i64) -> Job {
+        Job { revision, previous, phase: Phase::Probe { next_key: Vec::new() }, hash: None }
+    }
+
+    fn without_hash(revision: i64, previous: i64) -> Job {
+        let mut job = Job::with_hash(revision, previous);
+        job.phase = Phase::Sweep { next: job.sweep_start() };
+        job
+    }
+
+    /// At the previous compact revision itself there may be tombstones that it kept.
+    fn sweep_start(&self) -> Revision {
+        Revision::start_of(self.previous.max(0))
+    }
+}
+
+/// What a slice found to remove.
+enum Dead {
+    Row(Revision),
+    Tombstone { revision: Revision, key: Vec<u8> },
+}
+
+impl Store {
+    /// Applies a Compact: history begins at `revision` from now on.
+    pub fn compact(&mut self, revision: i64) -> Result<(), TxnError> {
+        let compact_revision = self.compact_revision();
+        if revision <= compact_revision {
+            return Err(TxnError::Compacted { compact_revision });
+        }
+        if revision > self.revision {
+            return Err(TxnError::FutureRevision { revision: self.revision });
+        }
+        if self.compaction.job.is_none() {
+            self.compaction.job = Some(Job::with_hash(revision, self.compaction.finished));
+        }
+        self.compaction.scheduled = revision;
+        self.write_compact_row()?;
+        Ok(())
+    }
+
+    /// Up to where compaction has removed rows; equal to the compact revision when it is done.
+    pub fn finished_compact_revision(&self) -> i64 {
+        self.compaction.finished
+    }
+
+    /// Goes on with compaction by about `rows` rows, at least one.
+    pub fn compact_slice(&mut self, rows: usize) -> Result<Progress, Damage> {
+        let Some(mut job) = self.compaction.job.take() else { return Ok(Progress::Idle) };
+        let done = self.advance(&mut job, rows.max(1))?;
+        if !done {
+            self.compaction.job = Some(job);
+            return Ok(Progress::More);
+        }
+        self.finish(&job)?;
+        Ok(Progress::Finished(job.revision))
+    }
+
+    fn finish(&mut self, job: &Job) -> Result<(), Damage> {
+        self.compaction.finished = job.revision;
+        if self.compaction.scheduled > job.revision {
+            self.compaction.job = Some(Job::without_hash(self.compaction.scheduled, job.revision));
+        }
+        if let Some(hash) = job.hash {
+            let hash = KeyValueHash { hash, compact_revision: job.previous, revision: job.revision };
+            Arc::make_mut(&mut self.hashes).store(hash);
+        }
+        self.write_compact_row()
+    }
+
+    fn write_compact_row(&mut self) -> Result<(), Damage> {
+        let Compaction { scheduled, finished, .. } = self.compaction;
+        let value = row::encode_pair(scheduled as u64, finished as u64);
+        self.tree.put(Table::Meta, row::META_COMPACT, &[&value])
+    }
+
+    /// One slice of the present phase, and on to the next one where it ends. True when all are done.
+    fn advance(&mut self, job: &mut Job, rows: usize) -> Result<bool, Damage> {
+        let sweep_start = job.sweep_start();
+        match &mut job.phase {
+            Phase::Probe { next_key } => match self.probe(next_key, job.revision, rows)? {
+                None => {}
+                Some(true) => job.phase = Phase::SweepOld { next: sweep_start },
+                Some(false) => job.phase = hash_phase(),
+            },
+            Phase::SweepOld { next } => {
+                if self.sweep(next, job.revision, Some(job.previous), rows)? {
+                    job.phase = hash_phase();
+                }
+            }
+            Phase::Hash { next, hasher } => {
+                if self.hash_slice(next, hasher, job.revision, job.previous, rows)? {
+                    job.hash = Some(hasher.finish());
+                    job.phase = Phase::Sweep { next: sweep_start };
+                }
+            }
+            Phase::Sweep { next } => return self.sweep(next, job.revision, None, rows),
+        }
+        Ok(false)
+    }
+
+    /// Whether the compaction keeps any row at or before its revision: a key alive there, or a
+    /// tombstone at exactly that revision. `None`: not known yet.
+    fn probe(&self, next_key: &mut Vec<u8>, revision: i64, rows: usize) -> Result<Option<bool>, Damage> {
+        let state = self.state();
+        let mut cursor = self.tree.cursor(Table::Keys);
+        let mut found = cursor.seek(next_key)?;
+        for _ in 0..rows {
+            if !found {
+                return Ok(Some(false));
+            }
+            let newest = KeyRow::decode(cursor.value()?).map_err(|bad| bad.of(Table::Keys))?;
+            if state.kept_by_compaction(&newest, revision)? {
+                return Ok(Some(true));
+            }
+            found = cursor.next()?;
+        }
+        if !found {
+            return Ok(Some(false));
+        }
+        next_key.clear();
+        next_key.extend_from_slice(cursor.key());
+        Ok(None)
+    }
+
+    /// Removes what the next `rows` rows up to `revision` replaced, and tombstones before it. With
+    /// `old`, only rows that are not after that revision, and no tombstones. True at the end.
+    fn sweep(
+        &mut self,
+        next: &mut Revision,
+        revision: i64,
+        old: Option<i64>,
+        rows: usize,
+    ) -> Result<bool, Damage> {
+        let mut dead = Vec::new();
+        let ended = self.visit_rows(next, revision, rows, |at, row| {
+            if let Some(previous) = row.previous
+                && old.is_none_or(|old| previous.main <= old)
+            {
+                dead.push(Dead::Row(previous));
+            }
+            if row.deleted && at.main < revision && old.is_none() {
+                dead.push(Dead::Tombstone { revision: at, key: row::key_of(row.kv)?.to_vec() });
+            }
+            Ok(())
+        })?;
+        for dead in dead {
+            self.remove_dead(dead)?;
+        }
+        Ok(ended)
+    }
+
+    fn remove_dead(&mut self, dead: Dead) -> Result<(), Damage> {
+        match dead {
+            Dead::Row(revision) => {
+                self.tree.remove(Table::History, &row::history_key(revision))?;
+            }
+            Dead::Tombstone { revision, key } => {
+                self.tree.remove(Table::History, &row::history_key(revision))?;
+                if self.state().key_row(&key)?.is_some_and(|row| row.modified == revision) {
+                    self.tree.remove(Table::Keys, &key)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn hash_slice(
+        &self,
+        next: &mut Revision,
+        hasher: &mut KeySpaceHasher,
+        revision: i64,
+        previous: i64,
+        rows: usize,
+    ) -> Result<bool, Damage> {
+        self.visit_rows(next, revision, rows, |at, row| {
+            if !(row.deleted && at.main == previous) {
+                hasher.row(at, row);
+            }
+            Ok(())
+        })
+    }
+
+    /// Visits the next `rows` rows of `history` up to main revision `last`, fewer if they are long,
+    /// and moves `next` behind them. True if there are no more.
+    fn visit_rows(
+        &self,
+        next: &mut Revision,
+        last: i64,
+        rows: usize,
+        mut visit: impl FnMut(Revision, &HistoryRow<'_>) -> Result<(), BadRow>,
+    ) -> Result<bool, Damage> {
+        let bad = |bad: BadRow| bad.of(Table::History);
+        let mut bytes_left = rows * BYTES_PER_ROW;
+        let mut cursor = self.tree.cursor(Table::History);
+        let mut found = cursor.seek(&row::history_key(*next))?;
+        for _ in 0..rows {
+            if !found || bytes_left == 0 {
+                break;
+            }
+            let at = row::decode_history_key(cursor.key()).map_err(bad)?;
+            if at.main > last {
+                return Ok(true);
+            }
+            let value = cursor.value()?;
+            visit(at, &HistoryRow::decode(value).map_err(bad)?).map_err(bad)?;
+            bytes_left = bytes_left.saturating_sub(value.len());
+            *next = Revision { sub: at.sub + 1, ..at };
+            found = cursor.next()?;
+        }
+        Ok(!found)
+    }
+}
+
+fn hash_phase() -> Phase {
+    Phase::Hash { next: Revision::default(), hasher: KeySpaceHasher::new() }
+}

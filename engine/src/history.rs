@@ -1,0 +1,89 @@
+//! A key's state at a revision.
+//!
+//! `keys` knows each key's newest row; older rows hang on it by their previous-revision links. So
+//! the newest revision costs one look-up and an older one a walk back through as many changes as
+//! the key had since. Compaction cuts chains at their old end: at the compact revision and after
+//! it every walk finds what it needs, and before it nobody may ask.
+
+use crate::row::{self, BadRow, HistoryRow, KeyRow};
+use crate::source::Source;
+use crate::tree::{Damage, Table};
+use crate::types::Revision;
+
+/// The store as one moment shows it: the rows, and which revisions may be asked for.
+#[derive(Clone, Copy)]
+pub(crate) struct State<S> {
+    pub source: S,
+    /// The newest revision; inside a transaction that has changed something, the one it makes.
+    pub revision: i64,
+    /// Where history begins; -1 if never compacted.
+    pub compact_revision: i64,
+}
+
+/// Where the row of a live key is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Located {
+    pub revision: Revision,
+    /// Length of its encoded `KeyValue`.
+    pub kv_len: u32,
+}
+
+impl<'s, S: Source<'s>> State<S> {
+    /// The `keys` row of `key`, whether alive or not.
+    pub fn key_row(&self, key: &[u8]) -> Result<Option<KeyRow>, Damage> {
+        let Some(value) = self.source.get(Table::Keys, key)? else { return Ok(None) };
+        KeyRow::decode(value).map(Some).map_err(|bad| bad.of(Table::Keys))
+    }
+
+    /// The `history` row at `revision`; `None` if compaction took it.
+    pub fn history_row(&self, revision: Revision) -> Result<Option<HistoryRow<'s>>, Damage> {
+        let key = row::history_key(revision);
+        let Some(value) = self.source.get(Table::History, &key)? else { return Ok(None) };
+        HistoryRow::decode(value).map(Some).map_err(|bad| bad.of(Table::History))
+    }
+
+    /// The `history` row that another row refers to as alive: its absence is damage.
+    pub fn live_row(&self, revision: Revision) -> Result<HistoryRow<'s>, Damage> {
+        self.history_row(revision)?.ok_or(BadRow.of(Table::History))
+    }
+
+    /// The row that shows a key at revision `at`, if the key is alive there. `at` must not lie
+    /// before the compact revision.
+    #[inline]
+    pub fn locate(&self, newest: &KeyRow, at: i64) -> Result<Option<Located>, Damage> {
+        if newest.modified.main <= at {
+            return Ok(newest.live.then_some(Located { revision: newest.modified, kv_len: newest.kv_len }));
+        }
+        self.locate_older(newest.previous, at)
+    }
+
+    /// [`State::locate`] for a key of which only an older row is known.
+    pub fn locate_older(&self, mut link: Option<Revision>, at: i64) -> Result<Option<Located>, Damage> {
+        while let Some(revision) = link {
+            let Some(row) = self.history_row(revision)? else { return Ok(None) };
+            if revision.main <= at {
+                let kv_len = row.kv.len() as u32;
+                return Ok((!row.deleted).then_some(Located { revision, kv_len }));
+            }
+            link = row.previous;
+        }
+        Ok(None)
+    }
+
+    /// Whether a compaction at `at` keeps a row of this key at or before `at`: that of a live key,
+    /// or a tombstone at exactly `at`.
+    pub fn kept_by_compaction(&self, newest: &KeyRow, at: i64) -> Result<bool, Damage> {
+        if newest.modified.main <= at {
+            return Ok(newest.live || newest.modified.main == at);
+        }
+        let mut link = newest.previous;
+        while let Some(revision) = link {
+            let Some(row) = self.history_row(revision)? else { return Ok(false) };
+            if revision.main <= at {
+                return Ok(!row.deleted || revision.main == at);
+            }
+            link = row.previous;
+        }
+        Ok(false)
+    }
+}
