@@ -1,0 +1,28 @@
+//! A running server, judged from outside.
+//!
+//! Every test starts a server of its own. `RINGD_TEST_SERVER=etcd` runs the same tests against the real etcd, which is
+//! how they are proved to ask the right thing; tests of what only ringd has say so and return early there.
+
+mod kubernetes;
+
+use testkit::{Program, Server, ServerOptions};
+
+/// The server these tests judge.
+fn program() -> Program {
+    Program::under_test(env!("CARGO_BIN_EXE_ringd"))
+}
+
+/// A fresh server with the defaults.
+fn start() -> Server {
+    options().start()
+}
+
+/// A fresh server, still to be configured.
+fn options() -> ServerOptions {
+    let options = ServerOptions::new(program());
+    match program() {
+        // Tests share the machine's CPUs; bound executors would queue behind each other.
+        Program::Ringd(_) => options.arg("--ringd-placement=unpinned"),
+        Program::Etcd(_) => options,
+    }
+}
