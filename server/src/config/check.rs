@@ -1,0 +1,486 @@
+//! From texts of the right kind to a [`Config`]: the checks that look at more than one flag, in etcd's order and words.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::args::Given;
+use super::cluster::Initial;
+use super::table::{Class, Kind};
+use super::values::{self, Url};
+use super::{
+    ClientTls, Config, FeatureGate, GrpcKeepalive, Listen, Log, LogFormat, LogLevel, LogOutput, TlsVersion,
+    limits,
+};
+use crate::placement;
+
+/// etcd's upper limit of `--election-timeout`.
+const ELECTION_MS_MAX: u64 = 50_000;
+/// etcd's default quota, where 0 is given.
+const QUOTA_DEFAULT: u64 = 2 << 30;
+/// Above this etcd warns.
+const QUOTA_RECOMMENDED_MAX: u64 = 8 << 30;
+/// Above this etcd warns.
+const REQUEST_RECOMMENDED_MAX: u64 = 10 << 20;
+/// etcd's default, where 0 is given.
+const PROGRESS_DEFAULT: Duration = Duration::from_secs(600);
+/// etcd's lower limit.
+const PROGRESS_MIN: Duration = Duration::from_millis(100);
+
+/// etcd 3.7's gates: name, default, stage, and what asking for the other value means here.
+const GATES: &[(&str, bool, &str, Gate)] = &[
+    ("StopGRPCServiceOnDefrag", false, "ALPHA", Gate::NoEffect("ringd never pauses for defragmentation")),
+    ("InitialCorruptCheck", false, "ALPHA", Gate::NoEffect("there are no other members to compare with")),
+    ("CompactHashCheck", false, "ALPHA", Gate::NoEffect("there are no other members to compare with")),
+    ("TxnModeWriteWithSharedBuffer", true, "BETA", Gate::NoEffect("ringd has no such buffer")),
+    ("LeaseCheckpoint", false, "ALPHA", Gate::Later),
+    ("LeaseCheckpointPersist", false, "ALPHA", Gate::Later),
+    ("SetMemberLocalAddr", false, "ALPHA", Gate::NoEffect("there are no other members to connect to")),
+    ("FastLeaseKeepAlive", true, "BETA", Gate::NoEffect("ringd has one way to keep leases alive")),
+    ("PriorityRequest", false, "ALPHA", Gate::NoEffect("ringd has no such priority")),
+];
+
+enum Gate {
+    NoEffect(&'static str),
+    Later,
+}
+
+/// Checks everything and builds the configuration. The error is one sentence.
+pub(super) fn config(mut given: Given) -> Result<Config, String> {
+    check_classes(&mut given)?;
+    let log = log(&given)?;
+    let urls = ListenUrls::read(&given)?;
+    let (heartbeat_interval, election_timeout) = timing(&given)?;
+    check_words(&given)?;
+    let feature_gates = feature_gates(&mut given)?;
+    let client_tls = client_tls(&given)?;
+    let listen_client = listen(&mut given, &urls.client, client_tls.as_ref(), "client")?;
+    let listen_metrics = listen(&mut given, &urls.metrics, client_tls.as_ref(), "metrics")?;
+    let name = given.text("name").to_string();
+    if name == "default" {
+        given.warn("it isn't recommended to use default name, please set a value for --name".into(), "name");
+    }
+    let data_dir = match given.text("data-dir") {
+        "" => PathBuf::from(format!("{name}.ringd")),
+        dir => PathBuf::from(dir),
+    };
+    let bootstrap = bootstrap(&given, &name, &urls.advertise_peer);
+    Ok(Config {
+        data_dir,
+        wal_dir: path(&given, "wal-dir"),
+        bootstrap,
+        advertise_client_urls: urls.advertise_client.into_iter().map(|url| url.text).collect(),
+        listen_client,
+        listen_metrics,
+        socket_reuse_port: given.bool("socket-reuse-port"),
+        socket_reuse_address: given.bool("socket-reuse-address"),
+        client_tls,
+        heartbeat_interval,
+        election_timeout,
+        initial_election_tick_advance: given.bool("initial-election-tick-advance"),
+        pre_vote: given.bool("pre-vote"),
+        strict_reconfig_check: given.bool("strict-reconfig-check"),
+        quota_backend_bytes: quota(&mut given),
+        max_txn_ops: bounded(&given, "max-txn-ops", u64::from(u32::MAX))?,
+        max_request_bytes: max_request_bytes(&mut given)?,
+        max_concurrent_streams: bounded(&given, "max-concurrent-streams", u64::from(u32::MAX))?,
+        grpc_keepalive: GrpcKeepalive {
+            min_time: duration(&given, "grpc-keepalive-min-time")?,
+            interval: duration(&given, "grpc-keepalive-interval")?,
+            timeout: duration(&given, "grpc-keepalive-timeout")?,
+        },
+        watch_progress_notify_interval: progress_interval(&given)?,
+        warning_apply_duration: duration(&given, "warning-apply-duration")?,
+        warning_unary_request_duration: duration(&given, "warning-unary-request-duration")?,
+        feature_gates,
+        metrics_extensive: given.text("metrics") == "extensive",
+        log,
+        placement: placement(&given)?,
+        heap_limit_bytes: heap_limit(&given)?,
+        name,
+        warnings: given.warnings,
+    })
+}
+
+/// What belongs to later work is refused, what can't have a meaning here is warned about.
+fn check_classes(given: &mut Given) -> Result<(), String> {
+    let mut warnings = Vec::new();
+    for (flag, value) in given.iter() {
+        match flag.class {
+            Class::Works | Class::Cluster | Class::Ignored | Class::Asks => {}
+            Class::Meaningless { why } => warnings.push((format!("has no effect here: {why}"), flag.name)),
+            Class::Later { what, accepts } => {
+                if !accepts.iter().any(|accepted| same_value(flag.kind, accepted, value)) {
+                    return Err(format!("--{} is not there yet: {what} (given {value:?})", flag.name));
+                }
+            }
+        }
+    }
+    for (message, about) in warnings {
+        given.warn(message, about);
+    }
+    Ok(())
+}
+
+/// Whether two texts of a kind mean the same: `--auto-tls=F` asks for `false`.
+fn same_value(kind: Kind, a: &str, b: &str) -> bool {
+    a == b
+        || match kind {
+            Kind::Bool => values::parse_bool(a) == values::parse_bool(b),
+            Kind::Duration => values::parse_duration(a) == values::parse_duration(b),
+            Kind::Int => values::parse_int(a) == values::parse_int(b),
+            Kind::Uint | Kind::Uint32 => values::parse_uint(a) == values::parse_uint(b),
+            _ => false,
+        }
+}
+
+struct ListenUrls {
+    client: Vec<Url>,
+    metrics: Vec<Url>,
+    advertise_client: Vec<Url>,
+    advertise_peer: Vec<Url>,
+}
+
+impl ListenUrls {
+    fn read(given: &Given) -> Result<ListenUrls, String> {
+        let client = urls(given, "listen-client-urls");
+        let metrics = urls(given, "listen-metrics-urls");
+        let peer = urls(given, "listen-peer-urls");
+        for listed in [&peer, &client, &metrics] {
+            values::check_bind(listed)?;
+        }
+        let advertise_peer = urls(given, "initial-advertise-peer-urls");
+        values::check_host(&advertise_peer).map_err(|error| {
+            format!(
+                "--initial-advertise-peer-urls {:?} must be \"host:port\" ({error})",
+                given.text("initial-advertise-peer-urls"),
+            )
+        })?;
+        let advertise_client = urls(given, "advertise-client-urls");
+        values::check_host(&advertise_client).map_err(|error| {
+            format!(
+                "--advertise-client-urls {:?} must be in the format \"host:port\", \"unix:/path/to/socket\" or \
+                 \"unixs:/path/to/socket\" ({error})",
+                given.text("advertise-client-urls"),
+            )
+        })?;
+        if given.is_set("listen-client-urls") && !given.is_set("advertise-client-urls") {
+            return Err(
+                "--advertise-client-urls is required when --listen-client-urls is set explicitly".into()
+            );
+        }
+        if client.is_empty() {
+            return Err("--listen-client-urls names no URL: without one nobody could be served".into());
+        }
+        Ok(ListenUrls { client, metrics, advertise_client, advertise_peer })
+    }
+}
+
+fn urls(given: &Given, name: &'static str) -> Vec<Url> {
+    values::parse_urls(given.text(name)).expect("checked when it was given")
+}
+
+/// `--initial-…`: founding is checked here, but only a start without data is stopped by a mistake.
+fn bootstrap(given: &Given, name: &str, peer_urls: &[Url]) -> Result<super::Bootstrap, String> {
+    // etcd config.go, UpdateDefaultClusterFromName: a name alone is enough.
+    let from_name = || {
+        let parts: Vec<String> = peer_urls.iter().map(|url| format!("{name}={}", url.text)).collect();
+        parts.join(",")
+    };
+    let default = super::table::find("initial-cluster").expect("in the table").default;
+    let cluster = match given.text("initial-cluster") {
+        text if text == default && name != "default" => from_name(),
+        text => text.to_string(),
+    };
+    let initial = Initial {
+        name,
+        cluster: &cluster,
+        state: given.text("initial-cluster-state"),
+        token: given.text("initial-cluster-token"),
+        peer_urls,
+    };
+    initial.check()
+}
+
+/// Heartbeat interval and election timeout.
+fn timing(given: &Given) -> Result<(Duration, Duration), String> {
+    let tick = uint(given, "heartbeat-interval");
+    let election = uint(given, "election-timeout");
+    if tick == 0 {
+        return Err(format!("--heartbeat-interval must be >0 (set to {tick}ms)"));
+    }
+    if election == 0 {
+        return Err(format!("--election-timeout must be >0 (set to {election}ms)"));
+    }
+    if tick.saturating_mul(5) > election {
+        return Err(format!(
+            "--election-timeout[{election}ms] should be at least as 5 times as --heartbeat-interval[{tick}ms]"
+        ));
+    }
+    if election > ELECTION_MS_MAX {
+        return Err(format!(
+            "--election-timeout[{election}ms] is too long, and should be set less than {ELECTION_MS_MAX}ms"
+        ));
+    }
+    Ok((Duration::from_millis(tick), Duration::from_millis(election)))
+}
+
+/// Words that etcd checks only now.
+fn check_words(given: &Given) -> Result<(), String> {
+    for (flag, value) in given.iter() {
+        if let Kind::Word(words) = flag.kind
+            && !words.contains(&value)
+        {
+            return Err(match flag.name {
+                "auto-compaction-mode" if value.is_empty() => "undefined auto-compaction-mode".into(),
+                "auto-compaction-mode" => format!("unknown auto-compaction-mode {value:?}"),
+                name => format!("unknown --{name} {value:?}: it is one of {}", words.join(", ")),
+            });
+        }
+    }
+    if given.text("discovery-fallback") == "proxy" {
+        return Err(
+            "v2 proxy is deprecated, and --discovery-fallback can't be configured as \"proxy\"".into()
+        );
+    }
+    let check = values::parse_duration(given.text("compact-hash-check-time"))?;
+    if check <= 0 {
+        return Err(format!(
+            "--compact-hash-check-time must be >0 (set to {})",
+            given.text("compact-hash-check-time")
+        ));
+    }
+    Ok(())
+}
+
+fn feature_gates(given: &mut Given) -> Result<Vec<FeatureGate>, String> {
+    let mut gates: Vec<FeatureGate> =
+        GATES.iter().map(|&(name, enabled, stage, _)| FeatureGate { name, stage, enabled }).collect();
+    let text = given.text("feature-gates").to_string();
+    for part in text.split(',').map(str::trim).filter(|part| !part.is_empty()) {
+        let Some((name, value)) = part.split_once('=') else {
+            return Err(format!("missing bool value for feature gate {part}"));
+        };
+        let value = values::parse_bool(value.trim())
+            .map_err(|error| format!("invalid value of {}={value}, err: {error}", name.trim()))?;
+        match name.trim() {
+            "AllAlpha" => set_stage(&mut gates, "ALPHA", value),
+            "AllBeta" => set_stage(&mut gates, "BETA", value),
+            name => match gates.iter_mut().find(|gate| gate.name == name) {
+                Some(gate) => gate.enabled = value,
+                None => return Err(format!("unrecognized feature gate: {name}")),
+            },
+        }
+    }
+    for (gate, (name, default, _, meaning)) in gates.iter().zip(GATES) {
+        match meaning {
+            _ if gate.enabled == *default => {}
+            Gate::NoEffect(why) => {
+                given.warn(format!("feature gate {name} has no effect here: {why}"), "feature-gates")
+            }
+            Gate::Later => return Err(format!("feature gate {name} is not there yet")),
+        }
+    }
+    Ok(gates)
+}
+
+fn set_stage(gates: &mut [FeatureGate], stage: &str, enabled: bool) {
+    gates.iter_mut().filter(|gate| gate.stage == stage).for_each(|gate| gate.enabled = enabled);
+}
+
+fn log(given: &Given) -> Result<Log, String> {
+    let level = match given.text("log-level") {
+        "debug" => LogLevel::Debug,
+        "info" => LogLevel::Info,
+        "warn" => LogLevel::Warn,
+        "error" => LogLevel::Error,
+        "panic" => LogLevel::Panic,
+        "fatal" => LogLevel::Fatal,
+        other => return Err(format!("unrecognized level: {other:?}")),
+    };
+    let format = match given.text("log-format") {
+        "json" => LogFormat::Json,
+        "console" => LogFormat::Console,
+        other => return Err(format!("unknown log format: {other}, supported values json, console")),
+    };
+    let mut outputs = Vec::new();
+    let words: Vec<&str> = given.text("log-outputs").split(',').filter(|word| !word.is_empty()).collect();
+    for &word in &words {
+        let output = match word {
+            "default" if words.len() > 1 => {
+                return Err(format!(
+                    "multi logoutput for \"default\" is not supported yet (given {words:?})"
+                ));
+            }
+            "default" | "stderr" => LogOutput::Stderr,
+            "stdout" => LogOutput::Stdout,
+            "systemd/journal" => {
+                return Err(
+                    "--log-outputs=systemd/journal is not there yet: the journal takes stderr as well".into(),
+                );
+            }
+            path => LogOutput::File(path.into()),
+        };
+        if !outputs.contains(&output) {
+            outputs.push(output);
+        }
+    }
+    if outputs.is_empty() {
+        return Err("--log-outputs names no output".into());
+    }
+    Ok(Log { level, format, outputs })
+}
+
+/// Certificate, key and CA of the client side.
+fn client_tls(given: &Given) -> Result<Option<ClientTls>, String> {
+    let min_version = tls_version(given.text("tls-min-version"))?.unwrap_or(TlsVersion::Tls12);
+    let max_version = tls_version(given.text("tls-max-version"))?.unwrap_or(TlsVersion::Tls13);
+    if min_version > max_version {
+        return Err(format!(
+            "min version ({}) is greater than max version ({})",
+            given.text("tls-min-version"),
+            given.text("tls-max-version"),
+        ));
+    }
+    let (cert_file, key_file) = (path(given, "cert-file"), path(given, "key-file"));
+    let (cert_file, key_file) = match (cert_file, key_file) {
+        (Some(cert), Some(key)) => (cert, key),
+        (None, None) => return Ok(None),
+        (cert, key) => {
+            let shown = |file: Option<PathBuf>| file.unwrap_or_default().display().to_string();
+            return Err(format!(
+                "KeyFile and CertFile must both be present[key: {}, cert: {}]",
+                shown(key),
+                shown(cert),
+            ));
+        }
+    };
+    let client_ca_file = path(given, "trusted-ca-file");
+    if given.bool("client-cert-auth") && client_ca_file.is_none() {
+        return Err("--client-cert-auth needs --trusted-ca-file: the system's CAs are not used".into());
+    }
+    Ok(Some(ClientTls { cert_file, key_file, client_ca_file, min_version, max_version }))
+}
+
+fn tls_version(text: &str) -> Result<Option<TlsVersion>, String> {
+    match text {
+        "" => Ok(None),
+        "TLS1.2" => Ok(Some(TlsVersion::Tls12)),
+        "TLS1.3" => Ok(Some(TlsVersion::Tls13)),
+        _ => Err(format!("unexpected TLS version {text:?} (must be one of: TLS1.2, TLS1.3)")),
+    }
+}
+
+/// The sockets of one `--listen-…` flag. Scheme and certificate must fit.
+fn listen(
+    given: &mut Given,
+    urls: &[Url],
+    tls: Option<&ClientTls>,
+    what: &str,
+) -> Result<Vec<Listen>, String> {
+    let mut listen = Vec::new();
+    for url in urls {
+        let text = &url.text;
+        if !url.is_tcp() {
+            return Err(format!("cannot listen on {text}: unix sockets are not there yet"));
+        }
+        let is_tls = url.scheme == "https";
+        if is_tls && tls.is_none() {
+            return Err(format!(
+                "TLS key/cert (--cert-file, --key-file) must be provided for {what} url {text} with HTTPS scheme"
+            ));
+        }
+        if !is_tls && tls.is_some() {
+            given.warn(
+                format!("scheme is HTTP while key and cert files are present; ignoring them for {text}"),
+                text,
+            );
+        }
+        if !is_tls && given.bool("client-cert-auth") {
+            given.warn(
+                format!("scheme is HTTP while --client-cert-auth is enabled; ignoring it for {text}"),
+                text,
+            );
+        }
+        listen.push(Listen { url: text.clone(), host: url.host.clone(), port: url.port, tls: is_tls });
+    }
+    Ok(listen)
+}
+
+/// 0 is etcd's 2 GiB, less than 0 is none.
+fn quota(given: &mut Given) -> Option<u64> {
+    let bytes = values::parse_int(given.text("quota-backend-bytes")).expect("checked when it was given");
+    let Ok(bytes) = u64::try_from(bytes) else {
+        given.warn("disabled the quota of the store".into(), "quota-backend-bytes");
+        return None;
+    };
+    if bytes > QUOTA_RECOMMENDED_MAX {
+        given.warn(
+            format!(
+                "the quota of {bytes} bytes exceeds etcd's recommended maximum of {QUOTA_RECOMMENDED_MAX}"
+            ),
+            "quota-backend-bytes",
+        );
+    }
+    Some(if bytes == 0 { QUOTA_DEFAULT } else { bytes })
+}
+
+fn max_request_bytes(given: &mut Given) -> Result<u32, String> {
+    let bytes = bounded(given, "max-request-bytes", limits::REQUEST_BYTES_MAX)?;
+    if u64::from(bytes) > REQUEST_RECOMMENDED_MAX {
+        given.warn(
+            format!("{bytes} bytes exceed the recommended maximum of {REQUEST_RECOMMENDED_MAX}"),
+            "max-request-bytes",
+        );
+    }
+    Ok(bytes)
+}
+
+fn progress_interval(given: &Given) -> Result<Duration, String> {
+    let interval = duration(given, "watch-progress-notify-interval")?;
+    Ok(if interval.is_zero() { PROGRESS_DEFAULT } else { interval.max(PROGRESS_MIN) })
+}
+
+fn placement(given: &Given) -> Result<placement::Options, String> {
+    let pinning = match given.text("ringd-placement") {
+        "unpinned" => placement::Pinning::Unpinned,
+        _ => placement::Pinning::Auto,
+    };
+    let executors_max = bounded(given, "ringd-executors", u64::from(u32::MAX))?;
+    Ok(placement::Options { pinning, executors_max: executors_max as usize })
+}
+
+fn heap_limit(given: &Given) -> Result<u64, String> {
+    let bytes = uint(given, "ringd-heap-limit");
+    if bytes < limits::HEAP_BYTES_MIN {
+        return Err(format!(
+            "--ringd-heap-limit must be at least {} (set to {bytes})",
+            limits::HEAP_BYTES_MIN
+        ));
+    }
+    Ok(bytes)
+}
+
+fn path(given: &Given, name: &'static str) -> Option<PathBuf> {
+    Some(given.text(name)).filter(|text| !text.is_empty()).map(PathBuf::from)
+}
+
+fn uint(given: &Given, name: &'static str) -> u64 {
+    values::parse_uint(given.text(name)).expect("checked when it was given")
+}
+
+/// An unsigned value with an upper bound of ours, which fits in 32 bits.
+fn bounded(given: &Given, name: &'static str, max: u64) -> Result<u32, String> {
+    let value = uint(given, name);
+    match u32::try_from(value) {
+        Ok(small) if value <= max => Ok(small),
+        _ => Err(format!("--{name} must be at most {max} (set to {value})")),
+    }
+}
+
+/// A duration that isn't negative.
+fn duration(given: &Given, name: &'static str) -> Result<Duration, String> {
+    let nanos = values::parse_duration(given.text(name)).expect("checked when it was given");
+    u64::try_from(nanos)
+        .map(Duration::from_nanos)
+        .map_err(|_| format!("--{name} must not be negative (set to {})", given.text(name)))
+}

@@ -1,0 +1,234 @@
+//! What an operator can say: etcd's flags and `ETCD_*` variables, and a few of our own.
+//!
+//! ```text
+//! argv, environment → args (forms, precedence) → check (kinds, combinations) → Config
+//!                        ↑ table: every flag, its kind, default and what we do with it
+//! ```
+//!
+//! A flag of etcd falls in one of five classes ([`Class`]): it works; it describes the cluster and may only name this
+//! member; it belongs to later work and is refused unless it says what we do anyway; it can't have a meaning here and is
+//! accepted with a warning; it is ignored silently, as etcd does. Nothing is dropped without a word that etcd would
+//! have obeyed.
+//!
+//! Not here: reading certificates, making directories, opening sockets. Those fail at start, with their own exit codes
+//! (`sys::fatal`).
+
+pub mod args;
+mod check;
+pub mod cluster;
+pub mod limits;
+pub mod table;
+pub mod values;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+pub use args::{Exit, parse};
+pub use cluster::{ClusterId, MemberId};
+pub use table::Class;
+
+use crate::placement;
+
+/// The version of etcd whose surface this is.
+pub const ETCD_VERSION: &str = "3.7.1";
+
+/// Everything the flags and the environment decide, checked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// `--name`
+    pub name: String,
+    /// `--data-dir`; `<name>.ringd` if not given.
+    pub data_dir: PathBuf,
+    /// `--wal-dir`: a directory of its own for the Raft log.
+    pub wal_dir: Option<PathBuf>,
+
+    /// What `--initial-…` say, or why they can't found a cluster. As in etcd it is used, and a mistake in it is
+    /// fatal, only where the data directory is still empty: afterwards identity and members come from there.
+    pub bootstrap: Result<Bootstrap, String>,
+    /// `--advertise-client-urls`, sorted.
+    pub advertise_client_urls: Vec<String>,
+
+    /// `--listen-client-urls`: gRPC, and HTTP/1.1 if `listen_client_http` is empty.
+    pub listen_client: Vec<Listen>,
+    /// `--listen-metrics-urls`: `/metrics`, `/health`, `/livez`, `/readyz` only.
+    pub listen_metrics: Vec<Listen>,
+    /// `--socket-reuse-port`
+    pub socket_reuse_port: bool,
+    /// `--socket-reuse-address`
+    pub socket_reuse_address: bool,
+    /// Client TLS. Given as soon as a certificate is, even if no URL is https.
+    pub client_tls: Option<ClientTls>,
+
+    /// `--heartbeat-interval`
+    pub heartbeat_interval: Duration,
+    /// `--election-timeout`
+    pub election_timeout: Duration,
+    /// `--initial-election-tick-advance`
+    pub initial_election_tick_advance: bool,
+    /// `--pre-vote`
+    pub pre_vote: bool,
+    /// `--strict-reconfig-check`
+    pub strict_reconfig_check: bool,
+
+    /// `--quota-backend-bytes`: bytes of the tree file that may be allocated; `None` = no quota.
+    pub quota_backend_bytes: Option<u64>,
+    /// `--max-txn-ops`
+    pub max_txn_ops: u32,
+    /// `--max-request-bytes`: of one marshalled request.
+    pub max_request_bytes: u32,
+    /// `--max-concurrent-streams`, per connection.
+    pub max_concurrent_streams: u32,
+    /// `--grpc-keepalive-…`
+    pub grpc_keepalive: GrpcKeepalive,
+    /// `--watch-progress-notify-interval`; 10 minutes if not given.
+    pub watch_progress_notify_interval: Duration,
+    /// `--warning-apply-duration`
+    pub warning_apply_duration: Duration,
+    /// `--warning-unary-request-duration`
+    pub warning_unary_request_duration: Duration,
+
+    /// `--feature-gates`: all of etcd's, with what is asked for.
+    pub feature_gates: Vec<FeatureGate>,
+    /// `--metrics=extensive`: also `grpc_server_handling_seconds`.
+    pub metrics_extensive: bool,
+    /// `--log-…`
+    pub log: Log,
+
+    /// `--ringd-placement`, `--ringd-executors`
+    pub placement: placement::Options,
+    /// `--ringd-heap-limit`: bytes of tree pages changed since the last checkpoint; reaching it forces one.
+    pub heap_limit_bytes: u64,
+
+    /// To be logged once the log is open.
+    pub warnings: Vec<Warning>,
+}
+
+/// How a new cluster of this one member starts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Bootstrap {
+    /// This member, from its peer URLs and the cluster token.
+    pub member_id: MemberId,
+    /// The cluster, from the ids of its members.
+    pub cluster_id: ClusterId,
+    /// `--initial-cluster-token`
+    pub cluster_token: String,
+    /// `--initial-advertise-peer-urls`, sorted.
+    pub peer_urls: Vec<String>,
+}
+
+/// A line for the log at start: something given that has no effect, or is not recommended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Warning {
+    /// The sentence.
+    pub message: String,
+    /// The flag or variable it is about.
+    pub about: String,
+}
+
+/// Where to listen.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listen {
+    /// The URL as given.
+    pub url: String,
+    /// An IP address, or `localhost`.
+    pub host: String,
+    /// The port; 0 lets the kernel choose.
+    pub port: u16,
+    /// https
+    pub tls: bool,
+}
+
+/// `--cert-file` and its companions.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClientTls {
+    /// `--cert-file`
+    pub cert_file: PathBuf,
+    /// `--key-file`
+    pub key_file: PathBuf,
+    /// `--trusted-ca-file`: given, a client must show a certificate that this CA signed, with or without
+    /// `--client-cert-auth`, as in etcd.
+    pub client_ca_file: Option<PathBuf>,
+    /// `--tls-min-version`
+    pub min_version: TlsVersion,
+    /// `--tls-max-version`
+    pub max_version: TlsVersion,
+}
+
+/// Versions of TLS that can be asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum TlsVersion {
+    /// `TLS1.2`
+    Tls12,
+    /// `TLS1.3`
+    Tls13,
+}
+
+/// One of etcd's feature gates.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FeatureGate {
+    /// As written in `--feature-gates`.
+    pub name: &'static str,
+    /// `ALPHA`, `BETA`
+    pub stage: &'static str,
+    /// Its default, or what was asked for.
+    pub enabled: bool,
+}
+
+/// `--grpc-keepalive-…`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct GrpcKeepalive {
+    /// A client may ping this often; more costs it the connection.
+    pub min_time: Duration,
+    /// An idle connection is pinged after this; zero = never.
+    pub interval: Duration,
+    /// A ping unanswered for this long ends the connection.
+    pub timeout: Duration,
+}
+
+/// `--log-level`, `--log-format`, `--log-outputs`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Log {
+    /// Lines below this are dropped.
+    pub level: LogLevel,
+    /// How a line looks.
+    pub format: LogFormat,
+    /// Where lines go, without duplicates; never empty.
+    pub outputs: Vec<LogOutput>,
+}
+
+/// etcd's log levels. `panic` and `fatal` let nothing pass but the line before an exit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum LogLevel {
+    /// `debug`
+    Debug,
+    /// `info`
+    Info,
+    /// `warn`
+    Warn,
+    /// `error`
+    Error,
+    /// `panic`
+    Panic,
+    /// `fatal`
+    Fatal,
+}
+
+/// `--log-format`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// One JSON object per line.
+    Json,
+    /// Tab-separated text with the fields as JSON at its end.
+    Console,
+}
+
+/// `--log-outputs`
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum LogOutput {
+    /// `default`, `stderr`
+    Stderr,
+    /// `stdout`
+    Stdout,
+    /// A file that is appended to.
+    File(PathBuf),
+}
