@@ -26,6 +26,8 @@ pub mod log;
 mod message;
 mod node;
 mod read_index;
+#[cfg(test)]
+mod testing;
 
 pub use conf_change::{ConfChange, ConfChangeKind};
 pub use message::{Envelope, Message};
