@@ -11,13 +11,14 @@
 //! remove what each of them replaced: the cost is that of the changes, not of the store.
 //!
 //! ```text
-//!   Probe ──► SweepOld ──► Hash ──► Sweep ──► finished
-//!     (for the hash of etcd's corruption check; else)  Sweep ──► finished
+//!   SweepOld ──► Hash ──► Sweep ──► finished      with the hash for etcd's corruption check
+//!                         Sweep ──► finished      without
 //! ```
 //!
 //! The hash reads all rows up to the compact revision, less those at or before the previous one that
 //! this compaction removes. `SweepOld` removes just these first, so that `Hash` can take all it
-//! finds. If nothing at all would be kept, etcd hashes them, too, and `Probe` finds that out.
+//! finds. (etcd would hash them, too, if nothing at all were kept. But each revision has made a row,
+//! and that of the compact revision is kept, put or tombstone.)
 //!
 //! A compaction cut short by a restart is swept again from its start, which removes what is left,
 //! and leaves no hash. One that is scheduled while another is under way waits for it and leaves no
@@ -28,7 +29,7 @@ use std::sync::Arc;
 
 use crate::error::TxnError;
 use crate::hash::{KeySpaceHasher, KeyValueHash};
-use crate::row::{self, BadRow, HistoryRow, KeyRow};
+use crate::row::{self, BadRow, HistoryRow};
 use crate::store::Store;
 use crate::tree::{Damage, Table};
 use crate::types::Revision;
@@ -89,7 +90,6 @@ struct Job {
 
 #[derive(Debug)]
 enum Phase {
-    Probe { next_key: Vec<u8> },
     SweepOld { next: Revision },
     Hash { next: Revision, hasher: KeySpaceHasher },
     Sweep { next: Revision },
@@ -97,19 +97,19 @@ enum Phase {
 
 impl Job {
     fn with_hash(revision: i64, previous: i64) -> Job {
-        Job { revision, previous, phase: Phase::Probe { next_key: Vec::new() }, hash: None }
+        let phase = Phase::SweepOld { next: sweep_start(previous) };
+        Job { revision, previous, phase, hash: None }
     }
 
     fn without_hash(revision: i64, previous: i64) -> Job {
-        let mut job = Job::with_hash(revision, previous);
-        job.phase = Phase::Sweep { next: job.sweep_start() };
-        job
+        let phase = Phase::Sweep { next: sweep_start(previous) };
+        Job { revision, previous, phase, hash: None }
     }
+}
 
-    /// At the previous compact revision itself there may be tombstones that it kept.
-    fn sweep_start(&self) -> Revision {
-        Revision::start_of(self.previous.max(0))
-    }
+/// At the previous compact revision itself there may be tombstones that it kept.
+fn sweep_start(previous: i64) -> Revision {
+    Revision::start_of(previous.max(0))
 }
 
 /// What a slice found to remove.
@@ -173,51 +173,21 @@ impl Store {
 
     /// One slice of the present phase, and on to the next one where it ends. True when all are done.
     fn advance(&mut self, job: &mut Job, rows: usize) -> Result<bool, Damage> {
-        let sweep_start = job.sweep_start();
         match &mut job.phase {
-            Phase::Probe { next_key } => match self.probe(next_key, job.revision, rows)? {
-                None => {}
-                Some(true) => job.phase = Phase::SweepOld { next: sweep_start },
-                Some(false) => job.phase = hash_phase(),
-            },
             Phase::SweepOld { next } => {
                 if self.sweep(next, job.revision, Some(job.previous), rows)? {
-                    job.phase = hash_phase();
+                    job.phase = Phase::Hash { next: Revision::default(), hasher: KeySpaceHasher::new() };
                 }
             }
             Phase::Hash { next, hasher } => {
                 if self.hash_slice(next, hasher, job.revision, job.previous, rows)? {
                     job.hash = Some(hasher.finish());
-                    job.phase = Phase::Sweep { next: sweep_start };
+                    job.phase = Phase::Sweep { next: sweep_start(job.previous) };
                 }
             }
             Phase::Sweep { next } => return self.sweep(next, job.revision, None, rows),
         }
         Ok(false)
-    }
-
-    /// Whether the compaction keeps any row at or before its revision: a key alive there, or a
-    /// tombstone at exactly that revision. `None`: not known yet.
-    fn probe(&self, next_key: &mut Vec<u8>, revision: i64, rows: usize) -> Result<Option<bool>, Damage> {
-        let state = self.state();
-        let mut cursor = self.tree.cursor(Table::Keys);
-        let mut found = cursor.seek(next_key)?;
-        for _ in 0..rows {
-            if !found {
-                return Ok(Some(false));
-            }
-            let newest = KeyRow::decode(cursor.value()?).map_err(|bad| bad.of(Table::Keys))?;
-            if state.kept_by_compaction(&newest, revision)? {
-                return Ok(Some(true));
-            }
-            found = cursor.next()?;
-        }
-        if !found {
-            return Ok(Some(false));
-        }
-        next_key.clear();
-        next_key.extend_from_slice(cursor.key());
-        Ok(None)
     }
 
     /// Removes what the next `rows` rows up to `revision` replaced, and tombstones before it. With
@@ -307,8 +277,4 @@ impl Store {
         }
         Ok(!found)
     }
-}
-
-fn hash_phase() -> Phase {
-    Phase::Hash { next: Revision::default(), hasher: KeySpaceHasher::new() }
 }

@@ -154,9 +154,6 @@ impl HashKvJob {
         if revision.main > state.compact_revision {
             return Ok(true);
         }
-        if row.deleted {
-            return Ok(false);
-        }
         let key = row::key_of(row.kv).map_err(|bad| bad.of(Table::History))?;
         let Some(newest) = state.key_row(key)? else { return Ok(false) };
         Ok(state.locate(&newest, self.kept_at)?.is_some_and(|located| located.revision == revision))

@@ -69,21 +69,4 @@ impl<'s, S: Source<'s>> State<S> {
         }
         Ok(None)
     }
-
-    /// Whether a compaction at `at` keeps a row of this key at or before `at`: that of a live key,
-    /// or a tombstone at exactly `at`.
-    pub fn kept_by_compaction(&self, newest: &KeyRow, at: i64) -> Result<bool, Damage> {
-        if newest.modified.main <= at {
-            return Ok(newest.live || newest.modified.main == at);
-        }
-        let mut link = newest.previous;
-        while let Some(revision) = link {
-            let Some(row) = self.history_row(revision)? else { return Ok(false) };
-            if revision.main <= at {
-                return Ok(!row.deleted || revision.main == at);
-            }
-            link = row.previous;
-        }
-        Ok(false)
-    }
 }
