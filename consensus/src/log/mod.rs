@@ -10,17 +10,21 @@
 //! - [`segment`]: what the edge has to offer for reading, and how unreadable sectors are narrowed down.
 //! - [`verdict`]: torn tail or damage, as one pure function.
 //! - [`recover`](mod@recover): from segments back to the state.
+//! - [`report`]: what recovery tells the operator.
 //!
 //! Assumed of the medium: a sector of 512 bytes is written whole or not at all; a completed O_DIRECT|O_DSYNC write is
 //! durable; nothing else. A torn batch has sectors of before and after in any mixture.
 
 pub mod record;
 pub mod recover;
+pub mod report;
 pub mod ring;
+mod scan;
 pub mod segment;
 pub mod verdict;
 
-pub use recover::{Damage, Note, RecoverError, Recovered, Tail, recover};
+pub use recover::{Recovered, Tail, recover};
+pub use report::{Damage, Note, Proof, RecoverError};
 pub use ring::{Log, LogConfig, NewSegment, WritePlan};
 pub use segment::{ReadError, SegmentId, SegmentInfo, SegmentReader};
 

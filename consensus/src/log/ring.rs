@@ -208,6 +208,9 @@ impl Log {
             sequence: self.sequence + 1,
             durable_through: self.sequence,
             segment: plan.segment,
+            segment_blocks: segment_blocks(
+                self.current.as_ref().expect("it was placed there").used.info.size,
+            ),
             offset: plan.offset,
             len: 0,
             records_len: 0,
@@ -403,6 +406,11 @@ impl Batch {
             self.entries.append(&mut append.entries);
         }
     }
+}
+
+/// A segment's size as headers give it.
+pub(super) fn segment_blocks(size: u64) -> u32 {
+    u32::try_from(size / BLOCK as u64).expect("segments are smaller than 16 TiB")
 }
 
 impl Tail {
