@@ -20,6 +20,45 @@ pub const PROPOSALS_IN_FLIGHT_MAX: usize = 65_536;
 /// Bytes proposed and not yet applied; beyond, the answer is etcd's `too many requests`.
 pub const PROPOSALS_IN_FLIGHT_BYTES_MAX: usize = 64 << 20;
 
+/// The rings between executors. Each has one sender and one receiver; what is counted is what the receiver finds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Queue {
+    /// Proposals and reads to confirm.
+    ClientToRaft,
+    /// Committed entries.
+    RaftToStore,
+    /// Outcomes and published snapshots.
+    StoreToClient,
+    /// Records to write, and what is durable.
+    RaftToLog,
+}
+
+impl Queue {
+    /// All, in the order of a write.
+    pub const ALL: [Queue; 4] =
+        [Queue::ClientToRaft, Queue::RaftToStore, Queue::StoreToClient, Queue::RaftToLog];
+
+    /// Name as metric label.
+    pub fn name(self) -> &'static str {
+        match self {
+            Queue::ClientToRaft => "client-to-raft",
+            Queue::RaftToStore => "raft-to-store",
+            Queue::StoreToClient => "store-to-client",
+            Queue::RaftToLog => "raft-to-log",
+        }
+    }
+
+    /// Items that it holds at most.
+    pub fn limit(self) -> usize {
+        match self {
+            Queue::ClientToRaft => RING_CLIENT_TO_RAFT_MAX,
+            Queue::RaftToStore => RING_RAFT_TO_STORE_MAX,
+            Queue::StoreToClient => RING_STORE_TO_CLIENT_MAX,
+            Queue::RaftToLog => RING_RAFT_TO_LOG_MAX,
+        }
+    }
+}
+
 /// Messages in the ring from one client core to the raft core.
 pub const RING_CLIENT_TO_RAFT_MAX: usize = 16_384;
 

@@ -4,3 +4,4 @@
 //! metric is one relaxed store into memory that only its own core writes.
 
 pub mod logs;
+pub mod metrics;
