@@ -460,7 +460,10 @@ impl<H: Head, S: Default> Connection<H, S> {
         };
         let stall = (self.schedule.streams > 0).then_some(self.stall_check + STALL_CHECK_PERIOD);
         let block = self.block.as_ref().map(|b| b.deadline);
-        [self.phase_deadline, self.settings_ack_deadline, notice, ping, stall, block].into_iter().flatten().min()
+        [self.phase_deadline, self.settings_ack_deadline, notice, ping, stall, block]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     /// The time of `next_timeout` has come (being called too early or too late does no harm).
@@ -471,7 +474,10 @@ impl<H: Head, S: Default> Connection<H, S> {
             return;
         }
         if due(self.phase_deadline) {
-            return self.fail(ConnectionError { code: ErrorCode::Protocol, reason: "no preface and SETTINGS in time" });
+            return self.fail(ConnectionError {
+                code: ErrorCode::Protocol,
+                reason: "no preface and SETTINGS in time",
+            });
         }
         if due(self.settings_ack_deadline) {
             let reason = "SETTINGS not acknowledged in time";
@@ -511,7 +517,8 @@ impl<H: Head, S: Default> Connection<H, S> {
     fn check_stalls(&mut self, on: &mut impl FnMut(&mut Self, Received<'_, H>)) {
         self.stall_check = self.now;
         let limit = self.now.saturating_sub(STALL_TIME);
-        let is_stalled = |s: &Stream<S>| !s.queue.is_empty() && !s.patient && s.progress <= limit && s.send_open;
+        let is_stalled =
+            |s: &Stream<S>| !s.queue.is_empty() && !s.patient && s.progress <= limit && s.send_open;
         let stalled: Vec<StreamKey> =
             self.streams.iter().filter(|(_, s)| is_stalled(s)).map(|(key, _)| key).collect();
         for key in stalled {

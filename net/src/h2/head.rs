@@ -91,7 +91,10 @@ impl<H: Head> Heads<H> {
         let list_size = match result {
             Ok(size) => size,
             Err(DecodeError::TooLarge) => {
-                return Err(ConnectionError { code: ErrorCode::EnhanceYourCalm, reason: "header list too large" });
+                return Err(ConnectionError {
+                    code: ErrorCode::EnhanceYourCalm,
+                    reason: "header list too large",
+                });
             }
             Err(DecodeError::Malformed(reason)) => {
                 return Err(ConnectionError { code: ErrorCode::Compression, reason });
@@ -257,7 +260,10 @@ mod tests {
             (":method=POST :path=/x", Some("a required pseudo field is missing")),
             (":scheme=http :path=/x", Some("a required pseudo field is missing")),
             (":method=POST :scheme=http :path=", Some("empty :path")),
-            (":method=POST :method=POST :scheme=http :path=/x", Some("a field that may come once came twice")),
+            (
+                ":method=POST :method=POST :scheme=http :path=/x",
+                Some("a field that may come once came twice"),
+            ),
             (":method=POST :scheme=http x=y :path=/x", Some("pseudo field after a regular field")),
             (":method=POST :scheme=http :path=/x :status=200", Some(":status in a request")),
             (":method=POST :scheme=http :path=/x :nope=1", Some("unknown pseudo field")),

@@ -68,7 +68,11 @@ impl<H: Head, S: Default> Connection<H, S> {
         let Some(stream) = self.streams.get_mut(key) else { return Ok(()) };
         if !stream.recv_open {
             let reset = stream.is_dead() && self.was_reset_by_us(header.stream);
-            return if reset { Ok(()) } else { fatal(ErrorCode::StreamClosed, "DATA after the end of its stream") };
+            return if reset {
+                Ok(())
+            } else {
+                fatal(ErrorCode::StreamClosed, "DATA after the end of its stream")
+            };
         }
         stream.recv_window -= payload.len() as i64;
         if stream.recv_window < 0 {

@@ -115,6 +115,11 @@ impl<H: Head, S: Default> Connection<H, S> {
         self.ready.len() + self.held_bytes
     }
 
+    /// Frames in the output that the peer made us send.
+    pub fn control_frames_waiting(&self) -> usize {
+        self.control_frames
+    }
+
     /// Bytes of a stream that were not yet appended to an output, those to be pulled included.
     pub fn queued_bytes(&self, key: StreamKey) -> u64 {
         self.streams.get(key).map_or(0, |s| s.queued)
@@ -200,7 +205,8 @@ impl<H: Head, S: Default> Connection<H, S> {
     pub(crate) fn wake_window_blocked(&mut self) {
         let initial = i64::from(self.peer.initial_window);
         let wakes = |s: &Stream<S>| s.place == Place::Window && s.send_delta + initial > 0;
-        let keys: Vec<StreamKey> = self.streams.iter().filter(|(_, s)| wakes(s)).map(|(key, _)| key).collect();
+        let keys: Vec<StreamKey> =
+            self.streams.iter().filter(|(_, s)| wakes(s)).map(|(key, _)| key).collect();
         for key in keys {
             self.schedule(key);
         }
@@ -364,7 +370,9 @@ impl<H: Head, S: Default> Connection<H, S> {
                     return Turn::Done;
                 }
                 Some(Item::Block { .. }) => {
-                    let Some(Item::Block { block, end }) = stream.queue.pop_front() else { return Turn::Done };
+                    let Some(Item::Block { block, end }) = stream.queue.pop_front() else {
+                        return Turn::Done;
+                    };
                     stream.progress = self.now;
                     self.write_block(key, &block, end, out);
                     if end {
@@ -393,7 +401,10 @@ impl<H: Head, S: Default> Connection<H, S> {
 
     fn end_turn_of_stream(&mut self, key: StreamKey, out: &mut Vec<u8>) -> Turn {
         if let Some(stream) = self.streams.get_mut(key) {
-            debug_assert!(stream.queue.iter().all(|item| matches!(item, Item::End)), "nothing follows the end");
+            debug_assert!(
+                stream.queue.iter().all(|item| matches!(item, Item::End)),
+                "nothing follows the end"
+            );
             stream.queue.clear();
             stream.place = Place::Nowhere;
             self.schedule.streams -= 1;
