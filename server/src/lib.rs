@@ -3,6 +3,7 @@
 //! In reading order; the binary (`main.rs`) joins them with the edge.
 
 pub mod config;
+pub mod edge;
 pub mod observe;
 pub mod placement;
 pub mod sys;

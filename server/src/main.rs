@@ -1,2 +1,109 @@
-//! The ringd server.
-fn main() {}
+//! The ringd server: reads its configuration, starts the cores, waits for the end.
+
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use ringd::config;
+use ringd::edge::boot::{self, Running};
+use ringd::edge::messages::ToClient;
+use ringd::edge::shared::Note;
+use ringd::observe::logs;
+use ringd::sys::{self, notify, signals::Signals};
+
+/// Buffers cross cores, and glibc locks an arena on every remote free.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// How long requests in flight may take once the process was told to stop.
+const STOP_DEADLINE: Duration = Duration::from_millis(700);
+
+fn main() -> ExitCode {
+    ringd::edge::clock::now(); // the clock starts here
+    let config = match config::parse(std::env::args_os().skip(1), std::env::vars_os()) {
+        Ok(config) => config,
+        Err(exit) => {
+            print!("{}", exit.stdout);
+            eprint!("{}", exit.stderr);
+            return ExitCode::from(exit.code);
+        }
+    };
+    let _log = match logs::init(&config.log) {
+        Ok(guard) => guard,
+        Err(fatal) => sys::exit(&fatal),
+    };
+    for warning in &config.warnings {
+        tracing::warn!(about = %warning.about, "{}", warning.message);
+    }
+    let signals = match Signals::install() {
+        Ok(signals) => signals,
+        Err(error) => sys::exit(&sys::Fatal::new(
+            sys::FatalReason::StartFailed,
+            format!("cannot install signal handlers: {error}"),
+        )),
+    };
+    match boot::start(config) {
+        Ok(running) => serve(running, signals),
+        Err(fatal) => sys::exit(&fatal),
+    }
+}
+
+fn serve(running: Running, signals: Signals) -> ExitCode {
+    let shared = running.shared.clone();
+    let waiter = std::thread::Builder::new().name("ringd-signals".into()).spawn(move || {
+        let signal = signals.wait();
+        tracing::info!(?signal, "received a signal; stopping");
+        shared.note(Note::Stop);
+    });
+    if let Err(error) = waiter {
+        sys::exit(&sys::Fatal::new(sys::FatalReason::StartFailed, format!("cannot start a thread: {error}")));
+    }
+    loop {
+        match running.notes.recv() {
+            Ok(Note::Ready) => say_ready(&running),
+            Ok(Note::Drained) => {}
+            Ok(Note::Stop) | Err(_) => break,
+        }
+    }
+    notify::stopping();
+    stop(&running);
+    logs::flush();
+    ExitCode::SUCCESS
+}
+
+fn say_ready(running: &Running) {
+    let config = &running.shared.config;
+    tracing::info!(
+        "local-member-id" = format!("{:x}", running.shared.identity.member_id),
+        "local-member-name" = %config.name,
+        "published local member to cluster through raft"
+    );
+    for listen in &config.listen_client {
+        if listen.tls {
+            tracing::info!(address = %listen.url, "serving client traffic securely");
+        } else {
+            tracing::info!(
+                address = %listen.url,
+                "serving client traffic insecurely; this is strongly discouraged!"
+            );
+        }
+    }
+    tracing::info!(took_ms = ringd::edge::clock::now().as_millis() as u64, "ready to serve client requests");
+    notify::ready();
+}
+
+/// Lets every client core finish what is in flight, for a bounded time.
+fn stop(running: &Running) {
+    for core in &running.stop {
+        let _ = core.push(ToClient::Shutdown);
+        core.flush();
+    }
+    let deadline = Instant::now() + STOP_DEADLINE;
+    let mut drained = 0;
+    while drained < running.stop.len() {
+        match running.notes.recv_deadline(deadline) {
+            Ok(Note::Drained) => drained += 1,
+            Ok(_) => {}
+            Err(_) => return,
+        }
+    }
+}

@@ -79,7 +79,7 @@ impl Bodies for Calls {
         let Some(Call::Body(body)) = self.0.get_mut(&call) else {
             return Fill::Abort(node::api::Error::Canceled.status());
         };
-        let fill = body.fill(max, out);
+        let fill = body.fill(&crossbeam::epoch::pin(), max, out);
         if !matches!(fill, Fill::Wrote(_)) {
             self.0.remove(&call);
         }
@@ -222,7 +222,6 @@ impl Connection {
         match &mut self.speaks {
             Speaks::Unknown(_) => {}
             Speaks::Grpc(grpc) => {
-                core.refill_streams(self.id, grpc);
                 grpc.server.poll_transmit(now(), &mut self.out, OUTPUT_BYTES, &mut grpc.calls);
             }
             Speaks::Http(http) => http.poll_transmit(&mut self.out),

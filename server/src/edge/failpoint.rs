@@ -3,7 +3,8 @@
 //! `RINGD_FAILPOINTS=log-before-submit=100,checkpoint-before-meta=1` kills the process (as `kill -9` does: no unwinding, no
 //! flushing) when the named place is reached for the given time. Names in use: `log-before-submit`,
 //! `log-after-completion`, `commit-before-apply`, `apply-before-publish`, `checkpoint-before-pages`,
-//! `checkpoint-before-sync`, `checkpoint-before-meta`, `checkpoint-before-meta-sync`, `checkpoint-before-end`.
+//! `checkpoint-before-sync`, `checkpoint-before-meta`, `checkpoint-between-pages`,
+//! `checkpoint-before-meta-sync`, `checkpoint-after-end`.
 
 /// Dies here if a test asked for it; nothing otherwise.
 #[cfg(not(feature = "failpoints"))]

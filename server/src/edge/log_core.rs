@@ -10,8 +10,9 @@ use std::future::poll_fn;
 use std::path::PathBuf;
 use std::pin::pin;
 use std::task::Poll;
+use std::time::Duration;
 
-use consensus::log::{Log, NewSegment, SegmentId, WritePlan};
+use consensus::log::{Log, SegmentId, WritePlan};
 use futures_lite::future::or;
 use glommio::io::DmaFile;
 use rustc_hash::FxHashMap;
@@ -43,17 +44,27 @@ pub struct LogCore {
     pub background: Background,
     /// Figures and the way to stop the process.
     pub shared: std::sync::Arc<Shared>,
+    /// Segments that exist and are still to be opened.
+    pub existing: Vec<SegmentId>,
     /// Open segments.
     pub files: FxHashMap<SegmentId, DmaFile>,
+    /// When to ask again for a segment that could not be made.
+    pub retry_at: Option<Duration>,
 }
+
+/// How long after a failure (no space) the next segment is tried.
+const SEGMENT_RETRY: Duration = Duration::from_secs(1);
 
 impl LogCore {
     /// Runs until the raft core is gone.
     pub async fn run(mut self) {
+        for id in std::mem::take(&mut self.existing) {
+            self.open(id).await;
+        }
         loop {
             self.take_appends();
             self.take_segments().await;
-            self.want_segment();
+            self.want_segments();
             if let Some(plan) = self.log.poll_write() {
                 self.write(&plan).await;
                 continue;
@@ -84,36 +95,32 @@ impl LogCore {
                 Err(error) => {
                     tracing::error!(segment = segment.id.file_name(), %error, "failed to prepare a log segment");
                     self.shared.log_space_lost(true);
-                    self.retry_segment(segment);
+                    self.log.segment_failed();
+                    self.retry_at = Some(now() + SEGMENT_RETRY);
                 }
             }
         }
     }
 
-    fn want_segment(&mut self) {
-        if let Some(segment) = self.log.segment_wanted() {
-            self.prepare(segment, std::time::Duration::ZERO);
+    fn want_segments(&mut self) {
+        if self.retry_at.is_some_and(|at| now() < at) {
+            return;
+        }
+        self.retry_at = None;
+        while let Some(segment) = self.log.segment_wanted() {
+            let (dir, answer) = (self.dir.clone(), self.prepared_sender.clone());
+            self.background.run(move || {
+                let result = segments::prepare(&dir, &segment);
+                let answer = answer.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+                // The ring holds more answers than segments may be under preparation.
+                let _ = answer.push(SegmentPrepared { segment, result });
+                answer.flush();
+            });
         }
     }
 
-    fn retry_segment(&mut self, segment: NewSegment) {
-        self.prepare(segment, std::time::Duration::from_secs(1));
-    }
-
-    fn prepare(&self, segment: NewSegment, after: std::time::Duration) {
-        let (dir, answer) = (self.dir.clone(), self.prepared_sender.clone());
-        self.background.run(move || {
-            std::thread::sleep(after);
-            let result = segments::prepare(&dir, &segment);
-            let answer = answer.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-            // At most one segment is under preparation, so the ring has room.
-            let _ = answer.push(SegmentPrepared { segment, result });
-            answer.flush();
-        });
-    }
-
     /// Opens a segment for writing; not being able to is the end.
-    pub async fn open(&mut self, id: SegmentId) {
+    async fn open(&mut self, id: SegmentId) {
         match segments::open_direct(&self.dir, id).await {
             Ok(file) => {
                 self.files.insert(id, file);
@@ -165,7 +172,8 @@ impl LogCore {
             }
             self.appends.poll_ready(cx)
         });
-        let Some(due) = self.log.next_timeout() else { return rings.await };
+        let due = self.log.next_timeout().into_iter().chain(self.retry_at).min();
+        let Some(due) = due else { return rings.await };
         let idle = pin!(async {
             glommio::timer::sleep(due.saturating_sub(now())).await;
             None

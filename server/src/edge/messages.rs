@@ -2,26 +2,25 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
-use consensus::log::{Append, NewSegment};
-use consensus::{DropReason, Entry, Index, ProposalId, ReadyNumber};
+use consensus::log::NewSegment;
+use consensus::{Append, ConfChange, DropReason, Entry, Index, ProposalId, ReadyNumber};
 use engine::View;
 use engine::tree::Checkpoint;
 use glommio::net::AcceptedTcpStream;
-use node::apply::Outcome;
-
-use super::queries::{Answer, Query, QueryId};
+use node::Answer;
+use node::api::Error;
+use node::propose::{Command, Write};
 
 /// Client or store core → raft core.
 pub enum ToRaft {
-    /// Replicate this entry; its outcome comes from the store core, or [`ToClient::Dropped`] from the raft core.
-    Propose(ProposalId, Bytes),
+    /// Replicate this; its outcome comes from the store core, or [`ToClient::Dropped`] from the raft core.
+    Propose(ProposalId, Write),
     /// Store core: everything up to here is applied.
     Applied(Index),
     /// Store core: everything up to here is in a durable checkpoint; older log may be recycled.
     Checkpointed(Index),
     /// Store core: the outcome of a configuration change it applied (`None`: refused by the membership rules).
-    ConfChange(Index, Option<consensus::ConfChange>),
+    ConfChange(Index, Option<ConfChange>),
 }
 
 /// Raft core → log core.
@@ -43,19 +42,39 @@ pub struct SegmentPrepared {
     pub result: std::io::Result<()>,
 }
 
+/// A committed entry, with what its local proposer had decoded already.
+pub struct Committed {
+    /// The entry.
+    pub entry: Entry,
+    /// What it says, if this process proposed it.
+    pub command: Option<Command>,
+}
+
 /// Raft core, client cores and background thread → store core.
 pub enum ToStore {
     /// Apply these, in order.
-    Commit(Vec<Entry>),
-    /// This member became leader of the term, or ceased to lead.
+    Commit(Vec<Committed>),
+    /// This member became leader, or ceased to lead.
     Leadership {
         /// It leads now.
         leader: bool,
     },
+    /// The store core's own proposal was not taken.
+    Dropped(ProposalId),
     /// A question that only the owner of the store can answer.
     Query(QueryId, Query),
+    /// A client core refused a write because the quota is used up: the alarm is due.
+    NoSpace,
     /// A checkpoint has been written and synced, or failed.
-    CheckpointDone(Box<Checkpoint>, std::io::Result<()>),
+    CheckpointDone(Box<Checkpoint>, Result<(), CheckpointError>),
+}
+
+/// Where writing a checkpoint failed.
+pub enum CheckpointError {
+    /// While pages were written: nothing is lost, it can be tried again.
+    Write(std::io::Error),
+    /// While syncing: what the page cache holds is no evidence of what the disk holds any more.
+    Sync(std::io::Error),
 }
 
 /// Store core, raft core and acceptor → a client core.
@@ -63,13 +82,51 @@ pub enum ToClient {
     /// A newer version of the store; comes before the outcomes it contains.
     Published(Arc<View>),
     /// Outcomes of this core's proposals, in the order of the log.
-    Outcomes(Vec<(ProposalId, Outcome)>),
+    Outcomes(Vec<(ProposalId, Result<Answer, Error>)>),
     /// The proposal was not taken.
     Dropped(ProposalId, DropReason),
-    /// Answer to [`ToStore::Query`].
-    Answer(QueryId, Answer),
+    /// Answers to [`ToStore::Query`].
+    Answers(Vec<(QueryId, Result<QueryAnswer, Error>)>),
     /// A new connection, with the number of the listener it came by.
     Accepted(AcceptedTcpStream, usize),
     /// Stop: finish what is in flight, then say so.
     Shutdown,
+}
+
+/// A client core's name for its question: the core, and its own number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct QueryId {
+    /// The client core that asks.
+    pub core: usize,
+    /// Its number for the question.
+    pub number: u64,
+}
+
+/// What only the owner of the store knows or may do.
+#[derive(Clone, Copy, Debug)]
+pub enum Query {
+    /// Renew a lease.
+    KeepAlive {
+        /// The lease.
+        lease: i64,
+    },
+    /// Time left of a lease.
+    TimeToLive {
+        /// The lease.
+        lease: i64,
+        /// With the attached keys.
+        keys: bool,
+    },
+    /// All leases.
+    Leases,
+    /// Trim the tree file.
+    Defragment,
+}
+
+/// Answer to a [`Query`].
+pub enum QueryAnswer {
+    /// The whole answer but for the header's ids and term.
+    Answer(Answer),
+    /// A keep-alive: the granted TTL in seconds; 0: no such lease.
+    KeepAlive(i64),
 }

@@ -12,11 +12,12 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use consensus::{DropReason, Entry, Input, Node, Output, ProposalId, Role};
+use consensus::{DropReason, Entry, Input, Node, NodeId, Output, ProposalId, Role};
+use node::propose::Command;
 
 use super::clock::now;
-use super::messages::{FromLog, ToClient, ToLog, ToRaft, ToStore};
-use super::ring::{Ready, Receiver, Sender};
+use super::messages::{Committed, FromLog, ToClient, ToLog, ToRaft, ToStore};
+use super::ring::{Ready, Receiver, Sender, drain};
 use super::shared::Shared;
 
 /// Messages taken from one ring in one turn: enough for any batch, small enough that a tick is never far.
@@ -33,6 +34,8 @@ pub struct RaftCore {
     to_clients: Vec<Sender<ToClient>>,
     shared: Arc<Shared>,
     outputs: Vec<Output>,
+    /// What the proposers had decoded, in the order of their proposals, until the entry commits.
+    commands: VecDeque<(ProposalId, Command)>,
     /// What did not fit into a ring. Bounded by the bytes that may be proposed and not yet applied.
     log_outbox: VecDeque<ToLog>,
     store_outbox: VecDeque<ToStore>,
@@ -67,16 +70,14 @@ impl RaftCore {
             to_clients: rings.to_clients,
             shared,
             outputs: Vec::new(),
+            commands: VecDeque::new(),
             log_outbox: VecDeque::new(),
             store_outbox: VecDeque::new(),
         }
     }
 
-    /// Runs until every client core is gone. `campaign`: this member is the only voter, so nobody has to be waited for.
-    pub async fn run(mut self, tick_interval: Duration, campaign: bool) {
-        if campaign {
-            self.node.step(Input::Campaign, &mut self.outputs);
-        }
+    /// Runs until every client core is gone. A lone voter campaigns in its first turn.
+    pub async fn run(mut self, tick_interval: Duration) {
         self.end_turn();
         let core = Rc::new(RefCell::new(self));
         let ticker = glommio::spawn_local(tick_loop(core.clone(), tick_interval)).detach();
@@ -104,12 +105,15 @@ impl RaftCore {
 
     fn handle(&mut self, message: ToRaft) {
         let input = match message {
-            ToRaft::Propose(id, data) => Input::Propose(id, data),
+            ToRaft::Propose(id, write) => {
+                self.commands.push_back((id, write.command));
+                Input::Propose(id, write.entry)
+            }
             ToRaft::Applied(index) => Input::Applied(index),
             ToRaft::ConfChange(index, change) => Input::ApplyConfChange(index, change),
             ToRaft::Checkpointed(index) => {
                 self.log_outbox.push_back(ToLog::Checkpointed(index));
-                Input::Checkpointed(index)
+                return;
             }
         };
         self.node.step(input, &mut self.outputs);
@@ -139,12 +143,13 @@ impl RaftCore {
             Output::ProposalDropped(id, reason) => self.dropped(id, reason),
             Output::Role(change) => {
                 let leader = change.role == Role::Leader;
-                self.shared.publish_role(change.term, change.leader, leader);
+                let known = change.leader.unwrap_or(NodeId(0));
+                self.shared.publish_role(change.term, known, leader);
                 self.store_outbox.push_back(ToStore::Leadership { leader });
                 tracing::info!(
                     raft_term = change.term.0,
                     role = ?change.role,
-                    leader = format!("{:x}", change.leader.0),
+                    leader = format!("{:x}", known.0),
                     "raft role changed"
                 );
             }
@@ -157,11 +162,28 @@ impl RaftCore {
         if let Some(last) = entries.last() {
             self.shared.publish_commit(last.index);
         }
-        self.store_outbox.push_back(ToStore::Commit(entries));
+        let batch = entries.into_iter().map(|entry| {
+            let command = entry.proposal.and_then(|id| self.take_command(id));
+            Committed { entry, command }
+        });
+        let batch = batch.collect();
+        self.store_outbox.push_back(ToStore::Commit(batch));
+    }
+
+    /// Proposals commit in the order in which they were made; those in front of `id` were dropped.
+    fn take_command(&mut self, id: ProposalId) -> Option<Command> {
+        while let Some((front, command)) = self.commands.pop_front() {
+            if front == id {
+                return Some(command);
+            }
+        }
+        None
     }
 
     fn dropped(&mut self, id: ProposalId, reason: DropReason) {
-        let Some(core) = Shared::client_of(id) else { return }; // the store's own proposals are tried again by it
+        let Some(core) = Shared::client_of(id) else {
+            return self.store_outbox.push_back(ToStore::Dropped(id));
+        };
         if self.to_clients[core].push(ToClient::Dropped(id, reason)).is_err() {
             // The ring holds an answer for every proposal a client core may have open.
             tracing::error!(proposal = id.0, "no room for a refusal; the call ends by its deadline");
@@ -209,16 +231,6 @@ impl RaftCore {
         }
         self.send_outboxes();
     }
-}
-
-fn drain<T>(outbox: &mut VecDeque<T>, ring: &Sender<T>) {
-    while let Some(message) = outbox.pop_front() {
-        if let Err(message) = ring.push(message) {
-            outbox.push_front(message);
-            break;
-        }
-    }
-    ring.flush();
 }
 
 async fn tick_loop(core: Rc<RefCell<RaftCore>>, interval: Duration) {

@@ -12,6 +12,7 @@
 //! one: register, then look again, so that no push between the look and the registration is missed.
 
 use std::cell::Cell;
+use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -159,6 +160,17 @@ pub enum Ready {
     Items,
     /// No item, and there will be none.
     Closed,
+}
+
+/// Moves what `outbox` holds into the ring, as far as there is room, and wakes the consumer.
+pub fn drain<T>(outbox: &mut VecDeque<T>, ring: &Sender<T>) {
+    while let Some(message) = outbox.pop_front() {
+        if let Err(message) = ring.push(message) {
+            outbox.push_front(message);
+            break;
+        }
+    }
+    ring.flush();
 }
 
 #[cfg(test)]

@@ -6,6 +6,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use consensus::{Index, NodeId, ProposalId, Term};
+use node::Identity;
+use node::api::Space;
 
 use crate::config::Config;
 use crate::observe::metrics::Metrics;
@@ -21,6 +23,8 @@ const STORE_CORE: u64 = 0xffff;
 pub struct Shared {
     /// What the operator asked for.
     pub config: Config,
+    /// Who this member is.
+    pub identity: Identity,
     /// Figures of all cores.
     pub metrics: Metrics,
     /// Commit index while this member is the only voter, else [`NOT_SINGLE`]: one value, so that a reader can't take an
@@ -30,46 +34,48 @@ pub struct Shared {
     leader: AtomicU64,
     commit: AtomicU64,
     applied: AtomicU64,
+    space_allocated: AtomicU64,
     log_space_lost: AtomicBool,
-    end: crossbeam::channel::Sender<End>,
+    notes: crossbeam::channel::Sender<Note>,
 }
 
-/// Why the process ends.
-#[derive(Debug)]
-pub enum End {
+/// What the cores and the signal thread tell the main thread.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Note {
+    /// This member has made itself known through the log and serves.
+    Ready,
     /// SIGTERM or SIGINT.
-    Signal,
-    /// It can't go on.
-    Fatal(Fatal),
+    Stop,
     /// A client core has nothing in flight any more.
     Drained,
 }
 
 impl Shared {
     /// Everything unknown yet. The receiver belongs to the main thread.
-    pub fn new(config: Config) -> (Arc<Shared>, crossbeam::channel::Receiver<End>) {
-        let (end, ended) = crossbeam::channel::unbounded();
+    pub fn new(config: Config, identity: Identity) -> (Arc<Shared>, crossbeam::channel::Receiver<Note>) {
+        let (notes, heard) = crossbeam::channel::unbounded();
         let shared = Shared {
             config,
+            identity,
             metrics: Metrics::default(),
             single_voter: AtomicU64::new(NOT_SINGLE),
             term: AtomicU64::new(0),
             leader: AtomicU64::new(0),
             commit: AtomicU64::new(0),
             applied: AtomicU64::new(0),
+            space_allocated: AtomicU64::new(0),
             log_space_lost: AtomicBool::new(false),
-            end,
+            notes,
         };
-        (Arc::new(shared), ended)
+        (Arc::new(shared), heard)
     }
 
-    /// A handle on the main thread's ears.
-    pub fn end(&self) -> crossbeam::channel::Sender<End> {
-        self.end.clone()
+    /// Tells the main thread. It listens until the process ends.
+    pub fn note(&self, note: Note) {
+        let _ = self.notes.send(note);
     }
 
-    /// Ends the process with this reason. Returns, but nothing that the caller does afterwards will be seen: it must
-    /// not acknowledge anything.
+    /// Ends the process with this reason, at once: nothing that is not durable gets acknowledged any more.
     pub fn fatal(&self, fatal: Fatal) -> ! {
         crate::sys::exit(&fatal)
     }
@@ -103,6 +109,20 @@ impl Shared {
     /// Store core: applied up to here.
     pub fn publish_applied(&self, index: Index) {
         self.applied.store(index.0, Ordering::Release);
+    }
+
+    /// Store core: bytes in allocated pages, in live pages, and in heap frames.
+    pub fn publish_space(&self, allocated: u64, in_use: u64, heap: u64) {
+        self.space_allocated.store(allocated, Ordering::Release);
+        self.metrics.space(allocated, in_use, heap);
+    }
+
+    /// How full the store is.
+    pub fn space(&self) -> Space {
+        Space {
+            used: self.space_allocated.load(Ordering::Acquire),
+            quota: self.config.quota_backend_bytes,
+        }
     }
 
     /// Log core: the next segment could not be made (true), or it could again.

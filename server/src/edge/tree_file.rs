@@ -57,6 +57,11 @@ impl TreeFile {
         self.file.write_all_at(bytes, at)
     }
 
+    /// Makes room for this many pages, so that writes below it don't change the file's length.
+    pub fn grow_to_pages(&self, pages: u32) -> io::Result<()> {
+        self.grow_to(u64::from(pages) * PAGE_SIZE as u64)
+    }
+
     /// Makes everything written so far survive a power cut.
     pub fn sync(&self) -> io::Result<()> {
         self.file.sync_data()
@@ -67,9 +72,8 @@ impl TreeFile {
         self.file_bytes.load(Ordering::Acquire)
     }
 
-    /// Cuts the file to `pages`; the caller has shown that nothing above is reachable.
-    pub fn trim(&self, pages: u64) -> io::Result<()> {
-        let bytes = pages * PAGE_SIZE as u64;
+    /// Cuts the file to `bytes`; the caller has shown that nothing above is reachable.
+    pub fn trim(&self, bytes: u64) -> io::Result<()> {
         if bytes < self.len() {
             self.file_bytes.store(bytes, Ordering::Release);
             self.file.set_len(bytes)?;
@@ -146,7 +150,7 @@ mod tests {
         assert!(tree.pages(PageId(pages - 1), 1).is_some());
         assert!(tree.pages(PageId(pages), 1).is_none());
         assert!(tree.pages(PageId(u32::MAX), u32::MAX).is_none());
-        tree.trim(5).unwrap();
+        tree.trim(5 * PAGE_SIZE as u64).unwrap();
         assert!(tree.pages(PageId(5), 1).is_none());
         drop(tree);
         let (tree, existed) = TreeFile::open(dir.path()).unwrap();

@@ -1,0 +1,352 @@
+//! From a checked configuration to running executors, in the order that a crash at any point survives.
+//!
+//! Data directory (locked) → tree file (mapped, newest checkpoint) → log (recovered from there) → listening sockets → cores.
+//! What is above the checkpoint comes back through the same path as a live commit; there is no replay of its own.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+
+use consensus::log::{Log, LogConfig, RecoverError, Recovered, SegmentId, State, recover};
+use consensus::{ConfState, Index, LogPosition, Node, NodeId, Term};
+use engine::Store;
+use net::tls::ServerConfig;
+use node::Identity;
+use node::membership::{Member, voters_and_learners};
+use node::propose::IdGenerator;
+use rustc_hash::FxHashMap;
+use socket2::Socket;
+
+use super::background::Background;
+use super::checkpoint::Checkpoints;
+use super::client_core::{ClientCore, Listener};
+use super::executors::{self, ClientWork, Work};
+use super::listen;
+use super::log_core::LogCore;
+use super::messages::{FromLog, ToClient, ToLog};
+use super::raft_core::RaftCore;
+use super::ring::{Receiver, Sender, ring};
+use super::segment_files::SegmentFiles;
+use super::segments;
+use super::shared::{Note, Shared};
+use super::store_core::StoreCore;
+use super::tree_file::TreeFile;
+use super::wiring::Wiring;
+use crate::config::limits::PROPOSALS_IN_FLIGHT_BYTES_MAX;
+use crate::config::{ClientTls, Config};
+use crate::placement::{self, Plan, Role};
+use crate::sys::data_dir::DataDir;
+use crate::sys::{self, Fatal, FatalReason, probe};
+
+/// Ticks per heartbeat: one. etcd too.
+const HEARTBEAT_TICKS: usize = 1;
+
+/// Answers of the background thread that may wait for the log core; more than segments are ever under preparation.
+const RING_SEGMENTS_MAX: usize = 64;
+
+/// Finished checkpoints that may wait for the store core; more than one is never under way.
+const RING_CHECKPOINTS_MAX: usize = 4;
+
+/// Bytes of the tree file that are mapped in at start, so that first reads don't fault.
+const WARM_BYTES: u64 = 4 << 30;
+
+/// A running server. The main thread waits for [`Running::notes`].
+pub struct Running {
+    /// What the cores report.
+    pub notes: crossbeam::channel::Receiver<Note>,
+    /// What all cores look at.
+    pub shared: Arc<Shared>,
+    /// Tells a client core to stop.
+    pub stop: Vec<Sender<ToClient>>,
+    /// Keeps the directory locked.
+    _dir: DataDir,
+}
+
+/// Starts everything. Returns when the threads run; [`Note::Ready`] says when clients are served.
+///
+/// # Errors
+/// One of the closed list of reasons, with its sentence.
+pub fn start(config: Config) -> Result<Running, Fatal> {
+    probe::raise_open_files();
+    let machine = sys::machine::usable().map_err(|error| failed("read the CPUs of this machine", &error))?;
+    let plan = placement::plan(&machine, config.placement);
+    tracing::info!(plan = %plan, notes = ?plan.notes, "placement of roles on CPUs");
+    probe::memlock(executors::locked_bytes(&plan))?;
+    probe::io_uring()?;
+    let (dir, identity) = open_data_dir(&config)?;
+    let sockets = bind_all(&config)?;
+    let listeners = listeners(&config)?;
+    let opened = open_state(&config, &dir, identity)?;
+    let (shared, notes) = Shared::new(config, identity);
+    let stop = launch(&shared, &plan, opened, sockets, listeners)?;
+    Ok(Running { notes, shared, stop, _dir: dir })
+}
+
+fn open_data_dir(config: &Config) -> Result<(DataDir, Identity), Fatal> {
+    let mut dir = DataDir::open(&config.data_dir, config.wal_dir.as_deref())?;
+    for warning in &dir.warnings {
+        tracing::warn!("{warning}");
+    }
+    probe::direct_io(&dir.log_path)?;
+    let identity = match dir.identity {
+        Some(identity) => identity,
+        None => {
+            let bootstrap =
+                config.bootstrap.as_ref().map_err(|why| Fatal::new(FatalReason::Config, why.clone()))?;
+            let identity =
+                sys::identity::Identity { member: bootstrap.member_id.0, cluster: bootstrap.cluster_id.0 };
+            dir.found(identity)?;
+            identity
+        }
+    };
+    tracing::info!(
+        "member-id" = format!("{:x}", identity.member),
+        "cluster-id" = format!("{:x}", identity.cluster),
+        "data-dir" = %config.data_dir.display(),
+        "opened the data directory"
+    );
+    Ok((dir, Identity { cluster_id: identity.cluster, member_id: identity.member }))
+}
+
+/// What the log core is made of.
+struct LogSeed {
+    log: Log,
+    dir: PathBuf,
+    existing: Vec<SegmentId>,
+    background: Background,
+}
+
+impl LogSeed {
+    fn into_work(
+        self,
+        shared: &Arc<Shared>,
+        (appends, durable): (Receiver<ToLog>, Sender<FromLog>),
+    ) -> Box<dyn FnOnce() -> LogCore + Send> {
+        let shared = shared.clone();
+        let (sender, prepared) = ring(RING_SEGMENTS_MAX);
+        Box::new(move || LogCore {
+            log: self.log,
+            dir: self.dir,
+            appends,
+            durable,
+            prepared,
+            prepared_sender: Arc::new(Mutex::new(sender)),
+            background: self.background,
+            shared,
+            existing: self.existing,
+            files: FxHashMap::default(),
+            retry_at: None,
+        })
+    }
+}
+
+/// What the disk holds, opened.
+struct Opened {
+    store: Store,
+    tree: Arc<TreeFile>,
+    node: Node,
+    log: Log,
+    segments: Vec<SegmentId>,
+    log_dir: PathBuf,
+}
+
+fn open_state(config: &Config, dir: &DataDir, identity: Identity) -> Result<Opened, Fatal> {
+    let (tree, existed) =
+        TreeFile::open(&config.data_dir).map_err(|error| probe::from_write(&config.data_dir, &error))?;
+    let nonce = random()?;
+    let store = open_store(config, &tree, existed, identity, nonce)?;
+    let log_dir = dir.log_path.join(segments::LOG_DIR);
+    fs::create_dir_all(&log_dir).map_err(|error| probe::from_write(&log_dir, &error))?;
+    let files = SegmentFiles::open(&log_dir).map_err(|error| failed("read the log's directory", &error))?;
+    let applied = store.applied();
+    let applied = LogPosition { index: Index(applied.index), term: Term(applied.term) };
+    let log_identity = consensus::log::Identity { cluster: identity.cluster_id, member: NodeId(identity.member_id) };
+    let recovered = recover(&files, log_identity, applied).map_err(|error| damaged(&log_dir, &error))?;
+    files.sync().map_err(|error| failed("sync the log", &error))?;
+    for note in &recovered.notes {
+        tracing::warn!("log: {note}");
+    }
+    let state = initial_state(config, &recovered, identity)?;
+    let mut log = Log::new(LogConfig::new(nonce), log_identity, recovered.tail);
+    let mut segments: Vec<_> = files.ids().collect();
+    if segments.is_empty() {
+        let first = log.segment_wanted().ok_or_else(|| Fatal::new(FatalReason::StartFailed, "the log wants no segment"))?;
+        segments::prepare(&log_dir, &first).map_err(|error| probe::from_write(&log_dir, &error))?;
+        log.segment_ready(first.id, first.size);
+        segments.push(first.id);
+    }
+    let node = Node::new(node_config(config, identity, nonce), state, applied, conf_state(&store)?);
+    Ok(Opened { store, tree, node, log, segments, log_dir })
+}
+
+fn open_store(
+    config: &Config,
+    tree: &Arc<TreeFile>,
+    existed: bool,
+    identity: Identity,
+    nonce: u64,
+) -> Result<Store, Fatal> {
+    let settings = engine::Config {
+        tree: engine::tree::Config {
+            identity: engine::tree::Identity { cluster: identity.cluster_id, member: identity.member_id },
+            nonce: nonce as u16,
+        },
+        // etcd: 1.5 election timeouts, in whole seconds
+        lease_ttl_s_min: (config.election_timeout * 3 / 2).as_millis().div_ceil(1000) as i64,
+    };
+    if !existed {
+        return Ok(Store::create(settings, tree.clone()));
+    }
+    match Store::open(settings.clone(), tree.clone()) {
+        Ok(store) => Ok(store),
+        // No checkpoint was ever completed: everything is in the log.
+        Err(engine::tree::OpenError::Empty { .. }) => Ok(Store::create(settings, tree.clone())),
+        Err(error) => Err(Fatal::new(
+            FatalReason::TreeDamaged,
+            format!(
+                "the tree file {} cannot be used: {error}; restore this member from a backup",
+                config.data_dir.join(super::tree_file::TREE_FILE).display()
+            ),
+        )),
+    }
+}
+
+/// What the log holds, or on the very first start this member as the only one of its cluster.
+fn initial_state(config: &Config, recovered: &Recovered, identity: Identity) -> Result<State, Fatal> {
+    if !recovered.is_new() {
+        return Ok(recovered.state.clone());
+    }
+    let bootstrap = config.bootstrap.as_ref().map_err(|why| Fatal::new(FatalReason::Config, why.clone()))?;
+    let member = Member { id: identity.member_id, peer_urls: bootstrap.peer_urls.clone(), ..Member::default() };
+    Ok(State::bootstrap(&[(NodeId(identity.member_id), member.encode().into())]))
+}
+
+fn conf_state(store: &Store) -> Result<ConfState, Fatal> {
+    let members = node::apply::members(store)
+        .map_err(|error| Fatal::new(FatalReason::TreeDamaged, format!("cannot read the members: {error}")))?;
+    let (voters, learners) = voters_and_learners(&members);
+    let nodes = |ids: Vec<u64>| ids.into_iter().map(NodeId).collect();
+    Ok(ConfState { voters: nodes(voters), learners: nodes(learners) })
+}
+
+fn node_config(config: &Config, identity: Identity, nonce: u64) -> consensus::Config {
+    let election = config.election_timeout.as_millis() / config.heartbeat_interval.as_millis().max(1);
+    consensus::Config {
+        heartbeat_ticks: HEARTBEAT_TICKS,
+        election_ticks: election as usize,
+        proposal_bytes_limit: PROPOSALS_IN_FLIGHT_BYTES_MAX,
+        ..consensus::Config::new(NodeId(identity.member_id), nonce, nonce)
+    }
+}
+
+fn bind_all(config: &Config) -> Result<Vec<Socket>, Fatal> {
+    let options = listen::Options { reuse_port: config.socket_reuse_port };
+    let urls = config.listen_client.iter().chain(&config.listen_metrics);
+    urls.map(|url| {
+        listen::bind(&url.host, url.port, options).map_err(|error| probe::from_listen(&url.url, &error))
+    })
+    .collect()
+}
+
+fn listeners(config: &Config) -> Result<Vec<Listener>, Fatal> {
+    let tls = config.client_tls.as_ref().map(load_tls).transpose()?;
+    let of = |url: &crate::config::Listen, metrics_only| Listener {
+        tls: if url.tls { tls.clone() } else { None },
+        metrics_only,
+    };
+    let clients = config.listen_client.iter().map(|url| of(url, false));
+    Ok(clients.chain(config.listen_metrics.iter().map(|url| of(url, true))).collect())
+}
+
+fn load_tls(tls: &ClientTls) -> Result<ServerConfig, Fatal> {
+    let read = |path: &Path| {
+        fs::read(path).map_err(|error| {
+            Fatal::new(FatalReason::TlsUnusable, format!("cannot read {}: {error}", path.display()))
+        })
+    };
+    let ca = tls.client_ca_file.as_deref().map(read).transpose()?;
+    ServerConfig::from_pem(&read(&tls.cert_file)?, &read(&tls.key_file)?, ca.as_deref())
+        .map_err(|error| Fatal::new(FatalReason::TlsUnusable, format!("TLS cannot start: {error}")))
+}
+
+fn launch(
+    shared: &Arc<Shared>,
+    plan: &Plan,
+    opened: Opened,
+    sockets: Vec<Socket>,
+    listeners: Vec<Listener>,
+) -> Result<Vec<Sender<ToClient>>, Fatal> {
+    let clients = plan.clients();
+    let mut wiring = Wiring::new(clients.len());
+    let mut work: Vec<Work> = plan.executors.iter().map(|_| Work::default()).collect();
+    let (tree_background, log_background) = (background("ringd-tree")?, background("ringd-log")?);
+    let warm = opened.tree.clone();
+    tree_background.run(move || warm.populate(WARM_BYTES));
+
+    let log = LogSeed { log: opened.log, dir: opened.log_dir, existing: opened.segments, background: log_background };
+    work[plan.executor_of(Role::Log)].log = Some(log.into_work(shared, wiring.log_rings()));
+    work[plan.executor_of(Role::Raft)].raft = Some((
+        Box::new(RaftCore::new(opened.node, wiring.raft_rings(), shared.clone())),
+        shared.config.heartbeat_interval,
+    ));
+
+    let lanes = clients.len() as u16 + 1;
+    let unix_ms = unix_ms();
+    let ids = |lane: usize| IdGenerator::new(shared.identity.member_id, unix_ms, lane as u16, lanes);
+    let mut store = opened.store;
+    let covered = Index(store.applied().index);
+    let view = store
+        .publish()
+        .map_err(|damage| Fatal::new(FatalReason::TreeDamaged, format!("the store is damaged: {damage}")))?;
+    let (done_tx, done_rx) = ring(RING_CHECKPOINTS_MAX);
+    let checkpoints = Checkpoints::new(opened.tree, tree_background, done_tx, covered, shared.clone());
+    let rings = wiring.store_rings(done_rx);
+    work[plan.executor_of(Role::Store)].store =
+        Some(Box::new(StoreCore::new(store, rings, checkpoints, ids(clients.len()), shared.clone())));
+
+    let mut stop = Vec::new();
+    let mut sockets: Vec<_> = sockets.into_iter().enumerate().collect();
+    for (number, executor) in clients.iter().enumerate() {
+        let ends = wiring.client_ends(number);
+        stop.push(ends.stop);
+        let (shared, view, listeners, ids) = (shared.clone(), view.clone(), listeners.clone(), ids(number));
+        let outgoing = (ends.to_raft, ends.to_store);
+        work[*executor].client = Some(ClientWork {
+            core: Box::new(move || ClientCore::new(number, shared, view, ids, outgoing, listeners)),
+            rings: ends.incoming,
+            sockets: std::mem::take(&mut sockets),
+            others: if number == 0 { std::mem::take(&mut wiring.accepted) } else { Vec::new() },
+        });
+    }
+    for (executor, work) in plan.executors.iter().zip(work) {
+        executors::start(executor, work).map_err(|error| failed("start an executor", &error))?;
+    }
+    Ok(stop)
+}
+
+fn background(name: &str) -> Result<Background, Fatal> {
+    Background::start(name).map_err(|error| failed("start a background thread", &error))
+}
+
+fn failed(what: &str, error: &io::Error) -> Fatal {
+    Fatal::new(FatalReason::StartFailed, format!("cannot {what}: {error}"))
+}
+
+fn damaged(dir: &Path, error: &RecoverError) -> Fatal {
+    Fatal::new(FatalReason::LogDamaged, format!("the Raft log in {} cannot be used: {error}", dir.display()))
+}
+
+/// A number that differs at each start: for read tokens, page births, the log's id.
+fn random() -> Result<u64, Fatal> {
+    let mut bytes = [0; 8];
+    rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())
+        .map_err(|error| failed("draw a random number", &error.into()))?;
+    Ok(u64::from_ne_bytes(bytes))
+}
+
+/// The wall clock, for ids only.
+fn unix_ms() -> u64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    since.map_or(0, |duration| duration.as_millis() as u64)
+}

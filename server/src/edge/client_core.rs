@@ -1,0 +1,501 @@
+//! A client core: its connections, the calls that wait for another core, and the newest version of the store.
+//!
+//! What a call asks for is decided in `node::api`; this file knows who waits for what. Reads are answered here, from the
+//! newest published version; writes go to the raft core and come back from the store core as outcomes. Answers are put
+//! straight into the connection's protocol machine; each connection that got some is woken once per turn.
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::future::poll_fn;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use consensus::{DropReason, Index, ProposalId};
+use engine::View;
+use glommio::net::AcceptedTcpStream;
+use net::grpc::{self, CallId};
+use net::http1;
+use net::tls::{ServerConfig, Tls};
+use node::api::{Error, Limits};
+use node::propose::{IdGenerator, Write};
+use node::watch_hub::Hub;
+use node::{Answer, Identity};
+use rustc_hash::FxHashMap;
+
+use super::clock::now;
+use super::connection::{self, Calls, Connection, ConnectionId, Grpc};
+use super::messages::{Query, QueryAnswer, QueryId, ToClient, ToRaft, ToStore};
+use super::ring::{Ready, Sender};
+use super::shared::{Note, Shared};
+use super::transport::{ReadBuffers, Transport};
+use super::watches::{self, Streams};
+use super::wiring::Incoming;
+
+/// How often deadlines are looked at: the precision of every timeout of a connection.
+const HOUSEKEEPING_INTERVAL: Duration = Duration::from_millis(250);
+
+/// A core's handle on a connection's state.
+pub type ConnectionRef = Rc<RefCell<Connection>>;
+
+/// See the module's header.
+pub struct ClientCore {
+    /// Which of the client cores it is.
+    pub number: usize,
+    /// What all cores may look at.
+    pub shared: Arc<Shared>,
+    /// For response headers.
+    pub identity: Identity,
+    /// What is refused by size.
+    pub limits: Limits,
+    /// Buffers for reading, used within one poll.
+    pub read_buffers: RefCell<ReadBuffers>,
+    /// Where short answers are put together.
+    pub scratch: RefCell<Vec<u8>>,
+    /// Entry ids.
+    pub ids: RefCell<IdGenerator>,
+    /// Watchers of this core's connections.
+    pub hub: RefCell<Hub>,
+    /// Where watch responses go.
+    pub streams: RefCell<Streams>,
+    /// The hub has something to do that could not be done at once.
+    pub wants_advance: Cell<bool>,
+    advancing: Cell<bool>,
+    view: RefCell<Arc<View>>,
+    to_raft: Sender<ToRaft>,
+    to_store: Sender<ToStore>,
+    connections: RefCell<FxHashMap<ConnectionId, ConnectionRef>>,
+    waiting: RefCell<Waiting>,
+    next_number: Cell<u64>,
+    touched: RefCell<Vec<ConnectionId>>,
+    listeners: Vec<Listener>,
+    shutting_down: Cell<bool>,
+}
+
+/// What connections of one listener get.
+#[derive(Clone)]
+pub struct Listener {
+    /// TLS, re-read from its files for new handshakes by the housekeeping.
+    pub tls: Option<ServerConfig>,
+    /// Serves only health and metrics.
+    pub metrics_only: bool,
+}
+
+/// Who waits for an answer of another core.
+#[derive(Default)]
+struct Waiting {
+    writes: FxHashMap<u64, Waiter>,
+    queries: FxHashMap<u64, Waiter>,
+    /// Linearizable reads whose index the view does not cover yet, in the order of their indexes.
+    reads: VecDeque<(Index, Waiter, Read)>,
+    /// Writes and queries in the order of their deadlines.
+    deadlines: VecDeque<(Duration, u64)>,
+}
+
+/// A call that waits.
+#[derive(Clone, Copy, Debug)]
+pub struct Waiter {
+    /// Its connection.
+    pub connection: ConnectionId,
+    /// The call.
+    pub call: CallId,
+    /// For keep-alives: the request's number in its stream.
+    pub request: u64,
+}
+
+/// A read to be done once the view covers its index.
+pub type Read = node::api::Request;
+
+impl ClientCore {
+    /// A core without connections. `view` is the version the store was opened with.
+    pub fn new(
+        number: usize,
+        shared: Arc<Shared>,
+        view: Arc<View>,
+        ids: IdGenerator,
+        (to_raft, to_store): (Sender<ToRaft>, Sender<ToStore>),
+        listeners: Vec<Listener>,
+    ) -> ClientCore {
+        let config = &shared.config;
+        ClientCore {
+            number,
+            identity: shared.identity,
+            limits: Limits {
+                request_bytes_max: config.max_request_bytes as usize,
+                txn_ops_max: config.max_txn_ops as usize,
+            },
+            read_buffers: RefCell::new(ReadBuffers::new()),
+            scratch: RefCell::new(Vec::new()),
+            ids: RefCell::new(ids),
+            hub: RefCell::new(watches::new_hub(&shared, number, &view)),
+            streams: RefCell::default(),
+            wants_advance: Cell::new(false),
+            advancing: Cell::new(false),
+            view: RefCell::new(view),
+            to_raft,
+            to_store,
+            connections: RefCell::default(),
+            waiting: RefCell::default(),
+            next_number: Cell::new(1),
+            touched: RefCell::default(),
+            listeners,
+            shutting_down: Cell::new(false),
+            shared,
+        }
+    }
+
+    /// Serves until the store core is gone.
+    pub async fn run(self: Rc<Self>, rings: Incoming) {
+        let housekeeping = glommio::spawn_local(housekeeping_loop(self.clone())).detach();
+        while poll_fn(|cx| poll_incoming(&rings, cx)).await == Ready::Items {
+            for ring in rings.others.iter().chain([&rings.store]) {
+                while let Some(message) = ring.pop() {
+                    self.handle(message);
+                }
+            }
+            if self.wants_advance.get() {
+                self.deliver_events();
+            }
+            self.end_turn();
+        }
+        housekeeping.cancel();
+    }
+
+    fn handle(self: &Rc<Self>, message: ToClient) {
+        match message {
+            ToClient::Published(view) => self.published(view),
+            ToClient::Outcomes(outcomes) => {
+                for (id, result) in outcomes {
+                    self.written(id, result);
+                }
+            }
+            ToClient::Dropped(id, reason) => self.written(id, Err(refusal(reason))),
+            ToClient::Answers(answers) => {
+                for (id, result) in answers {
+                    self.answered(id, result);
+                }
+            }
+            ToClient::Accepted(stream, listener) => self.accepted(stream, listener),
+            ToClient::Shutdown => self.shutdown(),
+        }
+    }
+
+    /// The newest version of the store.
+    pub fn view(&self) -> Arc<View> {
+        self.view.borrow().clone()
+    }
+
+    fn published(self: &Rc<Self>, view: Arc<View>) {
+        *self.view.borrow_mut() = view;
+        let applied = Index(self.view.borrow().applied().index);
+        loop {
+            let mut waiting = self.waiting.borrow_mut();
+            match waiting.reads.front() {
+                Some((index, ..)) if *index <= applied => {}
+                _ => break,
+            }
+            let Some((_, waiter, read)) = waiting.reads.pop_front() else { break };
+            drop(waiting);
+            self.with_grpc(waiter.connection, |grpc| self.read(waiter, grpc, read));
+        }
+        self.wants_advance.set(true);
+    }
+
+    fn written(&self, id: ProposalId, result: Result<Answer, Error>) {
+        let Some(waiter) = self.waiting.borrow_mut().writes.remove(&number_of(id)) else { return };
+        self.with_grpc(waiter.connection, |grpc| self.reply(grpc, waiter.call, &result));
+    }
+
+    fn answered(&self, id: QueryId, result: Result<QueryAnswer, Error>) {
+        let Some(waiter) = self.waiting.borrow_mut().queries.remove(&id.number) else { return };
+        self.with_grpc(waiter.connection, |grpc| match result {
+            Ok(QueryAnswer::Answer(answer)) => self.reply(grpc, waiter.call, &Ok(answer)),
+            Ok(QueryAnswer::KeepAlive(ttl)) => self.kept_alive(grpc, waiter, Ok(ttl)),
+            Err(error) => self.query_failed(grpc, waiter, error),
+        });
+    }
+
+    /// Ends a unary call.
+    pub fn reply(&self, grpc: &mut Grpc, call: CallId, result: &Result<Answer, Error>) {
+        match result {
+            Ok(answer) => {
+                let mut scratch = self.scratch.borrow_mut();
+                scratch.clear();
+                answer.encode(&self.identity, self.shared.term(), &mut scratch);
+                grpc.server.reply_raw(call, &scratch);
+            }
+            Err(error) => grpc.server.finish(call, &error.status()),
+        }
+    }
+
+    /// Does something with a connection that is still there and speaks gRPC, and lets its task run afterwards.
+    pub fn with_grpc(&self, id: ConnectionId, act: impl FnOnce(&mut Grpc)) {
+        let Some(connection) = self.connection(id) else { return };
+        if let Some(grpc) = connection.borrow_mut().grpc() {
+            act(grpc);
+            self.touch(id);
+        }
+    }
+
+    /// Brings events to watchers, at once as far as that is little, in a task of its own as far as it is not. No
+    /// connection may be borrowed.
+    pub fn deliver_events(self: &Rc<Self>) {
+        self.wants_advance.set(false);
+        if self.advancing.get() || !self.advance_watches() {
+            return;
+        }
+        self.advancing.set(true);
+        let core = self.clone();
+        glommio::spawn_local(async move {
+            loop {
+                core.end_turn();
+                glommio::executor().yield_now().await;
+                if !core.advance_watches() {
+                    break;
+                }
+            }
+            core.advancing.set(false);
+            core.end_turn();
+        })
+        .detach();
+    }
+
+    /// What follows a turn of a connection's task.
+    fn connection_turned(self: &Rc<Self>) {
+        if self.wants_advance.get() || self.hub.borrow().is_waiting() {
+            self.deliver_events();
+        }
+        self.end_turn();
+    }
+
+    /// A connection of this core, if it is still there.
+    pub fn connection(&self, id: ConnectionId) -> Option<ConnectionRef> {
+        self.connections.borrow().get(&id).cloned()
+    }
+
+    /// Lets a connection's task run at the end of the turn.
+    pub fn touch(&self, id: ConnectionId) {
+        let mut touched = self.touched.borrow_mut();
+        if touched.last() != Some(&id) {
+            touched.push(id);
+        }
+    }
+
+    /// Wakes each connection that got something, once, and the other cores.
+    pub fn end_turn(&self) {
+        let mut touched = self.touched.borrow_mut();
+        touched.sort_unstable();
+        touched.dedup();
+        let connections = self.connections.borrow();
+        for id in touched.drain(..) {
+            if let Some(connection) = connections.get(&id) {
+                connection.borrow_mut().wake();
+            }
+        }
+        self.to_raft.flush();
+        self.to_store.flush();
+    }
+
+    /// Hands a write to the raft core; its outcome ends the call.
+    pub fn propose(&self, grpc: &mut Grpc, waiter: Waiter, write: Write) {
+        let number = self.next_number();
+        let id = Shared::proposal_id(self.number, number);
+        if self.to_raft.push(ToRaft::Propose(id, write)).is_err() {
+            return grpc.server.finish(waiter.call, &Error::TooManyRequests.status());
+        }
+        let mut waiting = self.waiting.borrow_mut();
+        waiting.writes.insert(number, waiter);
+        waiting.deadlines.push_back((now() + self.request_timeout(), number));
+    }
+
+    /// Asks the store core; its answer ends the call (or is one of a stream).
+    pub fn query(&self, grpc: &mut Grpc, waiter: Waiter, query: Query) {
+        let number = self.next_number();
+        let id = QueryId { core: self.number, number };
+        if self.to_store.push(ToStore::Query(id, query)).is_err() {
+            return grpc.server.finish(waiter.call, &Error::TooManyRequests.status());
+        }
+        let mut waiting = self.waiting.borrow_mut();
+        waiting.queries.insert(number, waiter);
+        waiting.deadlines.push_back((now() + self.request_timeout(), number));
+    }
+
+    /// A write was refused for lack of room: this member's alarm is due.
+    pub fn out_of_space(&self) {
+        // A full ring only delays the alarm until the next refusal.
+        let _ = self.to_store.push(ToStore::NoSpace);
+    }
+
+    /// Reads once the view covers what is committed now; at once if it does already.
+    pub fn read_linearizable(self: &Rc<Self>, waiter: Waiter, grpc: &mut Grpc, read: Read) {
+        let Some(index) = self.shared.read_index() else {
+            return grpc.server.finish(waiter.call, &Error::NoLeader.status());
+        };
+        if index.0 <= self.view.borrow().applied().index {
+            return self.read(waiter, grpc, read);
+        }
+        self.waiting.borrow_mut().reads.push_back((index, waiter, read));
+    }
+
+    /// A number that this core has not used yet.
+    pub fn next_number(&self) -> u64 {
+        let number = self.next_number.get();
+        self.next_number.set(number + 1);
+        number
+    }
+
+    /// etcd: 5 s for the disk plus two elections.
+    fn request_timeout(&self) -> Duration {
+        Duration::from_secs(5) + 2 * self.shared.config.election_timeout
+    }
+
+    /// A protocol machine for a new gRPC connection.
+    pub fn new_grpc(&self) -> Grpc {
+        let config = &self.shared.config;
+        let mut server = grpc::Server::new(
+            grpc::Config {
+                max_request_bytes: config.max_request_bytes as usize,
+                max_concurrent_streams: config.max_concurrent_streams,
+                keepalive_min_time: config.grpc_keepalive.min_time,
+                keepalive_interval: config.grpc_keepalive.interval,
+                keepalive_timeout: config.grpc_keepalive.timeout,
+            },
+            now(),
+        );
+        if self.shutting_down.get() {
+            server.shutdown();
+        }
+        Grpc { server, calls: Calls::default() }
+    }
+
+    /// A protocol machine for a new HTTP/1.1 connection.
+    pub fn new_http(&self) -> http1::Connection {
+        http1::Connection::new(self.limits.request_bytes_max, now())
+    }
+
+    /// Takes over a connection.
+    pub fn accepted(self: &Rc<Self>, stream: AcceptedTcpStream, listener: usize) {
+        let peer = stream.peer_addr().ok();
+        let stream = stream.bind_to_executor();
+        let tls = match self.listeners.get(listener).and_then(|l| l.tls.as_ref()).map(Tls::new).transpose() {
+            Ok(tls) => tls,
+            Err(error) => return tracing::warn!(%error, "cannot start a TLS session"),
+        };
+        let id = self.next_number();
+        let connection = Connection::new(id, Transport::new(stream, tls), peer);
+        let connection = Rc::new(RefCell::new(connection));
+        self.connections.borrow_mut().insert(id, connection.clone());
+        self.shared.metrics.connection_opened();
+        let core = self.clone();
+        glommio::spawn_local(async move {
+            poll_fn(|cx| {
+                let poll = connection::poll_connection(&connection, &core, cx);
+                core.connection_turned();
+                poll
+            })
+            .await;
+            core.closed(id, &connection);
+        })
+        .detach();
+    }
+
+    fn closed(&self, id: ConnectionId, connection: &ConnectionRef) {
+        self.connections.borrow_mut().remove(&id);
+        if let Some(grpc) = connection.borrow_mut().grpc() {
+            self.forget_calls(grpc);
+        }
+        self.shared.metrics.connection_closed();
+        self.note_if_drained();
+    }
+
+    /// How many connections this core has, for the acceptor's choice.
+    pub fn connection_count(&self) -> usize {
+        self.connections.borrow().len()
+    }
+
+    fn shutdown(&self) {
+        self.shutting_down.set(true);
+        let connections: Vec<_> = self.connections.borrow().values().cloned().collect();
+        for connection in connections {
+            connection.borrow_mut().shutdown();
+        }
+        self.note_if_drained();
+    }
+
+    fn note_if_drained(&self) {
+        let waiting = self.waiting.borrow();
+        if self.shutting_down.get() && (self.connections.borrow().is_empty() || waiting.writes.is_empty()) {
+            self.shared.note(Note::Drained);
+        }
+    }
+
+    fn housekeeping(self: &Rc<Self>) {
+        let now = now();
+        let connections: Vec<_> = self.connections.borrow().values().cloned().collect();
+        for connection in connections {
+            let mut connection = connection.borrow_mut();
+            if connection.next_timeout().is_some_and(|due| due <= now) {
+                connection.handle_timeout(now);
+            }
+        }
+        self.time_out(now);
+        self.watch_progress();
+        self.end_turn();
+        self.note_if_drained();
+    }
+
+    fn time_out(&self, now: Duration) {
+        loop {
+            let mut waiting = self.waiting.borrow_mut();
+            match waiting.deadlines.front() {
+                Some((due, number)) if *due <= now || !waiting.is_open(*number) => {}
+                _ => return,
+            }
+            let Some((_, number)) = waiting.deadlines.pop_front() else { return };
+            let waiter = waiting.writes.remove(&number).or_else(|| waiting.queries.remove(&number));
+            drop(waiting);
+            if let Some(waiter) = waiter {
+                self.with_grpc(waiter.connection, |grpc| self.query_failed(grpc, waiter, Error::Timeout));
+            }
+        }
+    }
+}
+
+impl Waiting {
+    fn is_open(&self, number: u64) -> bool {
+        self.writes.contains_key(&number) || self.queries.contains_key(&number)
+    }
+}
+
+fn number_of(id: ProposalId) -> u64 {
+    id.0 & 0xffff_ffff_ffff
+}
+
+fn refusal(reason: DropReason) -> Error {
+    match reason {
+        DropReason::NoLeader | DropReason::NotLeader => Error::NoLeader,
+        DropReason::LeaderTransfer => Error::LeaderChanged,
+        DropReason::TooManyRequests => Error::TooManyRequests,
+        DropReason::TooLarge => Error::RequestTooLarge,
+        DropReason::ConfChangePending => Error::Unhealthy,
+    }
+}
+
+fn poll_incoming(rings: &Incoming, cx: &mut Context<'_>) -> Poll<Ready> {
+    let mut items = false;
+    for ring in &rings.others {
+        items |= ring.poll_ready(cx) == Poll::Ready(Ready::Items);
+    }
+    match rings.store.poll_ready(cx) {
+        Poll::Pending if items => Poll::Ready(Ready::Items),
+        poll => poll,
+    }
+}
+
+async fn housekeeping_loop(core: Rc<ClientCore>) {
+    loop {
+        glommio::timer::sleep(HOUSEKEEPING_INTERVAL).await;
+        core.housekeeping();
+    }
+}

@@ -1,0 +1,119 @@
+//! Executors: one thread per entry of the placement plan, each running the tasks of its roles.
+
+use std::io;
+use std::rc::Rc;
+use std::time::Duration;
+
+use glommio::{ExecutorJoinHandle, LocalExecutorBuilder, Placement};
+use socket2::Socket;
+
+use super::client_core::{ClientCore};
+use super::listen;
+use super::log_core::LogCore;
+use super::messages::ToClient;
+use super::raft_core::RaftCore;
+use super::ring::Sender;
+use super::store_core::StoreCore;
+use super::wiring::Incoming;
+use crate::placement::{Executor, Plan, Role};
+
+/// Registered buffers of an executor with the log role, in bytes. glommio takes three times as much of the memlock limit.
+const LOG_IO_MEMORY: usize = 2 << 20;
+
+/// Registered buffers of the other executors, in bytes: they do no direct I/O.
+const OTHER_IO_MEMORY: usize = 64 << 10;
+
+/// Memory that the rings of one executor lock besides their registered buffers, in bytes.
+const RING_MEMORY: u64 = 256 << 10;
+
+/// What an executor is given to run. Made on the main thread; what may not cross threads is built on arrival.
+#[derive(Default)]
+pub struct Work {
+    /// The log role.
+    pub log: Option<Box<dyn FnOnce() -> LogCore + Send>>,
+    /// The raft role, its tick interval.
+    pub raft: Option<(Box<RaftCore>, Duration)>,
+    /// The store role.
+    pub store: Option<Box<StoreCore>>,
+    /// A client role.
+    pub client: Option<ClientWork>,
+}
+
+/// A client role's share.
+pub struct ClientWork {
+    /// Makes the core on its thread.
+    pub core: Box<dyn FnOnce() -> ClientCore + Send>,
+    /// Its incoming rings.
+    pub rings: Incoming,
+    /// Listening sockets with their numbers; only the first client core has them.
+    pub sockets: Vec<(usize, Socket)>,
+    /// Ways to the other client cores, and how many connections each has.
+    pub others: Vec<Sender<ToClient>>,
+}
+
+/// Bytes of locked memory that `plan` needs.
+pub fn locked_bytes(plan: &Plan) -> u64 {
+    plan.executors.iter().map(|executor| 3 * io_memory(executor) as u64 + RING_MEMORY).sum()
+}
+
+fn io_memory(executor: &Executor) -> usize {
+    if executor.has(Role::Log) { LOG_IO_MEMORY } else { OTHER_IO_MEMORY }
+}
+
+/// Starts the thread of one executor.
+///
+/// # Errors
+/// If the thread or its rings cannot be made.
+pub fn start(executor: &Executor, work: Work) -> io::Result<ExecutorJoinHandle<()>> {
+    let placement = executor.cpu.map_or(Placement::Unbound, Placement::Fixed);
+    LocalExecutorBuilder::new(placement)
+        .name(&executor.name())
+        .io_memory(io_memory(executor))
+        .spawn(move || run(work))
+        .map_err(io::Error::from)
+}
+
+async fn run(work: Work) {
+    let mut tasks = Vec::new();
+    if let Some(log) = work.log {
+        tasks.push(glommio::spawn_local(log().run()).detach());
+    }
+    if let Some((raft, tick)) = work.raft {
+        tasks.push(glommio::spawn_local(raft.run(tick)).detach());
+    }
+    if let Some(store) = work.store {
+        tasks.push(glommio::spawn_local(store.run()).detach());
+    }
+    if let Some(client) = work.client {
+        tasks.push(glommio::spawn_local(serve_clients(client)).detach());
+    }
+    for task in tasks {
+        task.await;
+    }
+}
+
+async fn serve_clients(work: ClientWork) {
+    let core = Rc::new((work.core)());
+    let others = Rc::new(work.others);
+    for (listener, socket) in work.sockets {
+        let (core, others) = (core.clone(), others.clone());
+        let mut turn = listener;
+        glommio::spawn_local(listen::accept_loop(socket, move |stream| {
+            // Round robin over all client cores, this one included.
+            turn = (turn + 1) % (others.len() + 1);
+            match others.get(turn) {
+                None => core.accepted(stream, listener),
+                Some(other) => {
+                    if let Err(ToClient::Accepted(stream, listener)) =
+                        other.push(ToClient::Accepted(stream, listener))
+                    {
+                        core.accepted(stream, listener);
+                    }
+                    other.flush();
+                }
+            }
+        }))
+        .detach();
+    }
+    core.run(work.rings).await;
+}

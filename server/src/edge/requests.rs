@@ -1,0 +1,286 @@
+//! What happens to a call: decoded by `node::api`, then answered here, by the store core, or through the log.
+
+use std::rc::Rc;
+
+use crossbeam::epoch;
+use net::grpc::{CallId, Event, Metadata, Kind, Method};
+use node::api::{self, Context, Error, Refusal, Request};
+use node::lease;
+use node::read;
+
+use super::calls::{Call, KeepAlive};
+use super::client_core::{ClientCore, Waiter};
+use super::connection::{ConnectionId, Grpc};
+use super::messages::Query;
+
+/// Range answers up to this size are put together at once; longer ones are pulled as the peer takes them.
+const WHOLE_ANSWER_BYTES: u64 = 16 << 10;
+
+/// Rows of history a HashKV reads before other work of its core goes on.
+const HASH_ROWS_PER_TURN: usize = 2000;
+
+impl ClientCore {
+    /// Takes an event of a connection's protocol machine.
+    pub fn handle_event(self: &Rc<Self>, connection: ConnectionId, grpc: &mut Grpc, event: Event) {
+        match event {
+            Event::Request { call, method, metadata, message, .. } => {
+                self.shared.metrics.request(method);
+                match self.admit(method, &metadata) {
+                    Ok(()) => self.request(connection, grpc, call, method, &message),
+                    Err(refusal) => grpc.server.finish(call, &refusal.status()),
+                }
+            }
+            Event::Open { call, method, metadata, .. } => {
+                self.shared.metrics.request(method);
+                match self.admit(method, &metadata) {
+                    Ok(()) => self.open(connection, grpc, call, method),
+                    Err(refusal) => grpc.server.finish(call, &refusal.status()),
+                }
+            }
+            Event::Message { call, message } => self.stream_message(connection, grpc, call, &message),
+            Event::HalfClose { call } => self.half_closed(grpc, call),
+            Event::Canceled { call } => self.canceled(grpc, call),
+        }
+    }
+
+    fn admit(&self, method: Method, metadata: &Metadata) -> Result<(), Refusal> {
+        if !api::is_served(method) {
+            return Err(Refusal::Unimplemented(method));
+        }
+        if metadata.has_leader && self.shared.leader() == 0 {
+            return Err(Error::NoLeader.into());
+        }
+        Ok(())
+    }
+
+    fn request(
+        self: &Rc<Self>,
+        connection: ConnectionId,
+        grpc: &mut Grpc,
+        call: CallId,
+        method: Method,
+        message: &bytes::Bytes,
+    ) {
+        let mut ids = self.ids.borrow_mut();
+        let mut context = Context { limits: self.limits, space: self.shared.space(), ids: &mut ids };
+        let decoded = api::decode(&mut context, method, message);
+        drop(ids);
+        let waiter = Waiter { connection, call, request: 0 };
+        match decoded {
+            Ok(request) => self.dispatch(waiter, grpc, request),
+            Err(refusal) => {
+                if refusal == Refusal::Error(Error::NoSpace) {
+                    self.out_of_space();
+                }
+                grpc.server.finish(call, &refusal.status());
+            }
+        }
+    }
+
+    fn dispatch(self: &Rc<Self>, waiter: Waiter, grpc: &mut Grpc, request: Request) {
+        match request {
+            Request::Range { linearizable: true, .. }
+            | Request::TxnRead { linearizable: true, .. }
+            | Request::MemberList { linearizable: true } => self.read_linearizable(waiter, grpc, request),
+            Request::Write(write) if self.shared.is_log_space_lost() && write.command.takes_space() => {
+                self.out_of_space();
+                grpc.server.finish(waiter.call, &Error::NoSpace.status());
+            }
+            Request::Write(write) => self.propose(grpc, waiter, write),
+            Request::LeaseTimeToLive { id, keys } => {
+                self.query(grpc, waiter, Query::TimeToLive { lease: id, keys });
+            }
+            Request::LeaseLeases => self.query(grpc, waiter, Query::Leases),
+            Request::Defragment => self.query(grpc, waiter, Query::Defragment),
+            request => self.read(waiter, grpc, request),
+        }
+    }
+
+    /// Answers from the newest published version.
+    pub fn read(self: &Rc<Self>, waiter: Waiter, grpc: &mut Grpc, request: Request) {
+        let call = waiter.call;
+        let view = self.view();
+        let guard = &epoch::pin();
+        match request {
+            Request::Range { options, .. } => self.range(grpc, call, &options),
+            Request::TxnRead { txn, .. } => self.reply(grpc, call, &read::txn(&view, guard, &txn)),
+            Request::MemberList { .. } => self.reply(grpc, call, &read::member_list(&view, guard)),
+            Request::Hash => self.reply(grpc, call, &read::hash(&view, guard)),
+            Request::HashKv { revision } => self.hash_kv(waiter, grpc, revision),
+            Request::Status => self.status(grpc, call),
+            Request::HealthCheck { service } => match api::health::check(&service) {
+                Ok(message) => grpc.server.reply(call, &message),
+                Err(error) => grpc.server.finish(call, &error.status()),
+            },
+            Request::HealthList => grpc.server.reply(call, &api::health::list()),
+            Request::HealthWatch { service } => {
+                grpc.server.send(call, &api::health::watch(&service));
+                grpc.calls.0.insert(call, Call::Open);
+            }
+            Request::Write(_) | Request::LeaseTimeToLive { .. } | Request::LeaseLeases | Request::Defragment => {
+                unreachable!("dispatch sends these to other cores")
+            }
+        }
+    }
+
+    fn range(&self, grpc: &mut Grpc, call: CallId, options: &engine::RangeOptions) {
+        let view = self.view();
+        let guard = &epoch::pin();
+        let reply = match read::range(&view, guard, options, &self.identity, self.shared.term()) {
+            Ok(reply) => reply,
+            Err(error) => return grpc.server.finish(call, &error.status()),
+        };
+        if reply.message_len() > WHOLE_ANSWER_BYTES {
+            grpc.server.reply_pulled(call, reply.message_len());
+            grpc.calls.0.insert(call, Call::Body(Box::new(reply)));
+            return;
+        }
+        let mut scratch = self.scratch.borrow_mut();
+        scratch.clear();
+        match reply.encode(guard, &mut scratch) {
+            Ok(()) => grpc.server.reply_raw(call, &scratch),
+            Err(error) => grpc.server.finish(call, &error.status()),
+        }
+    }
+
+    fn status(&self, grpc: &mut Grpc, call: CallId) {
+        let view = self.view();
+        let guard = &epoch::pin();
+        let config = &self.shared.config;
+        let member = api::maintenance::MemberStatus {
+            db_size: view.allocated_bytes(),
+            db_size_in_use: view.in_use_bytes(),
+            db_size_quota: config.quota_flag,
+            leader: self.shared.leader(),
+            commit_index: self.shared.commit(),
+            applied_index: view.applied().index,
+            term: self.shared.term(),
+            alarms: node::apply::alarms_of(&view),
+            is_learner: false,
+            storage_version: read::cluster_version(&view, guard).ok().flatten().unwrap_or_default(),
+        };
+        let header = self.identity.header(view.revision(), self.shared.term());
+        grpc.server.reply(call, &api::maintenance::status(header, &member));
+    }
+
+    /// A hash of the whole history takes long: a task of its own does it in steps.
+    fn hash_kv(self: &Rc<Self>, waiter: Waiter, grpc: &mut Grpc, revision: i64) {
+        let mut job = match read::hash_kv(&self.view(), &epoch::pin(), revision) {
+            Ok(job) => job,
+            Err(error) => return grpc.server.finish(waiter.call, &error.status()),
+        };
+        let core = self.clone();
+        glommio::spawn_local(async move {
+            let result = loop {
+                match read::hash_kv_step(&mut job, &epoch::pin(), HASH_ROWS_PER_TURN) {
+                    Ok(Some(answer)) => break Ok(answer),
+                    Ok(None) => glommio::executor().yield_now().await,
+                    Err(error) => break Err(error),
+                }
+            };
+            core.with_grpc(waiter.connection, |grpc| core.reply(grpc, waiter.call, &result));
+            core.end_turn();
+        })
+        .detach();
+    }
+
+    fn open(&self, connection: ConnectionId, grpc: &mut Grpc, call: CallId, method: Method) {
+        debug_assert_eq!(method.kind(), Kind::Stream);
+        let state = match method {
+            Method::Watch => self.open_watch(connection, call),
+            _ => Call::KeepAlive(Box::default()),
+        };
+        grpc.calls.0.insert(call, state);
+    }
+
+    fn stream_message(
+        &self,
+        connection: ConnectionId,
+        grpc: &mut Grpc,
+        call: CallId,
+        message: &bytes::Bytes,
+    ) {
+        match grpc.calls.0.get_mut(&call) {
+            Some(Call::Watch(stream)) => {
+                let stream = *stream;
+                if !self.watch_message(connection, grpc, stream, message) {
+                    self.close_watch(stream);
+                    self.end_call(grpc, call, Some(Error::Malformed));
+                }
+            }
+            Some(Call::KeepAlive(state)) => match api::lease::decode_keep_alive(message) {
+                Ok(lease) => {
+                    let request = state.answers.begin(lease);
+                    self.query(grpc, Waiter { connection, call, request }, Query::KeepAlive { lease });
+                }
+                Err(error) => self.end_call(grpc, call, Some(error)),
+            },
+            _ => {}
+        }
+    }
+
+    /// One answer of a keep-alive stream has come; those whose turn it is leave.
+    pub fn kept_alive(&self, grpc: &mut Grpc, waiter: Waiter, result: Result<i64, Error>) {
+        let Some(Call::KeepAlive(state)) = grpc.calls.0.get_mut(&waiter.call) else { return };
+        state.answers.complete(waiter.request, result);
+        while let Some(answer) = state.answers.poll() {
+            match answer {
+                Ok((lease, ttl)) => {
+                    let header =
+                        self.identity.header(self.view().revision(), self.shared.term());
+                    grpc.server.send(waiter.call, &lease::keep_alive_response(header, lease, ttl));
+                }
+                Err(error) => return self.end_call(grpc, waiter.call, Some(error)),
+            }
+        }
+        if state.half_closed && state.answers.is_idle() {
+            self.end_call(grpc, waiter.call, None);
+        }
+    }
+
+    /// A question to another core failed: ends the call, or gives a stream its answer.
+    pub fn query_failed(&self, grpc: &mut Grpc, waiter: Waiter, error: Error) {
+        if matches!(grpc.calls.0.get(&waiter.call), Some(Call::KeepAlive(_))) {
+            self.kept_alive(grpc, waiter, Err(error));
+        } else {
+            grpc.server.finish(waiter.call, &error.status());
+        }
+    }
+
+    fn half_closed(&self, grpc: &mut Grpc, call: CallId) {
+        // A watch goes on: only the client's cancel ends it (etcd does the same).
+        if let Some(Call::KeepAlive(state)) = grpc.calls.0.get_mut(&call) {
+            state.half_closed = true;
+            if state.answers.is_idle() {
+                self.end_call(grpc, call, None);
+            }
+        }
+    }
+
+    fn canceled(&self, grpc: &mut Grpc, call: CallId) {
+        match grpc.calls.0.remove(&call) {
+            Some(Call::Watch(stream)) => {
+                self.close_watch(stream);
+                grpc.server.finish(call, &Error::WatchCanceled.status());
+            }
+            Some(_) => grpc.server.release(call),
+            // A proposal that was handed to raft still completes; its outcome then releases the call.
+            None => grpc.server.release(call),
+        }
+    }
+
+    fn end_call(&self, grpc: &mut Grpc, call: CallId, error: Option<Error>) {
+        grpc.calls.0.remove(&call);
+        let status = error.map_or(net::grpc::Status::OK, Error::status);
+        grpc.server.finish(call, &status);
+    }
+
+    /// The connection is gone: nobody waits for these any more.
+    pub fn forget_calls(&self, grpc: &mut Grpc) {
+        for (_, call) in grpc.calls.0.drain() {
+            if let Call::Watch(stream) = call {
+                self.close_watch(stream);
+            }
+        }
+    }
+}

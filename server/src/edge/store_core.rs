@@ -1,0 +1,488 @@
+//! The store core: applies what is committed, publishes, answers the proposers, times leases, paces checkpoints.
+//!
+//! One turn: apply all committed entries at hand, publish one version for all of them, hand each client core the version
+//! and then its outcomes, so that an answered write can be read by whoever hears of it. Between batches: slices of a
+//! compaction, never enough of them to delay the next batch noticeably.
+
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::future::poll_fn;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use consensus::{Index, ProposalId};
+use engine::{Alarm, AlarmKind, Store};
+use engine::compact::Progress;
+use node::Answer;
+use node::api::{Error, Space};
+use node::apply::{self, Effect};
+use node::lease::{EXPIRY_INTERVAL, Expiry, Renewals};
+use node::propose::{self, IdGenerator, Write};
+use rustc_hash::FxHashSet;
+
+use super::checkpoint::Checkpoints;
+use super::clock::now;
+use super::failpoint::failpoint;
+use super::messages::{Committed, Query, QueryAnswer, QueryId, ToClient, ToRaft, ToStore};
+use super::ring::{Ready, Receiver, Sender, drain};
+use super::shared::{Note, Shared};
+use crate::sys::{Fatal, FatalReason};
+
+/// Committed entries applied before a version is published and its outcomes answered.
+const ENTRIES_PER_PUBLISH: usize = 4096;
+
+/// Rows of history that one slice of a compaction looks at: about a millisecond.
+const COMPACTION_SLICE_ROWS: usize = 1000;
+
+/// The cluster version that a first start decides on: major and minor of the etcd we show.
+const CLUSTER_VERSION: &str = "3.7.0";
+
+type Outcome = (ProposalId, Result<Answer, Error>);
+
+/// Everything the store core owns.
+pub struct StoreCore {
+    store: Store,
+    rings: Rings,
+    shared: Arc<Shared>,
+    checkpoints: Checkpoints,
+    ids: IdGenerator,
+    renewals: Renewals<QueryId>,
+    expiry: Expiry,
+    /// Physical compactions whose answer waits for the rows to go.
+    compactions: Vec<(i64, Outcome)>,
+    leadership: Leadership,
+    proposals: u64,
+    outcomes: Vec<Vec<Outcome>>,
+    answers: Vec<Vec<(QueryId, Result<QueryAnswer, Error>)>>,
+    to_clients: Vec<VecDeque<ToClient>>,
+    to_raft: VecDeque<ToRaft>,
+    compacting: bool,
+    announced: Announced,
+    /// Revocations of expired leases that are proposed and not yet applied.
+    revocations: FxHashSet<ProposalId>,
+    /// This member's NOSPACE alarm is proposed and not yet applied.
+    alarm: Option<ProposalId>,
+}
+
+/// The store core's ends of the rings.
+pub struct Rings {
+    /// Committed entries.
+    pub from_raft: Receiver<ToStore>,
+    /// Queries, one ring per client core.
+    pub from_clients: Vec<Receiver<ToStore>>,
+    /// Finished checkpoints.
+    pub from_background: Receiver<ToStore>,
+    /// Applied indexes and own proposals.
+    pub to_raft: Sender<ToRaft>,
+    /// Versions and outcomes, in the order of the cores' numbers.
+    pub to_clients: Vec<Sender<ToClient>>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Leadership {
+    Follows,
+    /// Became leader; leases are timed from the first entry of its term on.
+    Elected,
+    Leads,
+}
+
+/// How far this member has made itself known since the process began.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Announced {
+    No,
+    Proposed(ProposalId),
+    Yes,
+}
+
+impl StoreCore {
+    /// Joins the store and its rings.
+    pub fn new(
+        store: Store,
+        rings: Rings,
+        checkpoints: Checkpoints,
+        ids: IdGenerator,
+        shared: Arc<Shared>,
+    ) -> StoreCore {
+        let cores = rings.to_clients.len();
+        StoreCore {
+            store,
+            rings,
+            shared,
+            checkpoints,
+            ids,
+            renewals: Renewals::default(),
+            expiry: Expiry::default(),
+            compactions: Vec::new(),
+            leadership: Leadership::Follows,
+            proposals: 0,
+            outcomes: (0..cores).map(|_| Vec::new()).collect(),
+            answers: (0..cores).map(|_| Vec::new()).collect(),
+            to_clients: (0..cores).map(|_| VecDeque::new()).collect(),
+            to_raft: VecDeque::new(),
+            compacting: true,
+            announced: Announced::No,
+            revocations: FxHashSet::default(),
+            alarm: None,
+        }
+    }
+
+    /// Runs until the raft core is gone.
+    pub async fn run(mut self) {
+        self.publish();
+        self.send();
+        let core = Rc::new(RefCell::new(self));
+        let ticker = glommio::spawn_local(tick_loop(core.clone())).detach();
+        loop {
+            let compacting = core.borrow().compacting;
+            let ready = if compacting {
+                glommio::executor().yield_now().await;
+                Ready::Items
+            } else {
+                poll_fn(|cx| core.borrow_mut().poll_rings(cx)).await
+            };
+            if ready == Ready::Closed {
+                break;
+            }
+            core.borrow_mut().turn();
+        }
+        ticker.cancel();
+    }
+
+    fn turn(&mut self) {
+        let mut applied = self.take_background();
+        applied |= self.take_committed();
+        self.take_queries();
+        applied |= self.compact();
+        if applied {
+            self.publish();
+        }
+        self.send();
+        self.checkpoint();
+    }
+
+    fn take_background(&mut self) -> bool {
+        let mut any = false;
+        while let Some(message) = self.rings.from_background.pop() {
+            let ToStore::CheckpointDone(checkpoint, result) = message else { continue };
+            match self.checkpoints.end(&mut self.store, *checkpoint, result) {
+                Ok(Some(index)) => self.to_raft.push_back(ToRaft::Checkpointed(index)),
+                Ok(None) => self.raise_no_space(),
+                Err(fatal) => self.shared.fatal(fatal),
+            }
+            any = true;
+        }
+        any
+    }
+
+    fn take_committed(&mut self) -> bool {
+        let mut entries = 0;
+        while entries < ENTRIES_PER_PUBLISH && !self.checkpoints.is_full(&self.store) {
+            let Some(message) = self.rings.from_raft.pop() else { break };
+            match message {
+                ToStore::Commit(batch) => {
+                    failpoint("commit-before-apply");
+                    entries += batch.len();
+                    self.apply_all(batch);
+                }
+                ToStore::Leadership { leader } => self.lead(leader),
+                ToStore::Dropped(id) => self.own_proposal_dropped(id),
+                ToStore::Query(..) | ToStore::CheckpointDone(..) | ToStore::NoSpace => {}
+            }
+        }
+        entries > 0
+    }
+
+    fn apply_all(&mut self, batch: Vec<Committed>) {
+        let started = now();
+        let space = self.space();
+        for Committed { entry, command } in batch {
+            self.checkpoints.applied_bytes(entry.data.len());
+            match apply::apply(&mut self.store, started, space, &entry, command) {
+                Ok(Some(applied)) => self.applied(applied),
+                Ok(None) => {}
+                Err(fatal) => self.cannot_apply(&fatal),
+            }
+        }
+        self.shared.metrics.applied(now() - started);
+    }
+
+    fn applied(&mut self, applied: apply::Applied) {
+        if self.leadership == Leadership::Elected {
+            self.start_leading();
+        }
+        if let Some(id) = applied.proposal {
+            self.outcome(id, applied.result, applied.effect == Effect::AnswerWhenCompacted);
+        }
+        match applied.effect {
+            Effect::None => {}
+            Effect::AnswerWhenCompacted => self.compacting = true,
+            Effect::LeaseRevoked(lease) => {
+                for (who, result) in self.renewals.revoked(lease) {
+                    self.answers[who.core].push((who, result.map(QueryAnswer::KeepAlive)));
+                }
+            }
+            Effect::RaiseNoSpace => self.raise_no_space(),
+            Effect::ConfChange(change) => self.to_raft.push_back(ToRaft::ConfChange(applied.index, change)),
+        }
+        self.compacting |= self.store.finished_compact_revision() < self.store.compact_revision();
+    }
+
+    fn outcome(&mut self, id: ProposalId, result: Result<Answer, Error>, when_compacted: bool) {
+        match Shared::client_of(id) {
+            None => self.own_proposal_applied(id),
+            Some(_) if when_compacted && result.is_ok() => {
+                self.compactions.push((self.store.compact_revision(), (id, result)));
+            }
+            Some(core) => self.outcomes[core].push((id, result)),
+        }
+    }
+
+    fn cannot_apply(&self, fatal: &apply::Fatal) -> ! {
+        let reason = match fatal {
+            apply::Fatal::Damaged(_) => FatalReason::TreeDamaged,
+            apply::Fatal::Entry { .. } | apply::Fatal::Member(_) => FatalReason::LogDamaged,
+        };
+        self.shared.fatal(Fatal::new(reason, fatal.to_string()))
+    }
+
+    fn take_queries(&mut self) {
+        for ring in 0..self.rings.from_clients.len() {
+            while let Some(message) = self.rings.from_clients[ring].pop() {
+                match message {
+                    ToStore::Query(id, query) => {
+                        if let Some(answer) = self.query(id, query) {
+                            self.answers[id.core].push((id, answer));
+                        }
+                    }
+                    ToStore::NoSpace => self.raise_no_space(),
+                    _ => {}
+                }
+            }
+        }
+    }
+
+    fn query(&mut self, id: QueryId, query: Query) -> Option<Result<QueryAnswer, Error>> {
+        match query {
+            Query::KeepAlive { lease } => {
+                let (_, result) = self.renewals.renew(&mut self.store, now(), lease, id)?;
+                Some(result.map(QueryAnswer::KeepAlive))
+            }
+            Query::TimeToLive { lease, keys } => {
+                Some(node::lease::time_to_live(&self.store, now(), lease, keys).map(QueryAnswer::Answer))
+            }
+            Query::Leases => Some(Ok(QueryAnswer::Answer(node::lease::leases(&self.store)))),
+            Query::Defragment => {
+                self.checkpoints.trim_next();
+                Some(Ok(QueryAnswer::Answer(Answer {
+                    header: node::answer::HeaderKind::None,
+                    ..Answer::bare(0)
+                })))
+            }
+        }
+    }
+
+    /// One slice; true if something changed.
+    fn compact(&mut self) -> bool {
+        if !self.compacting {
+            return false;
+        }
+        match self.store.compact_slice(COMPACTION_SLICE_ROWS) {
+            Ok(Progress::Idle) => {
+                self.compacting = false;
+                false
+            }
+            Ok(Progress::More) => true,
+            Ok(Progress::Finished(_)) => {
+                let finished = self.store.finished_compact_revision();
+                for (revision, outcome) in std::mem::take(&mut self.compactions) {
+                    match Shared::client_of(outcome.0) {
+                        Some(core) if revision <= finished => self.outcomes[core].push(outcome),
+                        _ => self.compactions.push((revision, outcome)),
+                    }
+                }
+                true
+            }
+            Err(damage) => self.cannot_apply(&damage.into()),
+        }
+    }
+
+    fn publish(&mut self) {
+        failpoint("apply-before-publish");
+        let view = match self.store.publish() {
+            Ok(view) => view,
+            Err(damage) => self.cannot_apply(&damage.into()),
+        };
+        self.store.tree_mut().reclaim();
+        let applied = Index(self.store.applied().index);
+        self.shared.publish_applied(applied);
+        self.publish_figures();
+        for (core, outbox) in self.to_clients.iter_mut().enumerate() {
+            outbox.push_back(ToClient::Published(view.clone()));
+            if !self.outcomes[core].is_empty() {
+                outbox.push_back(ToClient::Outcomes(std::mem::take(&mut self.outcomes[core])));
+            }
+        }
+        self.to_raft.push_back(ToRaft::Applied(applied));
+    }
+
+    fn publish_figures(&self) {
+        let tree = self.store.tree();
+        self.shared.publish_space(tree.allocated_bytes(), tree.in_use_bytes(), tree.heap_bytes());
+    }
+
+    /// Hands over what waits, as far as the rings have room.
+    fn send(&mut self) {
+        for core in 0..self.to_clients.len() {
+            let answers = &mut self.answers[core];
+            if !answers.is_empty() {
+                self.to_clients[core].push_back(ToClient::Answers(std::mem::take(answers)));
+            }
+            drain(&mut self.to_clients[core], &self.rings.to_clients[core]);
+        }
+        drain(&mut self.to_raft, &self.rings.to_raft);
+    }
+
+    fn poll_rings(&mut self, cx: &mut Context<'_>) -> Poll<Ready> {
+        let mut items = self.rings.from_background.poll_ready(cx) == Poll::Ready(Ready::Items);
+        for ring in &self.rings.from_clients {
+            items |= ring.poll_ready(cx) == Poll::Ready(Ready::Items);
+        }
+        for core in 0..self.to_clients.len() {
+            if !self.to_clients[core].is_empty() {
+                self.rings.to_clients[core].register_for_room(cx);
+            }
+        }
+        if !self.to_raft.is_empty() {
+            self.rings.to_raft.register_for_room(cx);
+        }
+        self.send();
+        if self.checkpoints.is_full(&self.store) {
+            // The end of the checkpoint wakes us.
+            return if items { Poll::Ready(Ready::Items) } else { Poll::Pending };
+        }
+        match self.rings.from_raft.poll_ready(cx) {
+            Poll::Pending if items => Poll::Ready(Ready::Items),
+            poll => poll,
+        }
+    }
+
+    fn space(&self) -> Space {
+        Space { used: self.store.tree().allocated_bytes(), ..self.shared.space() }
+    }
+
+    fn lead(&mut self, leader: bool) {
+        if !leader {
+            self.leadership = Leadership::Follows;
+            self.store.lease_demote();
+            for (who, result) in self.renewals.demoted() {
+                self.answers[who.core].push((who, result.map(QueryAnswer::KeepAlive)));
+            }
+        } else if self.leadership == Leadership::Follows {
+            self.leadership = Leadership::Elected;
+        }
+    }
+
+    /// The first entry of our term is applied: what an earlier leader did is all here.
+    fn start_leading(&mut self) {
+        self.leadership = Leadership::Leads;
+        self.store.lease_promote(now(), self.shared.config.election_timeout);
+        if self.announced == Announced::No {
+            self.announce();
+        }
+    }
+
+    /// As etcd: each start publishes name and client URLs through the log; the first one also decides the cluster
+    /// version.
+    fn announce(&mut self) {
+        let shared = self.shared.clone();
+        let (member, config) = (shared.identity.member_id, &shared.config);
+        let write =
+            propose::member_attributes_set(&mut self.ids, member, &config.name, &config.advertise_client_urls);
+        self.announced = Announced::Proposed(self.propose(write));
+        match apply::cluster_version(&self.store) {
+            Ok(Some(_)) => {}
+            Ok(None) => {
+                let write = propose::cluster_version_set(&mut self.ids, CLUSTER_VERSION);
+                self.propose(write);
+            }
+            Err(fatal) => self.cannot_apply(&fatal),
+        }
+    }
+
+    fn propose(&mut self, write: Write) -> ProposalId {
+        self.proposals += 1;
+        let id = Shared::store_proposal_id(self.proposals);
+        self.to_raft.push_back(ToRaft::Propose(id, write));
+        id
+    }
+
+    fn own_proposal_applied(&mut self, id: ProposalId) {
+        if self.announced == Announced::Proposed(id) {
+            self.announced = Announced::Yes;
+            self.shared.note(Note::Ready);
+        }
+        self.own_proposal_over(id);
+    }
+
+    fn own_proposal_dropped(&mut self, id: ProposalId) {
+        if self.announced == Announced::Proposed(id) {
+            self.announced = Announced::No; // the next tick tries again
+        }
+        self.own_proposal_over(id);
+    }
+
+    fn own_proposal_over(&mut self, id: ProposalId) {
+        if self.revocations.remove(&id) {
+            self.expiry.revoked();
+            self.expire();
+        }
+        if self.alarm == Some(id) {
+            self.alarm = None;
+        }
+    }
+
+    /// Proposes the revocation of leases that have run out, as many as may be under way.
+    fn expire(&mut self) {
+        if self.leadership != Leadership::Leads {
+            return;
+        }
+        for lease in self.expiry.poll(&mut self.store, now()) {
+            let write = propose::lease_revoke(&mut self.ids, lease);
+            let id = self.propose(write);
+            self.revocations.insert(id);
+        }
+    }
+
+    fn raise_no_space(&mut self) {
+        let member = self.shared.identity.member_id;
+        let raised = Alarm { member, kind: AlarmKind::NoSpace };
+        if self.leadership == Leadership::Leads && self.alarm.is_none() && !self.store.alarms().contains(&raised) {
+            let write =
+                propose::raise_alarm(&mut self.ids, member, net::pb::etcdserverpb::AlarmType::Nospace);
+            self.alarm = Some(self.propose(write));
+        }
+    }
+
+    fn checkpoint(&mut self) {
+        self.checkpoints.begin_if_due(&mut self.store, now());
+    }
+
+    fn tick(&mut self) {
+        if self.leadership == Leadership::Leads {
+            if self.announced == Announced::No {
+                self.announce();
+            }
+            self.expire();
+        }
+        self.send();
+        self.checkpoint();
+    }
+}
+
+async fn tick_loop(core: Rc<RefCell<StoreCore>>) {
+    loop {
+        glommio::timer::sleep(EXPIRY_INTERVAL).await;
+        core.borrow_mut().tick();
+    }
+}
