@@ -93,6 +93,8 @@ pub enum Fault {
     WrongKind,
     /// Counts, offsets or lengths inside the page contradict each other.
     Structure,
+    /// The page is whole, but a row in it is none of its table's.
+    Row,
 }
 
 impl fmt::Display for Damage {
@@ -104,6 +106,7 @@ impl fmt::Display for Damage {
             Fault::WrongBirth => "holds an older or newer page than its parent points to (lost write)",
             Fault::WrongKind => "is not of the kind its parent points to",
             Fault::Structure => "contradicts itself",
+            Fault::Row => "holds a row that is none of its table's",
         };
         write!(f, "page {} at offset {} {what}", self.page.0, self.offset)
     }
@@ -171,7 +174,9 @@ impl fmt::Display for OpenError {
             OpenError::Foreign { found } => {
                 write!(f, "the file belongs to cluster {:x}, member {:x}", found.cluster, found.member)
             }
-            OpenError::Version { found } => write!(f, "the file has format version {found}, which is not known here"),
+            OpenError::Version { found } => {
+                write!(f, "the file has format version {found}, which is not known here")
+            }
             OpenError::Damage(damage) => damage.fmt(f),
         }
     }

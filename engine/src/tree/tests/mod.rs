@@ -1,0 +1,5 @@
+//! The tree as a whole.
+
+mod support;
+
+mod model;
