@@ -338,7 +338,7 @@ pub fn scratch_dir() -> PathBuf {
 /// Cargo's target directory: the one that holds this program.
 pub(crate) fn target_dir() -> PathBuf {
     let program = std::env::current_exe().expect("a running program has a path");
-    let dir = program.ancestors().find(|dir| dir.join("CACHEDIR.TAG").exists());
+    let dir = program.ancestors().find(|dir| dir.join(".rustc_info.json").exists());
     dir.unwrap_or_else(|| panic!("{} does not lie in a target directory of cargo", program.display()))
         .to_owned()
 }
