@@ -22,6 +22,7 @@ use super::ring::Sender;
 use super::shared::Shared;
 use super::tree_file::TreeFile;
 use crate::config::limits::LOG_SINCE_CHECKPOINT_BYTES_MAX;
+use crate::observe::metrics;
 use crate::sys::{Fatal, FatalReason};
 
 /// Bytes per `pwrite`.
@@ -137,7 +138,10 @@ impl Checkpoints {
                 store.tree_mut().end_checkpoint(checkpoint);
                 failpoint("checkpoint-after-end");
                 let took = now() - running.started;
-                self.shared.metrics.checkpoint(took, frames);
+                let metrics = &metrics::here().plain;
+                metrics.checkpoint.observe_duration(took);
+                metrics.backend_commit.observe_duration(took);
+                metrics.checkpoint_pages.add(frames as u64);
                 tracing::debug!(index = running.index.0, pages = frames, ?took, "wrote a checkpoint");
                 self.covered = running.index;
                 self.last = now();
@@ -147,6 +151,7 @@ impl Checkpoints {
             Err(CheckpointError::Write(error)) if is_full_disk(&error) => {
                 store.tree_mut().abandon_checkpoint(checkpoint);
                 self.retry_at = now() + RETRY_INTERVAL;
+                metrics::here().plain.checkpoint_failures.inc();
                 tracing::error!(%error, "no room to write a checkpoint; it will be tried again");
                 Ok(None)
             }
@@ -185,7 +190,7 @@ fn write(file: &TreeFile, checkpoint: &mut Checkpoint) -> Result<(), CheckpointE
     failpoint("checkpoint-before-meta");
     let (slot, meta) = checkpoint.meta();
     // From here on the new version may be the durable one: a failure is as bad as that of a sync.
-    file.write_pages(slot, meta.bytes()).map_err(Sync)?;
+    file.write_pages(slot, &meta[..]).map_err(Sync)?;
     failpoint("checkpoint-before-meta-sync");
     file.sync().map_err(Sync)
 }

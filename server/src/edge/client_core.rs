@@ -474,7 +474,7 @@ fn number_of(id: ProposalId) -> u64 {
 
 fn refusal(reason: DropReason) -> Error {
     match reason {
-        DropReason::NoLeader | DropReason::NotLeader => Error::NoLeader,
+        DropReason::NoLeader | DropReason::NotLeader(..) => Error::NoLeader,
         DropReason::LeaderTransfer => Error::LeaderChanged,
         DropReason::TooManyRequests => Error::TooManyRequests,
         DropReason::TooLarge => Error::RequestTooLarge,

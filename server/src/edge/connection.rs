@@ -215,7 +215,7 @@ impl Connection {
         }
     }
 
-    fn gather_output(&mut self, core: &ClientCore) {
+    fn gather_output(&mut self) {
         if !self.out.is_empty() {
             return;
         }
@@ -250,7 +250,7 @@ impl Connection {
     fn round(&mut self, core: &Rc<ClientCore>, cx: &mut Context<'_>) -> io::Result<Round> {
         let mut progress = false;
         self.handle_events(core); // back-pressure may have held some back
-        self.gather_output(core);
+        self.gather_output();
         let written = match self.transport.poll_write(cx, &mut self.out, &mut self.sent) {
             Poll::Ready(result) => {
                 result?;
@@ -259,7 +259,7 @@ impl Connection {
             Poll::Pending => false,
         };
         if written && self.is_finished() {
-            self.gather_output(core);
+            self.gather_output();
             if self.out.is_empty() {
                 return Ok(Round::End);
             }

@@ -3,12 +3,15 @@
 use std::rc::Rc;
 
 use crossbeam::epoch;
+use engine::{AlarmKind, View, quota};
 use net::grpc::{CallId, Event, Metadata, Kind, Method};
+use net::pb::etcdserverpb::AlarmType;
 use node::api::{self, Context, Error, Refusal, Request};
 use node::lease;
+use node::propose::Command;
 use node::read;
 
-use super::calls::{Call, KeepAlive};
+use super::calls::Call;
 use super::client_core::{ClientCore, Waiter};
 use super::connection::{ConnectionId, Grpc};
 use super::messages::Query;
@@ -82,7 +85,7 @@ impl ClientCore {
             Request::Range { linearizable: true, .. }
             | Request::TxnRead { linearizable: true, .. }
             | Request::MemberList { linearizable: true } => self.read_linearizable(waiter, grpc, request),
-            Request::Write(write) if self.shared.is_log_space_lost() && write.command.takes_space() => {
+            Request::Write(write) if self.shared.is_log_space_lost() && takes_space(&write.command) => {
                 self.out_of_space();
                 grpc.server.finish(waiter.call, &Error::NoSpace.status());
             }
@@ -150,12 +153,12 @@ impl ClientCore {
         let member = api::maintenance::MemberStatus {
             db_size: view.allocated_bytes(),
             db_size_in_use: view.in_use_bytes(),
-            db_size_quota: config.quota_flag,
+            db_size_quota: config.quota_backend_bytes.map_or(-1, |bytes| bytes as i64),
             leader: self.shared.leader(),
             commit_index: self.shared.commit(),
             applied_index: view.applied().index,
             term: self.shared.term(),
-            alarms: node::apply::alarms_of(&view),
+            alarms: alarms(&view),
             is_learner: false,
             storage_version: read::cluster_version(&view, guard).ok().flatten().unwrap_or_default(),
         };
@@ -283,4 +286,22 @@ impl ClientCore {
             }
         }
     }
+}
+
+/// Whether a NOSPACE alarm would refuse it.
+fn takes_space(command: &Command) -> bool {
+    match command {
+        Command::Put(_) | Command::LeaseGrant { .. } => true,
+        Command::Txn(txn) => quota::txn_cost(txn) > 0,
+        _ => false,
+    }
+}
+
+/// Active alarms as the API shows them.
+fn alarms(view: &View) -> Vec<(u64, AlarmType)> {
+    let kind = |kind| match kind {
+        AlarmKind::NoSpace => AlarmType::Nospace,
+        AlarmKind::Corrupt => AlarmType::Corrupt,
+    };
+    view.alarms().iter().map(|alarm| (alarm.member, kind(alarm.kind))).collect()
 }

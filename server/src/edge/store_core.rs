@@ -457,7 +457,7 @@ impl StoreCore {
     fn raise_no_space(&mut self) {
         let member = self.shared.identity.member_id;
         let raised = Alarm { member, kind: AlarmKind::NoSpace };
-        if self.leadership == Leadership::Leads && self.alarm.is_none() && !self.store.alarms().contains(&raised) {
+        if self.leadership == Leadership::Leads && self.alarm.is_none() && !self.store.alarms(None).contains(&raised) {
             let write =
                 propose::raise_alarm(&mut self.ids, member, net::pb::etcdserverpb::AlarmType::Nospace);
             self.alarm = Some(self.propose(write));
