@@ -130,7 +130,7 @@ pub enum Output {
     ProposalDropped(ProposalId, DropReason),
     /// Role, term or leader have changed.
     Role(RoleChange),
-    /// The configuration after a change; it belongs into the store with the entry that made it.
+    /// The configuration after a change, as raft has it. The store has made the same with [`ConfState::apply`].
     ConfState(ConfState),
 }
 

@@ -11,7 +11,7 @@ use crate::log::{
 };
 use crate::{
     ConfChange, ConfState, Config, DropReason, Entry, EntryKind, Index, Input, LogPosition, Node, NodeId,
-    Output, ProposalId, ReadId, ReadyNumber, Role, RoleChange,
+    Output, ProposalId, ReadId, Role, RoleChange,
 };
 
 pub(crate) const SECTOR: usize = 512;
@@ -106,7 +106,9 @@ pub(crate) struct Member {
 impl Member {
     /// What a process does at its start, from what the last run left on disk.
     pub fn start(disk: Disk, checkpoint: Store, config: LogConfig) -> Result<Member, RecoverError> {
-        Member::start_with(disk, checkpoint, config, Config::new(IDENTITY.member, 1, 2))
+        let entry_bytes_max = crate::log::ENTRY_BYTES_MAX.min(config.segment_size as usize - 1024);
+        let node = Config { entry_bytes_max, ..Config::new(IDENTITY.member, 1, 2) };
+        Member::start_with(disk, checkpoint, config, node)
     }
 
     pub fn start_with(
@@ -182,7 +184,7 @@ impl Member {
             Output::ReadReady(read, index) => self.reads.push((read, index)),
             Output::ProposalDropped(proposal, reason) => self.dropped.push((proposal, reason)),
             Output::Role(role) => self.role = Some(role),
-            Output::ConfState(conf) => self.store.conf = conf,
+            Output::ConfState(conf) => assert_eq!(conf, self.store.conf),
             Output::ReadDropped(read) => panic!("{read:?} dropped"),
             Output::Send(envelope) => panic!("one member has nobody to talk to: {envelope:?}"),
         }
@@ -195,6 +197,7 @@ impl Member {
             match entry.kind {
                 EntryKind::ConfChange => {
                     let change = ConfChange::decode(&entry.data).expect("it was encoded here");
+                    self.store.conf.apply(&change);
                     self.inputs.push(Input::ApplyConfChange(entry.index, Some(change)));
                 }
                 EntryKind::Normal if entry.data.is_empty() => {}
@@ -263,7 +266,16 @@ impl Member {
         disk
     }
 
-    pub fn durable(&self) -> ReadyNumber {
-        self.node.status().durable
+    /// The power fails: of the write in flight, only the sectors for which `keep` says so have arrived.
+    pub fn crash(self, keep: impl FnMut(usize) -> bool) -> Disk {
+        let mut disk = self.disk;
+        disk.crash(keep);
+        disk
+    }
+
+    /// The store writes a checkpoint; the log may forget what it covers.
+    pub fn checkpoint(&mut self) -> Store {
+        self.log.checkpointed(self.store.applied.index);
+        self.store.clone()
     }
 }

@@ -2,6 +2,8 @@
 
 use bytes::Bytes;
 
+use crate::{ConfChange, ConfChangeKind};
+
 macro_rules! number {
     ($(#[$doc:meta])* $name:ident) => {
         $(#[$doc])*
@@ -108,11 +110,33 @@ pub struct HardState {
     pub commit: Index,
 }
 
-/// Who votes and who only listens, as of the applied index. It is stored with the applied state.
+/// Who votes and who only listens, as of the applied index. The store keeps it with the applied state, in the same commit:
+/// a checkpoint that covers a configuration change without its result would leave a member without a vote.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ConfState {
     /// Members whose votes count, ascending.
     pub voters: Vec<NodeId>,
     /// Members that receive entries and don't vote, ascending.
     pub learners: Vec<NodeId>,
+}
+
+impl ConfState {
+    /// What an accepted change makes of it. raft comes to the same result.
+    pub fn apply(&mut self, change: &ConfChange) {
+        let (adds_to, takes_from) = match change.kind {
+            ConfChangeKind::AddNode => (Some(&mut self.voters), &mut self.learners),
+            ConfChangeKind::AddLearnerNode => (Some(&mut self.learners), &mut self.voters),
+            ConfChangeKind::RemoveNode => {
+                self.learners.retain(|node| *node != change.node);
+                (None, &mut self.voters)
+            }
+            ConfChangeKind::UpdateNode => return,
+        };
+        takes_from.retain(|node| *node != change.node);
+        if let Some(nodes) = adds_to
+            && let Err(at) = nodes.binary_search(&change.node)
+        {
+            nodes.insert(at, change.node);
+        }
+    }
 }

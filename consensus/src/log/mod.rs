@@ -15,6 +15,10 @@
 //! Assumed of the medium: a sector of 512 bytes is written whole or not at all; a completed O_DIRECT|O_DSYNC write is
 //! durable; nothing else. A torn batch has sectors of before and after in any mixture.
 
+#[cfg(test)]
+mod crash_tests;
+#[cfg(test)]
+mod damage_tests;
 pub mod record;
 pub mod recover;
 pub mod report;

@@ -121,6 +121,9 @@ fn follow(mut scan: Scan<'_>, mut chain: Chain, mut notes: Vec<Note>) -> Result<
             epoch: chain.epoch,
             applied: chain.applied,
         });
+        // A lost header at the head of a segment: what is behind it names the file.
+        let lost_head = later.first.filter(|later| torn.is_none() && scan.is_headless(later.segment));
+        let (segment, offset) = lost_head.map_or((segment, offset), |later| (later.segment, 0));
         let evidence = Evidence {
             last: chain.last,
             applied: chain.applied,

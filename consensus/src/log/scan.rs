@@ -185,6 +185,11 @@ impl<'a> Scan<'a> {
         (!refused).then_some(bytes)
     }
 
+    /// Whether a segment begins with something that is neither a batch nor zeros.
+    pub fn is_headless(&self, id: SegmentId) -> bool {
+        self.headless.iter().any(|info| info.id == id)
+    }
+
     pub fn info(&self, id: SegmentId) -> SegmentInfo {
         let at = self.segments.binary_search_by_key(&id, |info| info.id);
         self.segments[at.expect("batches were found in segments that exist")]

@@ -62,3 +62,88 @@ pub fn may_begin_at(header: &Header, applied: LogPosition) -> bool {
         first => first <= applied.index.0 + 1,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Identity, SegmentId};
+    use super::*;
+    use crate::{HardState, NodeId};
+
+    fn header(first: u64, last: u64) -> Header {
+        Header {
+            identity: Identity { cluster: 1, member: NodeId(1) },
+            log_id: 1,
+            epoch: 1,
+            sequence: 9,
+            durable_through: 8,
+            segment: SegmentId(1),
+            segment_blocks: 1,
+            offset: 0,
+            len: 4096,
+            records_len: 0,
+            records: 0,
+            first: LogPosition::new(first, 1),
+            last: LogPosition::new(last, 1),
+            hard_state: HardState::default(),
+            previous: 0,
+            records_crc: 0,
+            marker: false,
+        }
+    }
+
+    #[test]
+    fn torn_tail_or_damage() {
+        use Verdict::*;
+        // The chain's last entry, the store's applied; is the next batch's header there, is there a later batch, is
+        // there one at which the log may begin anew?
+        let cases = [
+            (10, 10, false, false, false, End),
+            (10, 3, false, false, false, End),
+            (10, 3, true, false, false, TornTail),
+            (10, 10, true, false, false, TornTail),
+            // A later batch proves that this one was durable, whatever is left of it.
+            (10, 3, true, true, false, Damage),
+            (10, 3, false, true, false, Damage),
+            (10, 10, false, true, false, Damage),
+            // So does the store.
+            (10, 11, false, false, false, Damage),
+            (10, 11, true, false, false, Damage),
+            (0, 1, false, false, false, Damage),
+            // What is missing may be in the store.
+            (10, 20, false, true, true, Restart),
+            (10, 20, true, true, true, Restart),
+            // A place to begin anew is no reason to skip what is not proven.
+            (0, 0, false, false, true, End),
+        ];
+        let some = header(1, 1);
+        for (last, applied, torn, later, restart, want) in cases {
+            let evidence = Evidence {
+                last: LogPosition::new(last, 1),
+                applied: LogPosition::new(applied, 1),
+                torn: torn.then_some(&some),
+                later: later.then_some(&some),
+                restart: restart.then_some(&some),
+            };
+            assert_eq!(decide(&evidence), want, "{evidence:?}");
+        }
+    }
+
+    #[test]
+    fn a_log_begins_where_the_store_misses_nothing() {
+        // First and last index of the batch (first 0: no entries), the store's applied.
+        let cases = [
+            (1, 5, 0, true),
+            (2, 5, 0, false),
+            (6, 9, 5, true),
+            (7, 9, 5, false),
+            (3, 9, 5, true),
+            (0, 5, 5, true),
+            (0, 6, 5, false),
+            (0, 0, 0, true),
+        ];
+        for (first, last, applied, want) in cases {
+            let got = may_begin_at(&header(first, last), LogPosition::new(applied, 1));
+            assert_eq!(got, want, "first={first} last={last} applied={applied}");
+        }
+    }
+}
