@@ -137,9 +137,13 @@ mod tests {
         assert!(codes.windows(2).all(|pair| pair[0] < pair[1]), "{codes:?}");
         assert!(codes.iter().all(|&code| code != 0 && code < 126), "{codes:?}");
         let source = include_str!("fatal.rs");
+        let tuning = include_str!("../../../tuning/README.md");
         for reason in FatalReason::ALL {
             let row = format!("//! | {} | `{reason:?}` |", reason.exit_code());
             assert!(source.contains(&row), "the header's table lacks {row}");
+            let code = reason.exit_code();
+            let rows = [format!("| {code} |"), format!("| {code},"), format!(", {code} |")];
+            assert!(rows.iter().any(|row| tuning.contains(row)), "tuning/README.md lacks code {code}");
         }
     }
 }
