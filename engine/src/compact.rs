@@ -65,7 +65,9 @@ impl Default for Compaction {
 
 impl Compaction {
     pub fn resume(scheduled: i64, finished: i64) -> Self {
-        let job = (scheduled > finished).then(|| Job::without_hash(scheduled, finished));
+        // slices may have run before the restart
+        let job =
+            (scheduled > finished).then(|| Job { begun: true, ..Job::without_hash(scheduled, finished) });
         Compaction { scheduled, finished, job }
     }
 
@@ -76,6 +78,14 @@ impl Compaction {
     pub fn finished(&self) -> i64 {
         self.finished
     }
+
+    /// The revision from which nothing has been removed yet.
+    pub fn history_intact_from(&self) -> i64 {
+        match &self.job {
+            Some(job) if job.begun => job.revision,
+            _ => self.finished,
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -84,6 +94,8 @@ struct Job {
     revision: i64,
     /// The compaction before.
     previous: i64,
+    /// A slice has run, so rows may be gone.
+    begun: bool,
     phase: Phase,
     hash: Option<u32>,
 }
@@ -98,12 +110,12 @@ enum Phase {
 impl Job {
     fn with_hash(revision: i64, previous: i64) -> Job {
         let phase = Phase::SweepOld { next: sweep_start(previous) };
-        Job { revision, previous, phase, hash: None }
+        Job { revision, previous, begun: false, phase, hash: None }
     }
 
     fn without_hash(revision: i64, previous: i64) -> Job {
         let phase = Phase::Sweep { next: sweep_start(previous) };
-        Job { revision, previous, phase, hash: None }
+        Job { revision, previous, begun: false, phase, hash: None }
     }
 }
 
@@ -144,6 +156,7 @@ impl Store {
     /// Goes on with compaction by about `rows` rows, at least one.
     pub fn compact_slice(&mut self, rows: usize) -> Result<Progress, Damage> {
         let Some(mut job) = self.compaction.job.take() else { return Ok(Progress::Idle) };
+        job.begun = true;
         let done = self.advance(&mut job, rows.max(1))?;
         if !done {
             self.compaction.job = Some(job);

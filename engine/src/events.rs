@@ -109,8 +109,21 @@ impl View {
     /// The encoded `mvccpb.KeyValue` that an event replaced or deleted: the key's state one revision
     /// before. `None` for a creation, and where that revision is compacted.
     pub fn prev_kv<'g>(&'g self, guard: &'g Guard, event: &Event<'_>) -> Result<Option<&'g [u8]>, Damage> {
+        self.prev_kv_from(guard, event, self.compact_revision())
+    }
+
+    /// [`View::prev_kv`] for a watcher to which history begins at `first`, which must not lie before
+    /// [`View::history_intact_from`]: one that is up to date is not hurt by a compaction that was
+    /// applied in the same batch as the event.
+    pub fn prev_kv_from<'g>(
+        &'g self,
+        guard: &'g Guard,
+        event: &Event<'_>,
+        first: i64,
+    ) -> Result<Option<&'g [u8]>, Damage> {
+        assert!(first >= self.history_intact_from(), "rows before the intact ones may be gone");
         let before = event.revision.main - 1;
-        if event.created || before < self.compact_revision() {
+        if event.created || before < first {
             return Ok(None);
         }
         let state = self.state(guard);

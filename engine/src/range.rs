@@ -17,7 +17,7 @@ use smallvec::SmallVec;
 
 use crate::error::RangeError;
 use crate::history::{Located, State};
-use crate::row::{self, BadRow, HistoryRow, KeyRow, KeyValue, push_varint, varint_len};
+use crate::row::{self, BadRow, HistoryRow, KeyRowFront, KeyValue, push_varint, varint_len};
 use crate::source::Source;
 use crate::tree::{Damage, Table};
 use crate::types::{RangeOptions, RangeOutcome, SortOrder, SortTarget};
@@ -89,12 +89,12 @@ impl<'s, S: Source<'s>> State<S> {
         &self,
         bounds: Bounds<'_>,
         at: i64,
-        mut visit: impl FnMut(&[u8], &KeyRow, Located) -> Result<bool, Damage>,
+        mut visit: impl FnMut(&[u8], &KeyRowFront<'_>, Located) -> Result<bool, Damage>,
     ) -> Result<(), Damage> {
         if let Bounds::One(key) = bounds {
-            if let Some(newest) = self.key_row(key)?
-                && let Some(located) = self.locate(&newest, at)?
-            {
+            let Some(value) = self.source.get(Table::Keys, key)? else { return Ok(()) };
+            let newest = KeyRowFront::decode(value).map_err(|bad| bad.of(Table::Keys))?;
+            if let Some(located) = self.locate_front(&newest, at)? {
                 visit(key, &newest, located)?;
             }
             return Ok(());
@@ -109,8 +109,8 @@ impl<'s, S: Source<'s>> State<S> {
             if !bounds.reaches(key) {
                 break;
             }
-            let newest = KeyRow::decode(rows.value()?).map_err(|bad| bad.of(Table::Keys))?;
-            if let Some(located) = self.locate(&newest, at)?
+            let newest = KeyRowFront::decode(rows.value()?).map_err(|bad| bad.of(Table::Keys))?;
+            if let Some(located) = self.locate_front(&newest, at)?
                 && !visit(key, &newest, located)?
             {
                 break;
@@ -264,7 +264,7 @@ impl<'s, S: Source<'s>> State<S> {
         self.walk(bounds, plan.at, |_, newest, located| {
             plan.count += 1;
             let created = if located.revision == newest.modified {
-                newest.create_revision
+                newest.whole().map_err(|bad| bad.of(Table::Keys))?.create_revision
             } else {
                 self.key_value(located)?.create_revision
             };
@@ -340,11 +340,12 @@ impl<'s, S: Source<'s>> State<S> {
     fn index_row<'k>(
         &self,
         key: &'k [u8],
-        newest: &KeyRow,
+        newest: &KeyRowFront<'_>,
         located: Located,
     ) -> Result<KeyValue<'k>, Damage> {
         let (create_revision, version) = if located.revision == newest.modified {
-            (newest.create_revision, newest.version)
+            let whole = newest.whole().map_err(|bad| bad.of(Table::Keys))?;
+            (whole.create_revision, whole.version)
         } else {
             let kv = self.key_value(located)?;
             (kv.create_revision, kv.version)
@@ -468,11 +469,16 @@ impl Rest {
         full: usize,
         out: &mut Vec<u8>,
     ) -> Result<(), Damage> {
+        let mut rows = state.source.cursor(Table::History);
         while self.position < self.located.len() && out.len() < full {
             let located = self.located[self.position];
+            let row = state.live_row_at(&mut rows, located.revision)?;
             match self.shape {
-                Shape::Whole => push_framed(out, state.live_row(located.revision)?.kv),
-                shape => push_reshaped(out, &reshaped(state.key_value(located)?, shape)),
+                Shape::Whole => push_framed(out, row.kv),
+                shape => {
+                    let kv = KeyValue::decode(row.kv).map_err(|bad| bad.of(Table::History))?;
+                    push_reshaped(out, &reshaped(kv, shape));
+                }
             }
             self.position += 1;
             self.rows -= 1;

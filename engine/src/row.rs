@@ -106,6 +106,35 @@ pub struct KeyRow {
     pub lease: LeaseId,
 }
 
+/// The front of a `keys` row, which is all that most rows of a list are asked for.
+#[derive(Clone, Copy, Debug)]
+pub struct KeyRowFront<'a> {
+    /// As in [`KeyRow`].
+    pub live: bool,
+    /// As in [`KeyRow`].
+    pub kv_len: u32,
+    /// As in [`KeyRow`].
+    pub modified: Revision,
+    value: &'a [u8],
+}
+
+impl<'a> KeyRowFront<'a> {
+    /// Reads the front of a `keys` value.
+    #[inline]
+    pub fn decode(value: &'a [u8]) -> Result<Self, BadRow> {
+        let mut input = Input(value);
+        let live = input.byte()? & LIVE != 0;
+        let kv_len = u32::try_from(input.varint()?).map_err(|_| BadRow)?;
+        let modified = Revision { main: input.varint()? as i64, sub: input.varint()? as i64 };
+        Ok(KeyRowFront { live, kv_len, modified, value })
+    }
+
+    /// Reads the rest, too.
+    pub fn whole(&self) -> Result<KeyRow, BadRow> {
+        KeyRow::decode(self.value)
+    }
+}
+
 impl KeyRow {
     /// Reads a `keys` value.
     #[inline]

@@ -48,6 +48,6 @@ impl BadRow {
     /// What to report when a row is not what `table` holds, or misses. The page's checksum held, so
     /// it was written so, by a bug or by another version: which page it is on does not matter.
     pub(crate) fn of(self, _table: Table) -> Damage {
-        Damage { offset: 0, page: PageId(0), fault: Fault::Structure }
+        Damage { offset: 0, page: PageId(0), fault: Fault::Row }
     }
 }

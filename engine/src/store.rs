@@ -21,6 +21,7 @@ use crate::hash::HashCache;
 use crate::history::State;
 use crate::lease::Lessor;
 use crate::row::{self, BadRow};
+use crate::source::Source;
 use crate::tree::{self, Damage, Map, OpenError, Table, Tree};
 use crate::types::{Applied, DeleteOptions, DeleteOutcome, PutOptions, PutOutcome};
 use crate::view::View;
@@ -146,7 +147,7 @@ impl Store {
 
     /// A value that the layers above keep with the store: cluster version, membership and such.
     pub fn user_meta(&self, name: &[u8]) -> Result<Option<Bytes>, Damage> {
-        Ok(self.tree.get(Table::Meta, &[row::META_USER, name].concat())?.map(Bytes::copy_from_slice))
+        self.state().user_meta(name)
     }
 
     /// Sets such a value; committed with everything else.
@@ -167,6 +168,11 @@ impl Store {
         }
     }
 
+    /// All rows of `members`, in the order of ids.
+    pub fn members(&self) -> Result<Vec<(u64, Bytes)>, Damage> {
+        self.state().members()
+    }
+
     /// Makes everything applied so far visible. The view holds the log position, so a reader that
     /// waits for an index knows when it is covered.
     pub fn publish(&mut self) -> Result<Arc<View>, Damage> {
@@ -184,5 +190,24 @@ impl Store {
     /// The tree below, for checkpoints and reclaiming. Rows are the store's alone to write.
     pub fn tree_mut(&mut self) -> &mut Tree {
         &mut self.tree
+    }
+}
+
+impl<'s, S: Source<'s>> State<S> {
+    pub(crate) fn user_meta(&self, name: &[u8]) -> Result<Option<Bytes>, Damage> {
+        let key = [row::META_USER, name].concat();
+        Ok(self.source.get(Table::Meta, &key)?.map(Bytes::copy_from_slice))
+    }
+
+    pub(crate) fn members(&self) -> Result<Vec<(u64, Bytes)>, Damage> {
+        let mut members = Vec::new();
+        let mut rows = self.source.cursor(Table::Members);
+        let mut found = rows.seek_first()?;
+        while found {
+            let id = rows.key().try_into().map_err(|_| BadRow.of(Table::Members))?;
+            members.push((u64::from_be_bytes(id), Bytes::copy_from_slice(rows.value()?)));
+            found = rows.next()?;
+        }
+        Ok(members)
     }
 }

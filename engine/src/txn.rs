@@ -154,7 +154,8 @@ impl<'s, S: Source<'s>> State<S> {
         let bounds = Bounds::new(&compare.key, &compare.range_end);
         self.walk(bounds, self.revision, |_, row, _| {
             any = true;
-            holds = self.row_satisfies(compare, row)?;
+            let row = row.whole().map_err(|bad| bad.of(Table::Keys))?;
+            holds = self.row_satisfies(compare, &row)?;
             Ok(holds)
         })?;
         if any {

@@ -6,6 +6,7 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use crossbeam::epoch::Guard;
 
 use crate::alarm::{Alarm, AlarmKind};
@@ -14,7 +15,7 @@ use crate::hash::HashCache;
 use crate::history::State;
 use crate::range::RangeAnswer;
 use crate::store::Store;
-use crate::tree::{Reader, Snapshot};
+use crate::tree::{Damage, Reader, Snapshot};
 use crate::types::{Applied, RangeOptions, Txn, TxnOutcome};
 
 /// One version of the store. Cheap to clone behind its `Arc`, readable on every core.
@@ -23,6 +24,7 @@ pub struct View {
     revision: i64,
     compact_revision: i64,
     finished_compact_revision: i64,
+    history_intact_from: i64,
     applied: Applied,
     alarms: Vec<Alarm>,
     pub(crate) hashes: Arc<HashCache>,
@@ -38,6 +40,7 @@ impl View {
             revision: store.revision(),
             compact_revision: store.compact_revision(),
             finished_compact_revision: store.compaction.finished(),
+            history_intact_from: store.compaction.history_intact_from(),
             applied: store.applied(),
             alarms: store.alarms(None),
             hashes: store.hashes.clone(),
@@ -59,6 +62,13 @@ impl View {
     /// Up to where compaction has removed rows; equal to the compact revision when it is done.
     pub fn finished_compact_revision(&self) -> i64 {
         self.finished_compact_revision
+    }
+
+    /// The revision from which [`View::events`] has no holes in this view. It may lie before the
+    /// compact revision: a compaction that is scheduled but has removed nothing yet leaves what a
+    /// watcher that was up to date still has to see.
+    pub fn history_intact_from(&self) -> i64 {
+        self.history_intact_from
     }
 
     /// The log position that this view reflects.
@@ -95,6 +105,16 @@ impl View {
     /// Answers a transaction of which [`Txn::is_read_only`] is true.
     pub fn txn(&self, guard: &Guard, txn: &Txn) -> Result<TxnOutcome, TxnError> {
         self.state(guard).read_txn(txn)
+    }
+
+    /// What [`Store::set_user_meta`] set.
+    pub fn user_meta(&self, guard: &Guard, name: &[u8]) -> Result<Option<Bytes>, Damage> {
+        self.state(guard).user_meta(name)
+    }
+
+    /// All rows that [`Store::set_member`] set, in the order of ids.
+    pub fn members(&self, guard: &Guard) -> Result<Vec<(u64, Bytes)>, Damage> {
+        self.state(guard).members()
     }
 
     pub(crate) fn state<'g>(&'g self, guard: &'g Guard) -> State<Reader<'g>> {

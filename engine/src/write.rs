@@ -121,7 +121,7 @@ impl Store {
             let mut chunk = Vec::new();
             let bounds = Bounds::new(&from, &delete.range_end);
             self.state().walk(bounds, i64::MAX, |key, row, _| {
-                chunk.push((key.to_vec(), *row));
+                chunk.push((key.to_vec(), row.whole().map_err(|bad| bad.of(Table::Keys))?));
                 Ok(chunk.len() < DELETE_CHUNK_KEYS)
             })?;
             let full = chunk.len() == DELETE_CHUNK_KEYS;

@@ -137,7 +137,7 @@ fn compares() -> impl Strategy<Value = Compare> {
     })
 }
 
-/// Transactions that pass the API's duplicate-key rule: each puts and deletes its own keys only.
+/// Transactions at least as wild as those that pass the duplicate-key rule.
 fn txns() -> impl Strategy<Value = Txn> {
     let op = prop_oneof![
         2 => ranges().prop_map(Op::Range),
@@ -157,7 +157,7 @@ fn txns() -> impl Strategy<Value = Txn> {
     })
 }
 
-/// Stricter than etcd's rule: no put in a transaction that holds any delete before it, no key put twice.
+/// No key is put twice. Deletions may overlap anything: etcd does not see all such conflicts.
 fn drop_conflicts(txn: &mut Txn, put_keys: &mut Vec<Bytes>) {
     for ops in [&mut txn.success, &mut txn.failure] {
         let mut keep = vec![];
@@ -165,9 +165,8 @@ fn drop_conflicts(txn: &mut Txn, put_keys: &mut Vec<Bytes>) {
             match &mut op {
                 Op::Put(put) if put_keys.contains(&put.key) => continue,
                 Op::Put(put) => put_keys.push(put.key.clone()),
-                Op::Delete(_) => put_keys.extend(["a", "a\0", "b", "ba", "c", "\u{7f}"].map(common::bytes)),
                 Op::Txn(nested) => drop_conflicts(nested, put_keys),
-                Op::Range(_) => {}
+                Op::Range(_) | Op::Delete(_) => {}
             }
             keep.push(op);
         }
