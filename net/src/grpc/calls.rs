@@ -68,6 +68,11 @@ impl Calls {
         }
     }
 
+    #[cfg(test)]
+    pub fn deadlines_len(&self) -> usize {
+        self.deadlines.len()
+    }
+
     pub fn held_bytes(&self) -> usize {
         self.waiting_bytes + self.assembly_bytes
     }
@@ -246,6 +251,7 @@ impl Calls {
             self.release(h2, key);
         }
         // Else its request is still in the queue; `poll` will find it dead.
+        h2.bury(key);
     }
 
     /// The work of a call is over.

@@ -4,6 +4,7 @@
 //! `message` (what a request is made of), `keepalive`, `calls`, `server`.
 
 mod calls;
+mod client;
 mod event;
 mod head;
 mod keepalive;
@@ -13,6 +14,10 @@ mod server;
 mod status;
 mod timeout;
 
+#[cfg(test)]
+mod tests;
+
+pub use client::{Client, ClientConfig, ClientEvent};
 pub use event::{Bodies, CallId, Event, Fill, Metadata};
 pub use method::{Kind, Method, unknown};
 pub use server::{Config, OVERHEAD_BYTES, Server};

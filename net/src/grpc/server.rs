@@ -4,13 +4,17 @@
 //! receives into events. A unary call becomes an event only when its request is complete, so a half-sent request costs
 //! its bytes and nothing else.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use crate::grpc::calls::{CallState, Calls};
 use crate::grpc::head::RequestHead;
 use crate::grpc::message::{PREFIX_SIZE, prefix};
 use crate::grpc::{Bodies, CallId, Code, Event, Fill, Kind, Status, percent_encode};
-use crate::h2::{self, Block, Connection, ConnectionError, ErrorCode, Header, Pull, Pulled, Role, StreamKey};
+use crate::h2::{
+    self, Block, Connection, ConnectionError, ErrorCode, Header, Indexing, OwnedHeader, Pull, Pulled, Role,
+    StreamKey,
+};
 
 /// Limits and times of a connection. `Default` gives etcd's defaults.
 #[derive(Clone, Debug)]
@@ -223,6 +227,11 @@ impl Server {
         self.h2.streams_len()
     }
 
+    #[cfg(test)]
+    pub(crate) fn deadlines_len(&self) -> usize {
+        self.calls.deadlines_len()
+    }
+
     /// Bytes of memory that requests and answers hold here, for metrics and process-wide budgets.
     pub fn held_bytes(&self) -> usize {
         self.h2.output_bytes() + self.calls.held_bytes()
@@ -270,29 +279,31 @@ impl Server {
 /// Ends a call on the wire with a status that is not a plain OK.
 pub(crate) fn send_status(h2: &mut Http2, key: StreamKey, status: &Status) {
     let head_sent = h2.app(key).is_some_and(|state| state.head_sent);
-    let mut fields = Vec::with_capacity(4);
-    if !head_sent {
-        fields.push((":status", "200".to_string()));
-        fields.push(("content-type", "application/grpc".to_string()));
-    }
+    let mut fields = if head_sent { Vec::new() } else { head_fields("200".into()) };
     push_status(&mut fields, status);
     h2.send_block(key, Block::Fields(fields), true);
 }
 
 /// Ends a call that never was one, with an HTTP status of its own.
 pub(crate) fn send_refusal(h2: &mut Http2, key: StreamKey, http: u16, status: &Status) {
-    let mut fields = vec![(":status", http.to_string()), ("content-type", "application/grpc".to_string())];
+    let mut fields = head_fields(http.to_string().into());
     push_status(&mut fields, status);
     if status.code == Code::Unimplemented {
-        fields.push(("grpc-accept-encoding", "identity".to_string()));
+        fields.push(("grpc-accept-encoding", "identity".into(), Indexing::Without));
     }
     h2.send_block(key, Block::Fields(fields), true);
 }
 
-fn push_status(fields: &mut Vec<(&'static str, String)>, status: &Status) {
-    fields.push(("grpc-status", status.code.wire().to_string()));
+fn head_fields(http: Cow<'static, str>) -> Vec<OwnedHeader> {
+    let content_type = "application/grpc".into();
+    vec![(":status", http, Indexing::Without), ("content-type", content_type, Indexing::Incremental)]
+}
+
+fn push_status(fields: &mut Vec<OwnedHeader>, status: &Status) {
+    fields.push(("grpc-status", status.code.wire().into(), Indexing::Without));
     if !status.message.is_empty() {
-        fields.push(("grpc-message", percent_encode(&status.message).into_owned()));
+        let message = percent_encode(&status.message).into_owned();
+        fields.push(("grpc-message", message.into(), Indexing::Without));
     }
 }
 

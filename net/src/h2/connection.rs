@@ -248,6 +248,9 @@ impl<H: Head, S: Default> Connection<H, S> {
     ) -> Result<(), ConnectionError> {
         if self.phase == Phase::Preface {
             bytes = self.take_preface(bytes)?;
+            if self.phase == Phase::Preface {
+                return Ok(());
+            }
         }
         if !self.input.is_empty() {
             bytes = self.complete_frame(bytes, on)?;
@@ -348,6 +351,11 @@ impl<H: Head, S: Default> Connection<H, S> {
     /// Why the connection failed, if it did.
     pub fn error(&self) -> Option<ConnectionError> {
         self.error
+    }
+
+    /// The peer has sent GOAWAY.
+    pub fn peer_is_going_away(&self) -> bool {
+        self.peer_goaway.is_some()
     }
 
     /// All streams, dead ones included that are not released yet.
@@ -524,6 +532,7 @@ impl<H: Head, S: Default> Connection<H, S> {
         for key in stalled {
             self.reset(key, ErrorCode::Cancel);
             on(self, Received::Reset { key, code: ErrorCode::Cancel });
+            self.bury(key);
         }
     }
 

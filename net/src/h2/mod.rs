@@ -23,7 +23,7 @@ pub use connection::{Config, Connection, Received, Role};
 pub use error::{ConnectionError, ErrorCode};
 pub use head::Head;
 pub use hpack::encoder::{Header, Indexing};
-pub use stream::{Block, StreamKey};
+pub use stream::{Block, OwnedHeader, StreamKey};
 pub use transmit::{Pull, Pulled};
 
 /// What a client sends first (RFC 9113 3.4).

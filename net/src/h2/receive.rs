@@ -64,7 +64,6 @@ impl<H: Head, S: Default> Connection<H, S> {
         let Some(key) = self.streams.key(header.stream) else {
             return self.check_closed_stream(header.stream);
         };
-        let now = self.now;
         let Some(stream) = self.streams.get_mut(key) else { return Ok(()) };
         if !stream.recv_open {
             let reset = stream.is_dead() && self.was_reset_by_us(header.stream);
@@ -98,7 +97,6 @@ impl<H: Head, S: Default> Connection<H, S> {
             }
             self.consume(key, padding);
         }
-        debug_assert!(now == self.now);
         on(self, Received::Data { key, payload: data, end });
         self.bury(key);
         Ok(())
@@ -476,9 +474,9 @@ impl<H: Head, S: Default> Connection<H, S> {
         Ok(())
     }
 
-    /// Removes a stream that is over for everybody.
+    /// Removes a stream if it is over for everybody.
     #[inline]
-    pub(crate) fn bury(&mut self, key: StreamKey) {
+    pub fn bury(&mut self, key: StreamKey) {
         if self.streams.get(key).is_some_and(|s| s.is_dead() && !s.held) {
             self.streams.remove(key);
         }

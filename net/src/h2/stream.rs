@@ -11,13 +11,14 @@
 //! A stream's place is given back only when its *work* has ended (`held` is false) and not already when the peer resets
 //! it; else a peer could start work without bound (CVE-2023-44487).
 
+use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::time::Duration;
 
 use bytes::Bytes;
 use rustc_hash::FxHashMap;
 
-use crate::h2::hpack::encoder::Header;
+use crate::h2::hpack::encoder::{Header, Indexing};
 
 /// A stream: its HTTP/2 id and the place of its state. Ids are never reused on a connection, so a key whose stream is
 /// gone finds nothing.
@@ -50,12 +51,20 @@ pub enum Block {
     /// One of the blocks that the connection was made with, by its index.
     Prepared(usize),
     /// Any other.
-    Fields(Vec<(&'static str, String)>),
+    Fields(Vec<OwnedHeader>),
 }
 
+/// A field to be sent, its value owned or static.
+pub type OwnedHeader = (&'static str, Cow<'static, str>, Indexing);
+
 impl Block {
-    pub(crate) fn headers<'a>(fields: &'a [(&'static str, String)]) -> impl Iterator<Item = Header<'a>> {
-        fields.iter().map(|(name, value)| Header::varying(name.as_bytes(), value.as_bytes()))
+    pub(crate) fn headers<'a>(fields: &'a [OwnedHeader]) -> impl Iterator<Item = Header<'a>> {
+        let header = |(name, value, indexing): &'a OwnedHeader| Header {
+            name: name.as_bytes(),
+            value: value.as_bytes(),
+            indexing: *indexing,
+        };
+        fields.iter().map(header)
     }
 }
 

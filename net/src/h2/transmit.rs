@@ -2,8 +2,8 @@
 //!
 //! 1. `ready`: control frames, and short answers that fitted into all windows when they were made.
 //! 2. Streams whose queue is short, one frame each in turn.
-//! 3. Streams with bulk data, one frame each in turn; one such frame at least per call, so that a steady flow of short
-//!    answers does not starve a list.
+//! 3. Streams with bulk data, one frame each in turn; at least one frame per call from each of these two lanes, so that a
+//!    steady flow of short answers does not starve a list.
 //!
 //! Bulk data need not exist anywhere: [`Pull`] is asked for the next bytes when there is room for them, and they are
 //! written straight behind the frame header in the caller's output.
@@ -55,27 +55,16 @@ struct Lane {
     blocked: VecDeque<StreamKey>, // by the connection's window
 }
 
-impl Schedule {
-    fn pop(&mut self, window_is_open: bool) -> Option<(StreamKey, bool)> {
-        for (lane, bulk) in [(&mut self.short, false), (&mut self.bulk, true)] {
-            if let Some(key) = lane.runnable.pop_front() {
-                return Some((key, bulk));
-            }
-            if window_is_open && let Some(key) = lane.blocked.pop_front() {
-                return Some((key, bulk));
-            }
+impl Lane {
+    fn pop(&mut self, window_is_open: bool) -> Option<StreamKey> {
+        match self.runnable.pop_front() {
+            None if window_is_open => self.blocked.pop_front(),
+            key => key,
         }
-        None
     }
 
-    fn has_runnable(&self, window_is_open: bool) -> bool {
-        [&self.short, &self.bulk]
-            .iter()
-            .any(|lane| !lane.runnable.is_empty() || window_is_open && !lane.blocked.is_empty())
-    }
-
-    fn bulk_waits(&self, window_is_open: bool) -> bool {
-        !self.bulk.runnable.is_empty() || window_is_open && !self.bulk.blocked.is_empty()
+    fn is_runnable(&self, window_is_open: bool) -> bool {
+        !self.runnable.is_empty() || window_is_open && !self.blocked.is_empty()
     }
 }
 
@@ -107,7 +96,7 @@ struct Filling {
 impl<H: Head, S: Default> Connection<H, S> {
     /// Something could be transmitted now.
     pub fn has_output(&self) -> bool {
-        !self.ready.is_empty() || self.schedule.has_runnable(self.send_window > 0)
+        !self.ready.is_empty() || self.is_runnable()
     }
 
     /// Bytes held for output: written answers and queues, without what is pulled.
@@ -137,17 +126,20 @@ impl<H: Head, S: Default> Connection<H, S> {
         self.now = now;
         let start = out.len();
         self.take_ready(out);
-        let mut idle: Vec<(StreamKey, bool)> = Vec::new();
-        let mut bulk_has_had_its_turn = false;
+        let mut idle = Vec::new();
+        // When the limit is reached, each lane may still have one turn, if it had none.
+        let (mut short_turn, mut bulk_turn) = (true, true);
         loop {
             let full = out.len() - start >= limit;
-            let window_is_open = self.send_window > 0;
-            if full && (bulk_has_had_its_turn || !self.schedule.bulk_waits(window_is_open)) {
-                break;
+            let open = self.send_window > 0;
+            let schedule = &mut self.schedule;
+            let mut next = if !full || short_turn { schedule.short.pop(open) } else { None };
+            short_turn &= next.is_none();
+            if next.is_none() && (!full || bulk_turn) {
+                next = schedule.bulk.pop(open);
+                bulk_turn &= next.is_none();
             }
-            let next = if full { self.pop_bulk() } else { self.schedule.pop(window_is_open) };
-            let Some((key, bulk)) = next else { break };
-            bulk_has_had_its_turn |= bulk;
+            let Some(key) = next else { break };
             match self.transmit_stream(key, out, pull) {
                 Turn::Done => {}
                 Turn::More => self.lane(key).runnable.push_back(key),
@@ -157,11 +149,11 @@ impl<H: Head, S: Default> Connection<H, S> {
                         stream.place = Place::Window;
                     }
                 }
-                Turn::Idle => idle.push((key, bulk)),
+                Turn::Idle => idle.push(key),
             }
         }
-        let more = self.has_output();
-        for (key, _) in idle {
+        let more = self.is_runnable();
+        for key in idle {
             self.lane(key).runnable.push_back(key);
         }
         // Frames may have been made meanwhile: resets of aborted bodies.
@@ -169,10 +161,9 @@ impl<H: Head, S: Default> Connection<H, S> {
         more
     }
 
-    fn pop_bulk(&mut self) -> Option<(StreamKey, bool)> {
-        let lane = &mut self.schedule.bulk;
-        let key = lane.runnable.pop_front().or_else(|| lane.blocked.pop_front());
-        key.map(|key| (key, true))
+    fn is_runnable(&self) -> bool {
+        let open = self.send_window > 0;
+        self.schedule.short.is_runnable(open) || self.schedule.bulk.is_runnable(open)
     }
 
     fn take_ready(&mut self, out: &mut Vec<u8>) {
@@ -213,6 +204,10 @@ impl<H: Head, S: Default> Connection<H, S> {
     }
 
     fn enqueue(&mut self, key: StreamKey, item: Item) {
+        self.enqueue_all(key, [item]);
+    }
+
+    fn enqueue_all<const N: usize>(&mut self, key: StreamKey, items: [Item; N]) {
         self.begin_stall_checks();
         let now = self.now;
         let Some(stream) = self.streams.get_mut(key) else { return };
@@ -220,10 +215,12 @@ impl<H: Head, S: Default> Connection<H, S> {
             stream.progress = now;
             self.schedule.streams += 1;
         }
-        let (held, size) = item.sizes();
-        stream.queued += size;
-        self.held_bytes += held;
-        stream.queue.push_back(item);
+        for item in items {
+            let (held, size) = item.sizes();
+            stream.queued += size;
+            self.held_bytes += held;
+            stream.queue.push_back(item);
+        }
         if stream.place == Place::Nowhere {
             self.schedule(key);
         }
@@ -286,11 +283,11 @@ impl<H: Head, S: Default> Connection<H, S> {
 
     /// Sends five bytes and then `length` bytes that will be pulled.
     pub fn send_pulled(&mut self, key: StreamKey, prefix: [u8; 5], length: u64) {
-        if self.is_open(key) {
-            self.enqueue(key, Item::Prefix { bytes: prefix, at: 0 });
-            if length > 0 {
-                self.enqueue(key, Item::Pulled { left: length });
-            }
+        let prefix = Item::Prefix { bytes: prefix, at: 0 };
+        match length {
+            _ if !self.is_open(key) => {}
+            0 => self.enqueue(key, prefix),
+            left => self.enqueue_all(key, [prefix, Item::Pulled { left }]),
         }
     }
 
