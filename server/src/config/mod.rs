@@ -18,6 +18,8 @@ mod check;
 pub mod cluster;
 pub mod limits;
 pub mod table;
+#[cfg(test)]
+mod tests;
 pub mod values;
 
 use std::path::PathBuf;

@@ -113,7 +113,7 @@ use Kind::{Bool, Duration, Int, List, OneOf, Text, Uint, Uint32, Urls, Word};
 
 /// Every flag.
 #[rustfmt::skip] // a table is read by its columns
-pub const FLAGS: &[Flag] = &[
+pub static FLAGS: &[Flag] = &[
     // Member
     row("name", Text, "default", Works, "Human-readable name for this member."),
     row("data-dir", Text, "", Works, "Path to the data directory (default '${name}.ringd')."),

@@ -1,0 +1,339 @@
+//! The whole way from words to a [`Config`]: what every flag does, and what they do together.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::table::{self, Class, FLAGS, Kind};
+use super::*;
+use crate::placement::Pinning;
+
+fn run(words: &[&str]) -> Result<Config, Exit> {
+    parse(words.iter().map(OsString::from), [])
+}
+
+fn good(words: &[&str]) -> Config {
+    run(words).unwrap_or_else(|exit| panic!("{words:?}: {}", exit.stderr))
+}
+
+/// The sentence of a refusal with exit code 1.
+fn refusal(words: &[&str]) -> String {
+    let exit = run(words).map(|_| ()).expect_err(&format!("{words:?}"));
+    assert_eq!(exit.code, 1, "{words:?}: {}", exit.stderr);
+    let line: serde_json::Value = serde_json::from_str(exit.stderr.trim()).expect("a JSON line");
+    assert_eq!(line["msg"], "failed to verify flags", "{words:?}");
+    line["error"].as_str().expect("a sentence").to_string()
+}
+
+/// Every flag of etcd 3.7.1, from its documentation.
+const ETCD: &str = "name data-dir wal-dir snapshot-count snapshot-catchup-entries heartbeat-interval election-timeout \
+    initial-election-tick-advance listen-peer-urls listen-client-urls listen-client-http-urls listen-metrics-urls \
+    max-snapshots max-wals memory-mlock quota-backend-bytes backend-bbolt-freelist-type backend-batch-interval \
+    backend-batch-limit max-txn-ops max-request-bytes max-concurrent-streams grpc-keepalive-min-time \
+    grpc-keepalive-interval grpc-keepalive-timeout socket-reuse-port socket-reuse-address raft-read-timeout \
+    raft-write-timeout feature-gates initial-advertise-peer-urls advertise-client-urls initial-cluster \
+    initial-cluster-state initial-cluster-token discovery-token discovery-endpoints discovery-dial-timeout \
+    discovery-request-timeout discovery-keepalive-time discovery-keepalive-timeout discovery-insecure-transport \
+    discovery-insecure-skip-tls-verify discovery-cert discovery-key discovery-cacert discovery-user discovery-password \
+    discovery-srv discovery-srv-name discovery-fallback strict-reconfig-check pre-vote auto-compaction-mode \
+    auto-compaction-retention cert-file key-file client-cert-auth trusted-ca-file client-cert-file client-key-file \
+    client-crl-file client-cert-allowed-hostname auto-tls peer-cert-file peer-key-file peer-client-cert-auth \
+    peer-trusted-ca-file peer-client-cert-file peer-client-key-file peer-crl-file peer-cert-allowed-cn \
+    peer-cert-allowed-hostname peer-auto-tls peer-skip-client-san-verification self-signed-cert-validity cipher-suites \
+    tls-min-version tls-max-version cors host-whitelist auth-token auth-token-ttl bcrypt-cost enable-grpc-gateway \
+    enable-pprof metrics logger log-outputs log-level log-format enable-log-rotation log-rotation-config-json \
+    warning-unary-request-duration warning-apply-duration enable-distributed-tracing distributed-tracing-address \
+    distributed-tracing-service-name distributed-tracing-instance-id distributed-tracing-sampling-rate \
+    corrupt-check-time compact-hash-check-time compaction-batch-limit compaction-sleep-interval \
+    watch-progress-notify-interval downgrade-check-time bootstrap-defrag-threshold-megabytes max-learners v2-deprecation \
+    force-new-cluster unsafe-no-fsync config-file version help cluster-active-size cluster-remove-delay \
+    cluster-sync-interval config force max-result-buffer max-retry-attempts peer-heartbeat-interval \
+    peer-election-timeout retry-interval snapshot v vv test.coverprofile test.outputdir";
+
+#[test]
+fn the_table_holds_every_flag_of_etcd_and_three_of_ours() {
+    let mut known: Vec<&str> = FLAGS.iter().map(|flag| flag.name).collect();
+    let mut want: Vec<&str> = ETCD.split_whitespace().collect();
+    want.extend(["ringd-placement", "ringd-executors", "ringd-heap-limit"]);
+    known.sort_unstable();
+    want.sort_unstable();
+    assert_eq!(known, want);
+}
+
+#[test]
+fn defaults_are_etcds() {
+    let config = good(&[]);
+    let local =
+        |port| Listen { url: format!("http://localhost:{port}"), host: "localhost".into(), port, tls: false };
+    assert_eq!((config.name.as_str(), config.data_dir.as_path()), ("default", Path::new("default.ringd")));
+    assert_eq!((config.listen_client, config.listen_metrics), (vec![local(2379)], vec![]));
+    assert_eq!(config.advertise_client_urls, ["http://localhost:2379"]);
+    let bootstrap = config.bootstrap.expect("etcd's defaults found a cluster");
+    assert_eq!(bootstrap.member_id.to_string(), "8e9e05c52164694d");
+    assert_eq!(bootstrap.cluster_id.to_string(), "cdf818194e3a8c32");
+    assert_eq!(config.heartbeat_interval, Duration::from_millis(100));
+    assert_eq!(config.election_timeout, Duration::from_secs(1));
+    assert_eq!(config.quota_backend_bytes, Some(2 << 30));
+    assert_eq!((config.max_txn_ops, config.max_request_bytes), (128, 1_572_864));
+    assert_eq!(config.max_concurrent_streams, u32::MAX);
+    assert_eq!(config.grpc_keepalive.min_time, Duration::from_secs(5));
+    assert_eq!(config.grpc_keepalive.interval, Duration::from_secs(7200));
+    assert_eq!(config.grpc_keepalive.timeout, Duration::from_secs(20));
+    assert_eq!(config.watch_progress_notify_interval, Duration::from_secs(600));
+    assert_eq!(config.warning_apply_duration, Duration::from_millis(100));
+    assert_eq!(config.warning_unary_request_duration, Duration::from_millis(300));
+    assert_eq!((config.wal_dir, config.client_tls, config.metrics_extensive), (None, None, false));
+    let log = Log { level: LogLevel::Info, format: LogFormat::Json, outputs: vec![LogOutput::Stderr] };
+    assert_eq!(config.log, log);
+    assert_eq!(config.placement.pinning, Pinning::Auto);
+    assert_eq!(config.feature_gates.len(), 9);
+}
+
+#[test]
+fn the_defaults_of_the_table_are_accepted_when_given() {
+    for flag in FLAGS.iter().filter(|flag| !matches!(flag.class, Class::Asks | Class::Ignored)) {
+        // What isn't there can't be asked for, also where etcd has it by default.
+        if flag.name == "enable-grpc-gateway" {
+            assert!(refusal(&["--enable-grpc-gateway"]).contains("the JSON gateway"));
+            good(&["--enable-grpc-gateway=false"]);
+            continue;
+        }
+        let word = format!("--{}={}", flag.name, flag.default);
+        let advertise = "--advertise-client-urls=http://localhost:2379";
+        good(&[&word, advertise]);
+    }
+}
+
+#[test]
+fn what_belongs_to_later_work_is_refused_by_name() {
+    for flag in FLAGS {
+        let Class::Later { what, accepts } = flag.class else { continue };
+        let value = match flag.kind {
+            Kind::Bool if accepts.contains(&"true") => "false",
+            Kind::Bool => "true",
+            Kind::Duration => "3h",
+            Kind::Uint | Kind::Int => "7",
+            Kind::Urls => "http://127.0.0.1:1",
+            _ => "something",
+        };
+        let sentence = refusal(&[&format!("--{}={value}", flag.name)]);
+        assert!(sentence.starts_with(&format!("--{} is not there yet: {what}", flag.name)), "{sentence}");
+        for accepted in accepts {
+            good(&[&format!("--{}={accepted}", flag.name)]);
+        }
+    }
+    // Spellings of one value.
+    good(&["--auto-tls=F", "--discovery-dial-timeout=2000ms", "--auth-token-ttl=0x12c"]);
+}
+
+#[test]
+fn what_has_no_meaning_here_warns_once_and_says_why() {
+    for flag in FLAGS {
+        let Class::Meaningless { why } = flag.class else { continue };
+        let value = match flag.kind {
+            Kind::Duration => "1s",
+            Kind::OneOf(words) | Kind::Word(words) => words[0],
+            _ => "7",
+        };
+        let word = format!("--{}={value}", flag.name);
+        let warnings = good(&["--name=a", &word, &word]).warnings;
+        assert_eq!(warnings.len(), 1, "{word}: {warnings:?}");
+        assert_eq!(warnings[0].about, flag.name);
+        assert!(warnings[0].message.contains(why), "{warnings:?}");
+    }
+}
+
+#[test]
+fn what_etcd_ignores_is_ignored_without_a_word() {
+    for flag in FLAGS.iter().filter(|flag| flag.class == Class::Ignored) {
+        for word in [format!("--{}", flag.name), format!("-{}=anything", flag.name)] {
+            assert_eq!(good(&["--name=a", &word]).warnings, [], "{word}");
+        }
+    }
+}
+
+#[test]
+fn every_flag_has_its_variable_and_a_line_of_help() {
+    for flag in FLAGS {
+        assert_eq!(flag.variable().to_ascii_lowercase().replace('_', "-"), format!("etcd-{}", flag.name));
+        assert_eq!(flag.help.is_empty(), flag.class == Class::Ignored, "{}", flag.name);
+        assert!(std::ptr::eq(table::find(flag.name).expect("itself"), flag), "{} twice", flag.name);
+    }
+}
+
+#[test]
+fn flags_that_contradict_each_other_are_refused_in_etcds_words() {
+    let advertise = "--advertise-client-urls=http://a:1";
+    let cases: &[(&[&str], &str)] = &[
+        (&["--heartbeat-interval=0"], "--heartbeat-interval must be >0 (set to 0ms)"),
+        (&["--election-timeout=0"], "--election-timeout must be >0 (set to 0ms)"),
+        (
+            &["--election-timeout=499"],
+            "--election-timeout[499ms] should be at least as 5 times as --heartbeat-interval[100ms]",
+        ),
+        (
+            &["--heartbeat-interval=18446744073709551615"],
+            "--election-timeout[1000ms] should be at least as 5 times as \
+             --heartbeat-interval[18446744073709551615ms]",
+        ),
+        (
+            &["--election-timeout=50001"],
+            "--election-timeout[50001ms] is too long, and should be set less than 50000ms",
+        ),
+        (
+            &["--listen-client-urls=http://127.0.0.1:1"],
+            "--advertise-client-urls is required when --listen-client-urls is set explicitly",
+        ),
+        (
+            &["--listen-client-urls=http://example.com:1", advertise],
+            "expected IP in URL for binding (http://example.com:1)",
+        ),
+        (
+            &["--listen-peer-urls=http://example.com:1"],
+            "expected IP in URL for binding (http://example.com:1)",
+        ),
+        (
+            &["--listen-metrics-urls=http://example.com:1"],
+            "expected IP in URL for binding (http://example.com:1)",
+        ),
+        (
+            &["--listen-client-urls=", advertise],
+            "--listen-client-urls names no URL: without one nobody could be served",
+        ),
+        (
+            &["--advertise-client-urls=http://:1"],
+            "--advertise-client-urls \"http://:1\" must be in the format \"host:port\", \"unix:/path/to/socket\" or \
+             \"unixs:/path/to/socket\" (unexpected empty host (http://:1))",
+        ),
+        (
+            &["--initial-advertise-peer-urls=http://:1"],
+            "--initial-advertise-peer-urls \"http://:1\" must be \"host:port\" (unexpected empty host (http://:1))",
+        ),
+        (
+            &["--listen-client-urls=https://127.0.0.1:1", advertise],
+            "TLS key/cert (--cert-file, --key-file) must be provided for client url https://127.0.0.1:1 with HTTPS scheme",
+        ),
+        (
+            &["--listen-client-urls=unix:///run/x.sock", advertise],
+            "cannot listen on unix:///run/x.sock: unix sockets are not there yet",
+        ),
+        (&["--cert-file=c"], "KeyFile and CertFile must both be present[key: , cert: c]"),
+        (&["--key-file=k"], "KeyFile and CertFile must both be present[key: k, cert: ]"),
+        (
+            &["--cert-file=c", "--key-file=k", "--client-cert-auth"],
+            "--client-cert-auth needs --trusted-ca-file: the system's CAs are not used",
+        ),
+        (&["--tls-min-version=TLS1.1"], "unexpected TLS version \"TLS1.1\" (must be one of: TLS1.2, TLS1.3)"),
+        (
+            &["--tls-min-version=TLS1.3", "--tls-max-version=TLS1.2"],
+            "min version (TLS1.3) is greater than max version (TLS1.2)",
+        ),
+        (&["--auto-compaction-mode=often"], "unknown auto-compaction-mode \"often\""),
+        (&["--auto-compaction-mode="], "undefined auto-compaction-mode"),
+        (
+            &["--discovery-fallback=proxy"],
+            "v2 proxy is deprecated, and --discovery-fallback can't be configured as \"proxy\"",
+        ),
+        (&["--compact-hash-check-time=0s"], "--compact-hash-check-time must be >0 (set to 0s)"),
+        (&["--log-level=loud"], "unrecognized level: \"loud\""),
+        (&["--log-format=xml"], "unknown log format: xml, supported values json, console"),
+        (&["--log-outputs="], "--log-outputs names no output"),
+        (
+            &["--log-outputs=default,stdout"],
+            "multi logoutput for \"default\" is not supported yet (given [\"default\", \"stdout\"])",
+        ),
+        (&["--logger=capnslog"], "unknown --logger \"capnslog\": it is one of zap"),
+        (&["--metrics=some"], "unknown --metrics \"some\": it is one of basic, extensive"),
+        (&["--ringd-placement=mars"], "unknown --ringd-placement \"mars\": it is one of auto, unpinned"),
+        (&["--ringd-heap-limit=1"], "--ringd-heap-limit must be at least 8388608 (set to 1)"),
+        (&["--max-request-bytes=33554433"], "--max-request-bytes must be at most 33554432 (set to 33554433)"),
+        (&["--max-txn-ops=4294967296"], "--max-txn-ops must be at most 4294967295 (set to 4294967296)"),
+        (&["--grpc-keepalive-timeout=-1s"], "--grpc-keepalive-timeout must not be negative (set to -1s)"),
+        (&["--feature-gates=A=true"], "unrecognized feature gate: A"),
+        (&["--feature-gates=CompactHashCheck"], "missing bool value for feature gate CompactHashCheck"),
+        (&["--feature-gates=LeaseCheckpoint=true"], "feature gate LeaseCheckpoint is not there yet"),
+        (&["--feature-gates=AllAlpha=true"], "feature gate LeaseCheckpoint is not there yet"),
+    ];
+    for (words, want) in cases {
+        assert_eq!(refusal(words), *want, "{words:?}");
+    }
+}
+
+#[test]
+fn a_mistake_in_the_initial_cluster_waits_for_a_first_start() {
+    let config = good(&["--initial-cluster=b=http://localhost:2380"]);
+    let sentence = config.bootstrap.expect_err("another name");
+    assert_eq!(sentence, "couldn't find local name \"default\" in the initial cluster configuration");
+    // A name alone is enough, as in etcd.
+    let bootstrap = good(&["--name=a"]).bootstrap.expect("founds");
+    assert_eq!(bootstrap.peer_urls, ["http://localhost:2380"]);
+    let token = good(&["--initial-cluster-token=t"]).bootstrap.expect("founds");
+    assert_ne!(token.cluster_id, bootstrap.cluster_id);
+    assert_eq!(token.cluster_token, "t");
+}
+
+#[test]
+fn what_kubeadm_passes_is_understood() {
+    let config = good(&[
+        "--advertise-client-urls=https://10.0.0.1:2379",
+        "--cert-file=/etc/kubernetes/pki/etcd/server.crt",
+        "--client-cert-auth=true",
+        "--data-dir=/var/lib/etcd",
+        "--feature-gates=InitialCorruptCheck=true",
+        "--initial-advertise-peer-urls=https://10.0.0.1:2380",
+        "--initial-cluster=node-1=https://10.0.0.1:2380",
+        "--key-file=/etc/kubernetes/pki/etcd/server.key",
+        "--listen-client-urls=https://127.0.0.1:2379,https://10.0.0.1:2379",
+        "--listen-metrics-urls=http://127.0.0.1:2381",
+        "--listen-peer-urls=https://10.0.0.1:2380",
+        "--name=node-1",
+        "--snapshot-count=10000",
+        "--trusted-ca-file=/etc/kubernetes/pki/etcd/ca.crt",
+        "--watch-progress-notify-interval=5s",
+    ]);
+    let tls = config.client_tls.expect("certificates");
+    assert_eq!(tls.client_ca_file, Some(PathBuf::from("/etc/kubernetes/pki/etcd/ca.crt")));
+    assert_eq!((tls.min_version, tls.max_version), (TlsVersion::Tls12, TlsVersion::Tls13));
+    assert!(config.listen_client.iter().all(|listen| listen.tls), "{:?}", config.listen_client);
+    assert_eq!(config.listen_client.len(), 2);
+    assert!(!config.listen_metrics[0].tls);
+    assert_eq!(config.bootstrap.expect("founds").peer_urls, ["https://10.0.0.1:2380"]);
+    assert_eq!(config.watch_progress_notify_interval, Duration::from_secs(5));
+    let about: Vec<&str> = config.warnings.iter().map(|warning| warning.about.as_str()).collect();
+    let metrics = "http://127.0.0.1:2381";
+    assert_eq!(about, ["snapshot-count", "feature-gates", metrics, metrics]);
+}
+
+#[test]
+fn values_at_their_edges() {
+    assert_eq!(good(&["--quota-backend-bytes=-1"]).quota_backend_bytes, None);
+    assert_eq!(good(&["--quota-backend-bytes=1"]).quota_backend_bytes, Some(1));
+    assert_eq!(
+        good(&["--watch-progress-notify-interval=1ms"]).watch_progress_notify_interval,
+        Duration::from_millis(100)
+    );
+    assert_eq!(good(&["--election-timeout=50000"]).election_timeout, Duration::from_secs(50));
+    assert_eq!(good(&["--heartbeat-interval=200"]).heartbeat_interval, Duration::from_millis(200));
+    assert_eq!(good(&["--max-request-bytes=33554432"]).max_request_bytes, 33_554_432);
+    assert_eq!(good(&["--name=x"]).data_dir, PathBuf::from("x.ringd"));
+    assert_eq!(good(&["--data-dir=d", "--wal-dir=w"]).wal_dir, Some(PathBuf::from("w")));
+    assert_eq!(good(&["--ringd-placement=unpinned"]).placement.pinning, Pinning::Unpinned);
+    let outputs = good(&["--log-outputs=stderr,/x,stdout,/x"]).log.outputs;
+    assert_eq!(outputs, [LogOutput::Stderr, LogOutput::File("/x".into()), LogOutput::Stdout]);
+    assert!(good(&["--metrics=extensive"]).metrics_extensive);
+}
+
+#[test]
+fn what_is_large_or_odd_only_warns() {
+    for (words, about) in [
+        (&["--name=a", "--quota-backend-bytes=8589934593"][..], "quota-backend-bytes"),
+        (&["--name=a", "--quota-backend-bytes=-1"], "quota-backend-bytes"),
+        (&["--name=a", "--max-request-bytes=10485761"], "max-request-bytes"),
+        (&["--name=a", "--feature-gates=AllBeta=false,TxnModeWriteWithSharedBuffer=true"], "feature-gates"),
+        (&["--name=default"], "name"),
+    ] {
+        let about_what: Vec<String> = good(words).warnings.into_iter().map(|warning| warning.about).collect();
+        assert_eq!(about_what, [about], "{words:?}");
+    }
+    assert_eq!(good(&["--name=a", "--quota-backend-bytes=8589934592"]).warnings, []);
+}
