@@ -88,7 +88,7 @@ impl Cache {
         }
     }
 
-    /// The applied state covers `applied`: entries up to there may go.
+    /// The applied state covers `applied`: entries up to there may go, with the next [`Cache::evict`].
     pub fn applied_to(&mut self, applied: Index) {
         assert!(self.applied <= applied && applied <= self.last().index, "applied {applied}");
         let (from, to) = (self.position_of(self.applied) + 1, self.position_of(applied) + 1);
@@ -100,10 +100,10 @@ impl Cache {
         while self.conf_changes.front().is_some_and(|&index| index <= applied) {
             self.conf_changes.pop_front();
         }
-        self.evict();
     }
 
-    fn evict(&mut self) {
+    /// Lets applied entries go beyond the limit. Not before raft's messages are taken: they are stubs of entries here.
+    pub fn evict(&mut self) {
         while self.bytes - self.unapplied_bytes > self.applied_bytes_limit {
             let entry = self.entries.pop_front().expect("applied bytes are of entries");
             self.bytes -= entry.cost_bytes();
@@ -275,6 +275,7 @@ mod tests {
         cache.applied_to(Index(5));
         assert_eq!(cache.unapplied_bytes(), 5 * cost);
         cache.applied_to(Index(9));
+        cache.evict();
         assert_eq!((cache.bytes(), cache.unapplied_bytes()), (3 * cost, cost));
         assert_eq!(cache.first_index().unwrap(), 8);
         assert_eq!(cache.term(7).unwrap(), 2);

@@ -20,7 +20,7 @@ pub struct Envelope {
     /// To whom.
     pub to: NodeId,
     /// What.
-    pub message: Message,
+    pub message: Box<Message>,
 }
 
 /// What a message of a member that doesn't lead promises, and therefore what must be durable before it leaves.

@@ -94,7 +94,7 @@ pub enum Input {
     /// Campaign now instead of waiting for the election timeout.
     Campaign,
     /// A peer has said something.
-    Receive(NodeId, Message),
+    Receive(NodeId, Box<Message>),
     /// Append this to the log, if this member leads.
     Propose(ProposalId, Bytes),
     /// Append a change of the membership, if this member leads and none is under way.
@@ -314,7 +314,7 @@ impl Node {
             Input::ApplyConfChange(index, change) => self.apply_conf_change(index, change, out),
             Input::Tick => self.tick(),
             Input::Campaign => self.campaign(),
-            Input::Receive(from, message) => self.receive(from, message),
+            Input::Receive(from, message) => self.receive(from, *message),
         }
     }
 
@@ -331,6 +331,7 @@ impl Node {
             self.drain(out);
         }
         self.received.clear();
+        self.raft.mut_store().evict();
         self.publish_single_voter(out);
     }
 
@@ -457,6 +458,8 @@ impl Node {
         if index <= self.raft.store().applied() {
             return;
         }
+        let undecided = self.raft.store().first_conf_change().filter(|at| *at > self.conf_applied);
+        assert!(undecided.is_none_or(|at| at > index), "the change at {undecided:?} was not applied to raft");
         self.raft.advance_apply_to(index.0);
         self.raft.mut_store().applied_to(index);
     }
@@ -647,7 +650,7 @@ impl Node {
             entry.data.clone()
         });
         let data = data.collect();
-        Envelope { to: NodeId(message.to), message: Message { raft: message, data } }
+        Envelope { to: NodeId(message.to), message: Box::new(Message { raft: message, data }) }
     }
 
     fn send_when_true(&mut self, message: RaftMessage, out: &mut Vec<Output>) {
@@ -715,3 +718,6 @@ fn raft_config(config: &Config, applied: LogPosition) -> raft::Config {
 fn silent_logger() -> slog::Logger {
     slog::Logger::root(slog::Discard, slog::o!())
 }
+
+#[cfg(test)]
+mod tests;

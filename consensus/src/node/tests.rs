@@ -1,0 +1,465 @@
+//! Stories of one member, and of a few that talk to each other.
+
+use bytes::Bytes;
+
+use super::*;
+use crate::testing::{Disk, Member, Store, small_log};
+use crate::{ConfChangeKind, Envelope};
+
+const ME: NodeId = NodeId(7);
+
+fn config() -> Config {
+    Config::new(ME, 1, 2)
+}
+
+/// A lone leader after its first commit, and its log of outputs. Entries: 1 adds it, 2 opens its term.
+fn leader(config: Config) -> Node {
+    let state = State::bootstrap(&[(ME, Bytes::from_static(b"{}"))]);
+    let mut node = Node::new(config, state, LogPosition::default(), ConfState::default());
+    turn(&mut node, []);
+    turn(&mut node, [Input::Durable(ReadyNumber(0))]);
+    let change = ConfChange { id: 0, kind: ConfChangeKind::AddNode, node: ME, context: Bytes::new() };
+    let out = turn(&mut node, [Input::ApplyConfChange(Index(1), Some(change)), Input::Applied(Index(1))]);
+    turn(&mut node, [Input::Durable(appends(&out)[0].ready)]);
+    turn(&mut node, [Input::Applied(Index(2))]);
+    assert_eq!(node.status().role.role, Role::Leader);
+    node
+}
+
+fn turn(node: &mut Node, inputs: impl IntoIterator<Item = Input>) -> Vec<Output> {
+    let mut out = Vec::new();
+    for input in inputs {
+        node.step(input, &mut out);
+    }
+    node.flush(&mut out);
+    out
+}
+
+fn propose(id: u64, len: usize) -> Input {
+    Input::Propose(ProposalId(id), Bytes::from(vec![id as u8; len]))
+}
+
+fn appends(out: &[Output]) -> Vec<Append> {
+    out.iter()
+        .filter_map(|output| if let Output::Append(append) = output { Some(append.clone()) } else { None })
+        .collect()
+}
+
+fn commits(out: &[Output]) -> Vec<Entry> {
+    out.iter()
+        .filter_map(|output| if let Output::Commit(entries) = output { Some(entries.clone()) } else { None })
+        .flatten()
+        .collect()
+}
+
+fn dropped(out: &[Output]) -> Vec<(u64, DropReason)> {
+    let drops = out.iter().filter_map(|output| match output {
+        Output::ProposalDropped(id, reason) => Some((id.0, *reason)),
+        _ => None,
+    });
+    drops.collect()
+}
+
+#[test]
+fn a_thousand_proposals_without_a_completion_and_one_that_releases_them_all() {
+    let mut node = leader(config());
+    let mut last = ReadyNumber(0);
+    for id in 0..1000 {
+        let out = turn(&mut node, [propose(id, 10)]);
+        assert_eq!(dropped(&out), []);
+        assert_eq!(commits(&out), [], "nothing is committed before it is durable");
+        let [append] = &appends(&out)[..] else { panic!("one append, not {out:?}") };
+        assert!(append.ready > last);
+        last = append.ready;
+        if id % 10 == 0 {
+            assert_eq!(turn(&mut node, [Input::Tick]), [], "time passes and nothing changes");
+        }
+    }
+    // Reads see what was committed before, at once.
+    let out = turn(&mut node, [Input::ReadIndex(ReadId(1))]);
+    assert_eq!(out, [Output::ReadReady(ReadId(1), Index(2))]);
+    assert_eq!(node.status().role, RoleChange { role: Role::Leader, term: Term(2), leader: Some(ME) });
+
+    let out = turn(&mut node, [Input::Durable(last)]);
+    assert_eq!(out[0], Output::SingleVoter(Some(Index(1002))), "readers know before anybody is answered");
+    let committed = commits(&out);
+    let want = (0..1000).map(|id| (Some(ProposalId(id)), Index(3 + id)));
+    assert!(committed.iter().map(|entry| (entry.proposal, entry.index)).eq(want));
+    assert!(committed.iter().all(|e| e.data[..] == vec![e.proposal.unwrap().0 as u8; 10][..]));
+    assert_eq!(dropped(&out), []);
+}
+
+#[test]
+fn a_turn_is_one_append() {
+    let mut node = leader(config());
+    let out = turn(&mut node, (0..500).map(|id| propose(id, 100)));
+    let [append] = &appends(&out)[..] else { panic!("one append") };
+    let ids = append.entries.iter().map(|entry| entry.proposal.unwrap().0);
+    assert!(ids.eq(0..500), "in the order of proposals");
+    // Beyond a bound it is several, so that the first is not kept waiting for the last.
+    let mut node = leader(Config { append_bytes: 10_000, ..config() });
+    let out = turn(&mut node, (0..500).map(|id| propose(id, 100)));
+    let sizes: Vec<usize> = appends(&out).iter().map(|append| append.entries.len()).collect();
+    assert_eq!(sizes.iter().sum::<usize>(), 500);
+    assert!(sizes.len() >= 5 && sizes.iter().all(|&count| count <= 100), "{sizes:?}");
+}
+
+#[test]
+fn bytes_not_yet_applied_are_bounded() {
+    let cost = 1000 + std::mem::size_of::<Entry>();
+    let mut node = leader(Config { proposal_bytes_limit: 3 * cost, ..config() });
+    let out = turn(&mut node, (0..5).map(|id| propose(id, 1000)));
+    let too_many = |id| (id, DropReason::TooManyRequests);
+    assert_eq!(dropped(&out), [too_many(3), too_many(4)]);
+    assert_eq!(node.status().unapplied_bytes, 3 * cost);
+    // Neither durable nor committed makes room; applied does.
+    let ready = appends(&out)[0].ready;
+    let out = turn(&mut node, [Input::Durable(ready), propose(5, 1000)]);
+    assert_eq!(dropped(&out), [too_many(5)]);
+    let out = turn(&mut node, [Input::Applied(Index(3)), propose(6, 1000), propose(7, 1000)]);
+    assert_eq!(dropped(&out), [too_many(7)]);
+    // One that is larger than the bound passes when nothing else waits, else it never would.
+    let ready = appends(&out)[0].ready;
+    turn(&mut node, [Input::Durable(ready)]);
+    let out = turn(&mut node, [Input::Applied(Index(6)), propose(8, 10 * cost), propose(9, 0)]);
+    assert_eq!(dropped(&out), [too_many(9)]);
+}
+
+#[test]
+fn proposals_are_refused_with_their_reason() {
+    let state = State::bootstrap(&[(ME, Bytes::new())]);
+    let mut early = Node::new(config(), state, LogPosition::default(), ConfState::default());
+    assert_eq!(dropped(&turn(&mut early, [propose(1, 1)])), [(1, DropReason::NoLeader)]);
+
+    let mut node = leader(Config { entry_bytes_max: 100, ..config() });
+    assert_eq!(dropped(&turn(&mut node, [propose(1, 101), propose(2, 100)])), [(1, DropReason::TooLarge)]);
+    let change = || add(ConfChangeKind::AddLearnerNode, NodeId(9));
+    let out = turn(
+        &mut node,
+        [
+            Input::ProposeConfChange(ProposalId(3), change()),
+            Input::ProposeConfChange(ProposalId(4), change()),
+        ],
+    );
+    assert_eq!(dropped(&out), [(4, DropReason::ConfChangePending)]);
+    let out = turn(&mut node, [Input::ProposeConfChange(ProposalId(5), change())]);
+    assert_eq!(dropped(&out), [(5, DropReason::ConfChangePending)]);
+}
+
+fn add(kind: ConfChangeKind, node: NodeId) -> ConfChange {
+    ConfChange { id: 1, kind, node, context: Bytes::from_static(b"{}") }
+}
+
+#[test]
+fn the_single_voters_index_is_cleared_before_anybody_hears_of_a_second() {
+    let mut node = leader(config());
+    let change = add(ConfChangeKind::AddNode, NodeId(9));
+    let out = turn(&mut node, [Input::ProposeConfChange(ProposalId(1), change.clone())]);
+    assert_eq!(out[0], Output::SingleVoter(None), "before the append: {out:?}");
+    let ready = appends(&out)[0].ready;
+    let out = turn(&mut node, [Input::Durable(ready)]);
+    assert_eq!(commits(&out).len(), 1);
+    assert!(!out.iter().any(|output| matches!(output, Output::SingleVoter(_))));
+    let out = turn(&mut node, [Input::ApplyConfChange(Index(3), Some(change)), Input::Applied(Index(3))]);
+    let conf = ConfState { voters: vec![ME, NodeId(9)], learners: vec![] };
+    assert_eq!(out[0], Output::ConfState(conf));
+    let sends = out.iter().filter(|output| matches!(output, Output::Send(_))).count();
+    assert!(sends > 0, "now it speaks to the second voter");
+    assert!(!out.iter().any(|output| matches!(output, Output::SingleVoter(_))));
+    // A proposal needs both now.
+    let out = turn(&mut node, [propose(2, 1)]);
+    let ready = appends(&out)[0].ready;
+    assert_eq!(commits(&turn(&mut node, [Input::Durable(ready)])), []);
+    // And a read needs an answer.
+    let out = turn(&mut node, [Input::ReadIndex(ReadId(1))]);
+    assert!(!out.iter().any(|output| matches!(output, Output::ReadReady(..))), "{out:?}");
+}
+
+#[test]
+fn a_refused_or_voteless_change_gives_the_index_back() {
+    for change in [
+        None,
+        Some(add(ConfChangeKind::UpdateNode, ME)),
+        Some(add(ConfChangeKind::AddLearnerNode, NodeId(9))),
+    ] {
+        let mut node = leader(config());
+        let proposed = change.clone().unwrap_or(add(ConfChangeKind::AddNode, NodeId(9)));
+        let out = turn(&mut node, [Input::ProposeConfChange(ProposalId(1), proposed)]);
+        assert_eq!(out[0], Output::SingleVoter(None));
+        turn(&mut node, [Input::Durable(appends(&out)[0].ready)]);
+        let out = turn(&mut node, [Input::ApplyConfChange(Index(3), change), Input::Applied(Index(3))]);
+        assert!(out.contains(&Output::SingleVoter(Some(Index(3)))), "{out:?}");
+    }
+}
+
+#[test]
+fn the_commit_of_the_store_is_believed_over_the_hint_in_the_log() {
+    let entry = |index| Entry {
+        index: Index(index),
+        term: Term(2),
+        kind: EntryKind::Normal,
+        data: Bytes::from_static(b"x"),
+        proposal: None,
+    };
+    let hard_state = HardState { term: Term(2), vote: ME, commit: Index(1) };
+    let state = State { hard_state, entries: vec![entry(6), entry(7)], unwritten: false };
+    let conf = ConfState { voters: vec![ME], learners: vec![] };
+    let mut node = Node::new(config(), state, LogPosition::new(5, 2), conf);
+    assert_eq!(node.status().committed, Index(5));
+    let out = turn(&mut node, []);
+    let [append] = &appends(&out)[..] else { panic!("{out:?}") };
+    assert_eq!(append.entries[0].position(), LogPosition::new(8, 3));
+    let committed = commits(&turn(&mut node, [Input::Durable(append.ready)]));
+    let indexes: Vec<u64> = committed.iter().map(|entry| entry.index.0).collect();
+    assert_eq!(indexes, [6, 7, 8]);
+}
+
+#[test]
+fn a_long_replay_comes_in_pieces() {
+    let entries = (1..=10_000).map(|index| Entry {
+        index: Index(index),
+        term: Term(1),
+        kind: EntryKind::Normal,
+        data: Bytes::from_static(b"x"),
+        proposal: None,
+    });
+    let hard_state = HardState { term: Term(1), vote: ME, commit: Index(10_000) };
+    let state = State { hard_state, entries: entries.collect(), unwritten: false };
+    let conf = ConfState { voters: vec![ME], learners: vec![] };
+    let mut node = Node::new(config(), state, LogPosition::default(), conf);
+    let out = turn(&mut node, []);
+    let pieces = out.iter().filter_map(|output| match output {
+        Output::Commit(entries) => Some(entries.len()),
+        _ => None,
+    });
+    assert_eq!(pieces.collect::<Vec<_>>(), [4096, 4096, 1808]);
+}
+
+#[test]
+fn too_many_reads_are_dropped() {
+    let state = State::bootstrap(&[(ME, Bytes::new())]);
+    let config = Config { reads_limit: 2, ..config() };
+    let mut node = Node::new(config, state, LogPosition::default(), ConfState::default());
+    let out = turn(&mut node, (0..3).map(|id| Input::ReadIndex(ReadId(id))));
+    assert!(out.contains(&Output::ReadDropped(ReadId(2))));
+    assert_eq!(node.status().reads, 2);
+}
+
+#[test]
+fn an_entry_of_any_permitted_length_goes_through_log_and_restart() {
+    let mut member = Member::new(small_log());
+    for (id, len) in [0, 1, 4096, 8192, 16 << 10, 31 << 10].into_iter().enumerate() {
+        member.put(id as u64, vec![1; len]);
+        member.settle();
+    }
+    assert_eq!(member.acked.len(), 6);
+    let want = member.store.data.clone();
+    let mut member = Member::start(member.kill(), Store::default(), small_log()).unwrap();
+    member.settle();
+    assert_eq!(member.store.data, want);
+    assert_eq!(Disk::default().segments.len(), 0);
+}
+
+/// Members that talk; everything is durable and applied at once unless said otherwise.
+struct Cluster {
+    nodes: Vec<Node>,
+    stalled: Vec<NodeId>,
+    /// What their disks owe.
+    owed: Vec<Vec<ReadyNumber>>,
+    sent: Vec<(NodeId, Envelope)>,
+    committed: Vec<Vec<Entry>>,
+}
+
+impl Cluster {
+    fn new(count: u64, seed: u64) -> Cluster {
+        let ids: Vec<NodeId> = (1..=count).map(NodeId).collect();
+        let state = State {
+            hard_state: HardState { term: Term(1), vote: NodeId(0), commit: Index(1) },
+            entries: vec![],
+            unwritten: false,
+        };
+        let conf = ConfState { voters: ids.clone(), learners: vec![] };
+        let node = |id: &NodeId| {
+            let config = Config::new(*id, seed ^ id.0, 1);
+            Node::new(config, state.clone(), LogPosition::new(1, 1), conf.clone())
+        };
+        Cluster {
+            nodes: ids.iter().map(node).collect(),
+            stalled: vec![],
+            owed: vec![vec![]; ids.len()],
+            sent: vec![],
+            committed: vec![vec![]; ids.len()],
+        }
+    }
+
+    /// Gives a member inputs; what it says is kept in `sent` until `deliver`.
+    fn turn(&mut self, id: NodeId, inputs: Vec<Input>) -> Vec<Output> {
+        let at = id.0 as usize - 1;
+        let mut inputs = inputs;
+        let mut all = Vec::new();
+        while !inputs.is_empty() {
+            let out = turn(&mut self.nodes[at], inputs.drain(..));
+            for output in &out {
+                match output {
+                    Output::Append(append) if self.stalled.contains(&id) => self.owed[at].push(append.ready),
+                    Output::Append(append) => inputs.push(Input::Durable(append.ready)),
+                    Output::Send(envelope) => self.sent.push((id, envelope.clone())),
+                    Output::Commit(entries) => {
+                        self.committed[at].extend(entries.iter().cloned());
+                        // Changes of the membership are left to the test, and what follows them.
+                        let is_change = |entry: &&Entry| entry.kind == EntryKind::ConfChange;
+                        let before = entries.iter().take_while(|entry| !is_change(entry));
+                        inputs.extend(before.last().map(|entry| Input::Applied(entry.index)));
+                    }
+                    _ => {}
+                }
+            }
+            all.extend(out);
+        }
+        all
+    }
+
+    fn deliver(&mut self) {
+        while !self.sent.is_empty() {
+            for (from, envelope) in std::mem::take(&mut self.sent) {
+                self.turn(envelope.to, vec![Input::Receive(from, envelope.message)]);
+            }
+        }
+    }
+
+    fn elect(&mut self) -> NodeId {
+        for _ in 0..100 {
+            for id in 1..=self.nodes.len() as u64 {
+                self.turn(NodeId(id), vec![Input::Tick]);
+            }
+            self.deliver();
+            if let Some(leader) = self.nodes.iter().find(|node| node.status().role.role == Role::Leader) {
+                return leader.config.id;
+            }
+        }
+        panic!("no leader after 100 ticks");
+    }
+
+    fn other(&self, than: &[NodeId]) -> NodeId {
+        (1..=self.nodes.len() as u64).map(NodeId).find(|id| !than.contains(id)).unwrap()
+    }
+}
+
+#[test]
+fn three_members_commit_the_same_bytes() {
+    let mut cluster = Cluster::new(3, 5);
+    let leader = cluster.elect();
+    for id in 0..20 {
+        cluster.turn(leader, vec![propose(id, 100), propose(100 + id, 0)]);
+        cluster.deliver();
+    }
+    cluster.turn(leader, vec![Input::Tick]);
+    cluster.deliver();
+    let own = cluster.committed[leader.0 as usize - 1].clone();
+    assert_eq!(own.len(), 41, "the leader's first entry and forty proposals");
+    assert!(own[1..].iter().all(|entry| entry.proposal.is_some()));
+    for committed in &cluster.committed {
+        let without_names = |entries: &[Entry]| -> Vec<Entry> {
+            entries.iter().map(|entry| Entry { proposal: None, ..entry.clone() }).collect()
+        };
+        assert_eq!(without_names(committed), without_names(&own));
+    }
+    let follower = cluster.other(&[leader]);
+    let out = cluster.turn(follower, vec![propose(9, 1)]);
+    assert_eq!(dropped(&out), [(9, DropReason::NotLeader(leader))]);
+}
+
+#[test]
+fn a_stalled_disk_holds_back_promises_and_nothing_else() {
+    use raft::eraftpb::MessageType::*;
+    let mut cluster = Cluster::new(3, 5);
+    let leader = cluster.elect();
+    let sick = cluster.other(&[leader]);
+    cluster.stalled = vec![sick];
+    let kinds = |cluster: &Cluster| -> Vec<raft::eraftpb::MessageType> {
+        let from_sick = cluster.sent.iter().filter(|(from, _)| *from == sick);
+        from_sick.map(|(_, envelope)| envelope.message.raft.get_msg_type()).collect()
+    };
+    let to_sick = |cluster: &mut Cluster| {
+        let (mine, others) = std::mem::take(&mut cluster.sent).into_iter().partition(|(_, e)| e.to == sick);
+        cluster.sent = others;
+        for (from, envelope) in mine {
+            cluster.turn(sick, vec![Input::Receive(from, envelope.message)]);
+        }
+    };
+    cluster.turn(leader, vec![propose(1, 10)]);
+    to_sick(&mut cluster);
+    assert_eq!(kinds(&cluster), [], "it has stored nothing, so it accepts nothing");
+    cluster.sent.clear();
+    cluster.turn(leader, vec![Input::Tick]);
+    to_sick(&mut cluster);
+    assert_eq!(kinds(&cluster), [MsgHeartbeatResponse], "its disk is no reason to look dead");
+    cluster.sent.clear();
+    let owed = std::mem::take(&mut cluster.owed[sick.0 as usize - 1]);
+    cluster.turn(sick, owed.last().map(|ready| Input::Durable(*ready)).into_iter().collect());
+    assert_eq!(kinds(&cluster), [MsgAppendResponse], "now it is true");
+}
+
+#[test]
+fn a_vote_is_cast_after_it_is_durable() {
+    use raft::eraftpb::MessageType::*;
+    let mut cluster = Cluster::new(3, 5);
+    let voter = NodeId(2);
+    cluster.stalled = vec![voter];
+    let mut request = RaftMessage { from: 1, to: 2, term: 5, log_term: 1, index: 1, ..Default::default() };
+    request.set_msg_type(MsgRequestVote);
+    let message = Box::new(Message { raft: request, data: vec![] });
+    let out = cluster.turn(voter, vec![Input::Receive(NodeId(1), message)]);
+    let [append] = &appends(&out)[..] else { panic!("{out:?}") };
+    assert_eq!(append.hard_state, HardState { term: Term(5), vote: NodeId(1), commit: Index(1) });
+    assert!(cluster.sent.is_empty());
+    // Nor does anything else that would show the new term.
+    let mut heartbeat = RaftMessage { from: 1, to: 2, term: 5, ..Default::default() };
+    heartbeat.set_msg_type(MsgHeartbeat);
+    let message = Box::new(Message { raft: heartbeat, data: vec![] });
+    cluster.turn(voter, vec![Input::Receive(NodeId(1), message)]);
+    assert!(cluster.sent.is_empty());
+    cluster.turn(voter, vec![Input::Durable(append.ready)]);
+    let kinds: Vec<_> = cluster.sent.iter().map(|(_, e)| e.message.raft.get_msg_type()).collect();
+    assert_eq!(kinds, [MsgRequestVoteResponse, MsgHeartbeatResponse]);
+}
+
+#[test]
+fn the_seed_decides_who_leads() {
+    let trace = |seed| {
+        let mut cluster = Cluster::new(5, seed);
+        let leader = cluster.elect();
+        let ticks: Vec<usize> =
+            cluster.nodes.iter().map(|node| node.raft.raft.randomized_election_timeout()).collect();
+        (leader, ticks)
+    };
+    let traces: Vec<_> = (0..20).map(trace).collect();
+    assert_eq!(traces, (0..20).map(trace).collect::<Vec<_>>());
+    assert!((0..20).any(|seed| traces[seed].0 != traces[0].0), "other seeds, other leaders");
+}
+
+#[test]
+fn a_cluster_shrunk_to_one_elects_it_when_its_writes_are_durable() {
+    let mut cluster = Cluster::new(2, 5);
+    let leader = cluster.elect();
+    let rest = cluster.other(&[leader]);
+    let remove = ConfChange { id: 1, kind: ConfChangeKind::RemoveNode, node: leader, context: Bytes::new() };
+    cluster.turn(leader, vec![Input::ProposeConfChange(ProposalId(1), remove.clone())]);
+    cluster.deliver();
+    // The entry after it reaches the survivor's memory and not its disk.
+    cluster.stalled = vec![rest];
+    cluster.turn(leader, vec![propose(2, 10)]);
+    cluster.deliver();
+    let node = &mut cluster.nodes[rest.0 as usize - 1];
+    let index = Index(3);
+    let out = turn(node, [Input::ApplyConfChange(index, Some(remove)), Input::Applied(index)]);
+    assert!(out.contains(&Output::ConfState(ConfState { voters: vec![rest], learners: vec![] })));
+    for _ in 0..50 {
+        turn(node, [Input::Tick]);
+    }
+    turn(node, [Input::Campaign]);
+    assert_eq!(node.status().role.role, Role::Follower, "raft would panic with writes in flight");
+    let owed = cluster.owed[rest.0 as usize - 1].pop().unwrap();
+    let out = turn(node, [Input::Durable(owed)]);
+    assert_eq!(node.status().role.role, Role::Leader, "{out:?}");
+}
