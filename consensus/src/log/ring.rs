@@ -420,3 +420,6 @@ impl Tail {
         used.chain(current).chain(&self.free)
     }
 }
+
+#[cfg(test)]
+mod tests;
