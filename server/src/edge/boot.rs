@@ -156,7 +156,7 @@ fn open_state(config: &Config, dir: &DataDir, identity: Identity) -> Result<Open
         TreeFile::open(&config.data_dir).map_err(|error| probe::from_write(&config.data_dir, &error))?;
     let nonce = random()?;
     let store = open_store(config, &tree, existed, identity, nonce)?;
-    let log_dir = dir.log_path.join(segments::LOG_DIR);
+    let log_dir = dir.log_path.clone();
     fs::create_dir_all(&log_dir).map_err(|error| probe::from_write(&log_dir, &error))?;
     let files = SegmentFiles::open(&log_dir).map_err(|error| failed("read the log's directory", &error))?;
     let applied = store.applied();

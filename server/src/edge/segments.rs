@@ -12,9 +12,6 @@ use std::path::{Path, PathBuf};
 use consensus::log::{NewSegment, SegmentId};
 use glommio::io::{DmaFile, OpenOptions as DmaOpenOptions};
 
-/// Name of the log's directory inside the data directory.
-pub const LOG_DIR: &str = "log";
-
 /// Zeros are written in steps of this size.
 const ZERO_STEP: usize = 1 << 20;
 
