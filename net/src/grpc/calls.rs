@@ -283,10 +283,12 @@ impl Calls {
         if h2.control_frames_waiting() >= CONTROL_FRAMES_PAUSE || self.executing >= EXECUTING_MAX {
             return false;
         }
-        // If the peer's own windows hold the answers, its WINDOW_UPDATEs must still be read.
-        let held_by_windows = self.is_withheld(h2) && !h2.has_output();
-        held_by_windows
-            || self.waiting_bytes < WAITING_BYTES_MAX && !(self.is_withheld(h2) && !self.requests.is_empty())
+        let withheld = self.is_withheld(h2);
+        if withheld && !h2.has_output() {
+            return true; // the peer's own windows hold the answers: its WINDOW_UPDATEs must be read
+        }
+        let waits = withheld && !self.requests.is_empty();
+        !waits && self.waiting_bytes < WAITING_BYTES_MAX
     }
 
     #[inline]

@@ -157,7 +157,7 @@ fn is_base64(value: &[u8]) -> bool {
     let digits = value.len() - value.iter().rev().take(2).take_while(|&&b| b == b'=').count();
     let padded = digits < value.len();
     let alphabet = |b: &u8| b.is_ascii_alphanumeric() || matches!(b, b'+' | b'/');
-    value[..digits].iter().all(alphabet) && digits % 4 != 1 && (!padded || value.len() % 4 == 0)
+    value[..digits].iter().all(alphabet) && digits % 4 != 1 && (!padded || value.len().is_multiple_of(4))
 }
 
 #[cfg(test)]

@@ -162,7 +162,7 @@ impl<H: Head, S: Default> Connection<H, S> {
         payload: &[u8],
         on: &mut impl FnMut(&mut Self, Received<'_, H>),
     ) -> Outcome {
-        if header.stream == 0 || header.stream % 2 == 0 {
+        if header.stream.is_multiple_of(2) {
             return fatal(ErrorCode::Protocol, "HEADERS on a stream that no client opens");
         }
         let (mut fragment, _) = frame::unpad(&header, payload)?;
