@@ -59,7 +59,10 @@ fn serve(running: Running, signals: Signals) -> ExitCode {
     }
     loop {
         match running.notes.recv() {
-            Ok(Note::Ready) => say_ready(&running),
+            Ok(Note::Ready) => {
+                tell(&running, || ToClient::Serve);
+                say_ready(&running);
+            }
             Ok(Note::Drained) => {}
             Ok(Note::Stop) | Err(_) => break,
         }
@@ -91,15 +94,19 @@ fn say_ready(running: &Running) {
     notify::ready();
 }
 
-/// Lets every client core finish what is in flight, for a bounded time.
-fn stop(running: &Running) {
-    for core in &running.stop {
-        let _ = core.push(ToClient::Shutdown);
+fn tell(running: &Running, message: impl Fn() -> ToClient) {
+    for core in &running.orders {
+        let _ = core.push(message()); // its ring holds more orders than there are
         core.flush();
     }
+}
+
+/// Lets every client core finish what is in flight, for a bounded time.
+fn stop(running: &Running) {
+    tell(running, || ToClient::Shutdown);
     let deadline = Instant::now() + STOP_DEADLINE;
     let mut drained = 0;
-    while drained < running.stop.len() {
+    while drained < running.orders.len() {
         match running.notes.recv_deadline(deadline) {
             Ok(Note::Drained) => drained += 1,
             Ok(_) => {}

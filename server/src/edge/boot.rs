@@ -57,8 +57,8 @@ pub struct Running {
     pub notes: crossbeam::channel::Receiver<Note>,
     /// What all cores look at.
     pub shared: Arc<Shared>,
-    /// Tells a client core to stop.
-    pub stop: Vec<Sender<ToClient>>,
+    /// The main thread's way to each client core.
+    pub orders: Vec<Sender<ToClient>>,
     /// Keeps the directory locked.
     _dir: DataDir,
 }
@@ -78,9 +78,9 @@ pub fn start(config: Config) -> Result<Running, Fatal> {
     let sockets = bind_all(&config)?;
     let listeners = listeners(&config)?;
     let opened = open_state(&config, &dir, identity)?;
-    let (shared, notes) = Shared::new(config, identity);
-    let stop = launch(&shared, &plan, opened, sockets, listeners)?;
-    Ok(Running { notes, shared, stop, _dir: dir })
+    let (shared, notes) = Shared::new(config, identity, plan.clients().len());
+    let orders = launch(&shared, &plan, opened, sockets, listeners)?;
+    Ok(Running { notes, shared, orders, _dir: dir })
 }
 
 fn open_data_dir(config: &Config) -> Result<(DataDir, Identity), Fatal> {
@@ -161,7 +161,8 @@ fn open_state(config: &Config, dir: &DataDir, identity: Identity) -> Result<Open
     let files = SegmentFiles::open(&log_dir).map_err(|error| failed("read the log's directory", &error))?;
     let applied = store.applied();
     let applied = LogPosition { index: Index(applied.index), term: Term(applied.term) };
-    let log_identity = consensus::log::Identity { cluster: identity.cluster_id, member: NodeId(identity.member_id) };
+    let log_identity =
+        consensus::log::Identity { cluster: identity.cluster_id, member: NodeId(identity.member_id) };
     let recovered = recover(&files, log_identity, applied).map_err(|error| damaged(&log_dir, &error))?;
     files.sync().map_err(|error| failed("sync the log", &error))?;
     for note in &recovered.notes {
@@ -171,7 +172,9 @@ fn open_state(config: &Config, dir: &DataDir, identity: Identity) -> Result<Open
     let mut log = Log::new(LogConfig::new(nonce), log_identity, recovered.tail);
     let mut segments: Vec<_> = files.ids().collect();
     if segments.is_empty() {
-        let first = log.segment_wanted().ok_or_else(|| Fatal::new(FatalReason::StartFailed, "the log wants no segment"))?;
+        let first = log
+            .segment_wanted()
+            .ok_or_else(|| Fatal::new(FatalReason::StartFailed, "the log wants no segment"))?;
         segments::prepare(&log_dir, &first).map_err(|error| probe::from_write(&log_dir, &error))?;
         log.segment_ready(first.id, first.size);
         segments.push(first.id);
@@ -218,7 +221,8 @@ fn initial_state(config: &Config, recovered: &Recovered, identity: Identity) -> 
         return Ok(recovered.state.clone());
     }
     let bootstrap = config.bootstrap.as_ref().map_err(|why| Fatal::new(FatalReason::Config, why.clone()))?;
-    let member = Member { id: identity.member_id, peer_urls: bootstrap.peer_urls.clone(), ..Member::default() };
+    let member =
+        Member { id: identity.member_id, peer_urls: bootstrap.peer_urls.clone(), ..Member::default() };
     Ok(State::bootstrap(&[(NodeId(identity.member_id), member.encode().into())]))
 }
 
@@ -284,7 +288,12 @@ fn launch(
     let warm = opened.tree.clone();
     tree_background.run(move || warm.populate(WARM_BYTES));
 
-    let log = LogSeed { log: opened.log, dir: opened.log_dir, existing: opened.segments, background: log_background };
+    let log = LogSeed {
+        log: opened.log,
+        dir: opened.log_dir,
+        existing: opened.segments,
+        background: log_background,
+    };
     work[plan.executor_of(Role::Log)].log = Some(log.into_work(shared, wiring.log_rings()));
     work[plan.executor_of(Role::Raft)].raft = Some((
         Box::new(RaftCore::new(opened.node, wiring.raft_rings(), shared.clone())),
@@ -305,11 +314,11 @@ fn launch(
     work[plan.executor_of(Role::Store)].store =
         Some(Box::new(StoreCore::new(store, rings, checkpoints, ids(clients.len()), shared.clone())));
 
-    let mut stop = Vec::new();
+    let mut orders = Vec::new();
     let mut sockets: Vec<_> = sockets.into_iter().enumerate().collect();
     for (number, executor) in clients.iter().enumerate() {
         let ends = wiring.client_ends(number);
-        stop.push(ends.stop);
+        orders.push(ends.orders);
         let (shared, view, listeners, ids) = (shared.clone(), view.clone(), listeners.clone(), ids(number));
         let outgoing = (ends.to_raft, ends.to_store);
         work[*executor].client = Some(ClientWork {
@@ -322,7 +331,7 @@ fn launch(
     for (executor, work) in plan.executors.iter().zip(work) {
         executors::start(executor, work).map_err(|error| failed("start an executor", &error))?;
     }
-    Ok(stop)
+    Ok(orders)
 }
 
 fn background(name: &str) -> Result<Background, Fatal> {

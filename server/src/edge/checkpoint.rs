@@ -157,7 +157,9 @@ impl Checkpoints {
             }
             Err(CheckpointError::Write(error) | CheckpointError::Sync(error)) => Err(Fatal::new(
                 FatalReason::CheckpointFailed,
-                format!("a write or sync of the tree file failed: {error}; what was acknowledged is in the log"),
+                format!(
+                    "a write or sync of the tree file failed: {error}; what was acknowledged is in the log"
+                ),
             )),
         }
     }

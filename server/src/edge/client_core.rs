@@ -7,6 +7,7 @@
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::future::poll_fn;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -69,6 +70,8 @@ pub struct ClientCore {
     waiting: RefCell<Waiting>,
     next_number: Cell<u64>,
     touched: RefCell<Vec<ConnectionId>>,
+    /// Accept loops that begin with [`ToClient::Serve`].
+    pub acceptors: RefCell<Vec<Pin<Box<dyn Future<Output = ()>>>>>,
     listeners: Vec<Listener>,
     shutting_down: Cell<bool>,
 }
@@ -139,6 +142,7 @@ impl ClientCore {
             waiting: RefCell::default(),
             next_number: Cell::new(1),
             touched: RefCell::default(),
+            acceptors: RefCell::default(),
             listeners,
             shutting_down: Cell::new(false),
             shared,
@@ -177,6 +181,11 @@ impl ClientCore {
                 }
             }
             ToClient::Accepted(stream, listener) => self.accepted(stream, listener),
+            ToClient::Serve => {
+                for acceptor in self.acceptors.borrow_mut().drain(..) {
+                    glommio::spawn_local(acceptor).detach();
+                }
+            }
             ToClient::Shutdown => self.shutdown(),
         }
     }
@@ -406,12 +415,8 @@ impl ClientCore {
             self.forget_calls(grpc);
         }
         self.shared.metrics.connection_closed();
+        self.shared.connection_closed(self.number);
         self.note_if_drained();
-    }
-
-    /// How many connections this core has, for the acceptor's choice.
-    pub fn connection_count(&self) -> usize {
-        self.connections.borrow().len()
     }
 
     fn shutdown(&self) {

@@ -4,10 +4,11 @@ use std::io;
 use std::rc::Rc;
 use std::time::Duration;
 
+use glommio::net::AcceptedTcpStream;
 use glommio::{ExecutorJoinHandle, LocalExecutorBuilder, Placement};
 use socket2::Socket;
 
-use super::client_core::{ClientCore};
+use super::client_core::ClientCore;
 use super::listen;
 use super::log_core::LogCore;
 use super::messages::ToClient;
@@ -47,7 +48,7 @@ pub struct ClientWork {
     pub rings: Incoming,
     /// Listening sockets with their numbers; only the first client core has them.
     pub sockets: Vec<(usize, Socket)>,
-    /// Ways to the other client cores, and how many connections each has.
+    /// Ways to the other client cores, from number 1 on.
     pub others: Vec<Sender<ToClient>>,
 }
 
@@ -96,24 +97,31 @@ async fn serve_clients(work: ClientWork) {
     let core = Rc::new((work.core)());
     let others = Rc::new(work.others);
     for (listener, socket) in work.sockets {
-        let (core, others) = (core.clone(), others.clone());
-        let mut turn = listener;
-        glommio::spawn_local(listen::accept_loop(socket, move |stream| {
-            // Round robin over all client cores, this one included.
-            turn = (turn + 1) % (others.len() + 1);
-            match others.get(turn) {
-                None => core.accepted(stream, listener),
-                Some(other) => {
-                    if let Err(ToClient::Accepted(stream, listener)) =
-                        other.push(ToClient::Accepted(stream, listener))
-                    {
-                        core.accepted(stream, listener);
-                    }
-                    other.flush();
-                }
-            }
-        }))
-        .detach();
+        let (core_here, others) = (core.clone(), others.clone());
+        let accepting = listen::accept_loop(socket, core.shared.clone(), move |stream| {
+            deliver(&core_here, &others, stream, listener);
+        });
+        core.acceptors.borrow_mut().push(Box::pin(accepting));
     }
     core.run(work.rings).await;
+}
+
+/// Gives a connection to the client core with the fewest.
+fn deliver(core: &Rc<ClientCore>, others: &[Sender<ToClient>], stream: AcceptedTcpStream, listener: usize) {
+    let emptiest = core.shared.emptiest_client();
+    core.shared.connection_opened(emptiest);
+    // Client core 0 has the acceptor; `others` begins with core 1.
+    let refused = match emptiest.checked_sub(1).and_then(|at| others.get(at)) {
+        None => return core.accepted(stream, listener),
+        Some(other) => {
+            let result = other.push(ToClient::Accepted(stream, listener));
+            other.flush();
+            result
+        }
+    };
+    if let Err(ToClient::Accepted(stream, listener)) = refused {
+        core.shared.connection_closed(emptiest);
+        core.shared.connection_opened(core.number);
+        core.accepted(stream, listener);
+    }
 }

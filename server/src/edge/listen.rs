@@ -7,8 +7,11 @@
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::os::fd::{FromRawFd, IntoRawFd};
+use std::sync::Arc;
 use std::time::Duration;
 
+use super::shared::Shared;
+use crate::config::limits::CONNECTIONS_MAX;
 use glommio::net::{AcceptedTcpStream, TcpListener};
 use socket2::{Domain, Protocol, Socket, Type};
 
@@ -59,10 +62,13 @@ fn bind_one(address: SocketAddr, options: Options) -> io::Result<Socket> {
 /// Accepts for ever and hands each connection to `deliver`. Must run on a glommio executor.
 ///
 /// Running out of descriptors or memory is not the end: the acceptor reports it, rests, and goes on.
-pub async fn accept_loop(socket: Socket, mut deliver: impl FnMut(AcceptedTcpStream)) {
+pub async fn accept_loop(socket: Socket, shared: Arc<Shared>, mut deliver: impl FnMut(AcceptedTcpStream)) {
     // SAFETY: the descriptor comes from `into_raw_fd`, so nobody else owns or closes it.
     let listener = unsafe { TcpListener::from_raw_fd(socket.into_raw_fd()) };
     loop {
+        while shared.connection_count() >= CONNECTIONS_MAX {
+            glommio::timer::sleep(ACCEPT_RETRY).await;
+        }
         match listener.shared_accept().await {
             Ok(accepted) => deliver(accepted),
             Err(error) => report(&error).await,

@@ -89,6 +89,8 @@ pub enum ToClient {
     Answers(Vec<(QueryId, Result<QueryAnswer, Error>)>),
     /// A new connection, with the number of the listener it came by.
     Accepted(AcceptedTcpStream, usize),
+    /// This member has made itself known: begin to accept connections.
+    Serve,
     /// Stop: finish what is in flight, then say so.
     Shutdown,
 }

@@ -3,55 +3,55 @@
 //! Each file is a loop dull enough to check by eye: take an event, let a pure machine step, start what it asks for.
 //! Deciding happens in `net`, `consensus`, `engine` and `node`.
 
+/// Threads that may block.
+pub mod background;
 /// The present, monotonic.
 pub mod clock;
 /// Places where a test makes the process die.
 pub mod failpoint;
-/// Bounded queues between cores.
-pub mod ring;
 /// What the cores say to each other.
 pub mod messages;
-/// All rings, made at once.
-pub mod wiring;
+/// Bounded queues between cores.
+pub mod ring;
 /// What all cores may look at.
 pub mod shared;
-/// Threads that may block.
-pub mod background;
+/// All rings, made at once.
+pub mod wiring;
 
-/// Segment files: made and opened for writing.
-pub mod segments;
-/// Segment files: read back at start.
-pub mod segment_files;
 /// The log core.
 pub mod log_core;
 /// The raft core.
 pub mod raft_core;
+/// Segment files: read back at start.
+pub mod segment_files;
+/// Segment files: made and opened for writing.
+pub mod segments;
 
-/// The tree file and its map.
-pub mod tree_file;
 /// When the tree is written, and by whom.
 pub mod checkpoint;
 /// The store core.
 pub mod store_core;
+/// The tree file and its map.
+pub mod tree_file;
 
-/// Listening sockets.
-pub mod listen;
-/// The bytes of one connection.
-pub mod transport;
-/// One connection: protocol machine and poll loop.
-pub mod connection;
 /// Calls that have state.
 pub mod calls;
 /// A client core: who waits for what.
 pub mod client_core;
-/// What happens to a call.
-pub mod requests;
-/// Watch streams.
-pub mod watches;
+/// One connection: protocol machine and poll loop.
+pub mod connection;
+/// Listening sockets.
+pub mod listen;
 /// HTTP/1.1 pages.
 pub mod pages;
+/// What happens to a call.
+pub mod requests;
+/// The bytes of one connection.
+pub mod transport;
+/// Watch streams.
+pub mod watches;
 
-/// Threads by the placement plan.
-pub mod executors;
 /// From configuration to running executors.
 pub mod boot;
+/// Threads by the placement plan.
+pub mod executors;

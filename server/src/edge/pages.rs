@@ -33,7 +33,8 @@ impl ClientCore {
         let view = self.view();
         let guard = &epoch::pin();
         let probe = RangeOptions { key: "health".into(), limit: 1, keys_only: true, ..Default::default() };
-        let local = view.range(guard, &probe).err().map(|error| node::api::Error::from(&error).text().to_owned());
+        let local =
+            view.range(guard, &probe).err().map(|error| node::api::Error::from(&error).text().to_owned());
         let barrier = match self.shared.read_index() {
             Some(_) => local.clone(),
             None => Some(node::api::Error::NoLeader.text().to_owned()),

@@ -4,7 +4,7 @@ use std::rc::Rc;
 
 use crossbeam::epoch;
 use engine::{AlarmKind, View, quota};
-use net::grpc::{CallId, Event, Metadata, Kind, Method};
+use net::grpc::{CallId, Event, Kind, Metadata, Method};
 use net::pb::etcdserverpb::AlarmType;
 use node::api::{self, Context, Error, Refusal, Request};
 use node::lease;
@@ -120,7 +120,10 @@ impl ClientCore {
                 grpc.server.send(call, &api::health::watch(&service));
                 grpc.calls.0.insert(call, Call::Open);
             }
-            Request::Write(_) | Request::LeaseTimeToLive { .. } | Request::LeaseLeases | Request::Defragment => {
+            Request::Write(_)
+            | Request::LeaseTimeToLive { .. }
+            | Request::LeaseLeases
+            | Request::Defragment => {
                 unreachable!("dispatch sends these to other cores")
             }
         }
@@ -229,8 +232,7 @@ impl ClientCore {
         while let Some(answer) = state.answers.poll() {
             match answer {
                 Ok((lease, ttl)) => {
-                    let header =
-                        self.identity.header(self.view().revision(), self.shared.term());
+                    let header = self.identity.header(self.view().revision(), self.shared.term());
                     grpc.server.send(waiter.call, &lease::keep_alive_response(header, lease, ttl));
                 }
                 Err(error) => return self.end_call(grpc, waiter.call, Some(error)),

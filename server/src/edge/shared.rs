@@ -3,7 +3,7 @@
 //! Each number has one writer. Readers see a value that was true; what must be consistent is published as one value.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use consensus::{Index, NodeId, ProposalId, Term};
 use node::Identity;
@@ -35,6 +35,8 @@ pub struct Shared {
     commit: AtomicU64,
     applied: AtomicU64,
     space_allocated: AtomicU64,
+    /// Open connections of each client core.
+    connections: Box<[AtomicUsize]>,
     log_space_lost: AtomicBool,
     notes: crossbeam::channel::Sender<Note>,
 }
@@ -52,7 +54,11 @@ pub enum Note {
 
 impl Shared {
     /// Everything unknown yet. The receiver belongs to the main thread.
-    pub fn new(config: Config, identity: Identity) -> (Arc<Shared>, crossbeam::channel::Receiver<Note>) {
+    pub fn new(
+        config: Config,
+        identity: Identity,
+        clients: usize,
+    ) -> (Arc<Shared>, crossbeam::channel::Receiver<Note>) {
         let (notes, heard) = crossbeam::channel::unbounded();
         let shared = Shared {
             config,
@@ -64,6 +70,7 @@ impl Shared {
             commit: AtomicU64::new(0),
             applied: AtomicU64::new(0),
             space_allocated: AtomicU64::new(0),
+            connections: (0..clients).map(|_| AtomicUsize::new(0)).collect(),
             log_space_lost: AtomicBool::new(false),
             notes,
         };
@@ -119,10 +126,28 @@ impl Shared {
 
     /// How full the store is.
     pub fn space(&self) -> Space {
-        Space {
-            used: self.space_allocated.load(Ordering::Acquire),
-            quota: self.config.quota_backend_bytes,
-        }
+        Space { used: self.space_allocated.load(Ordering::Acquire), quota: self.config.quota_backend_bytes }
+    }
+
+    /// A connection was given to this client core.
+    pub fn connection_opened(&self, core: usize) {
+        self.connections[core].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A connection of this client core is gone.
+    pub fn connection_closed(&self, core: usize) {
+        self.connections[core].fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// Connections of all client cores.
+    pub fn connection_count(&self) -> usize {
+        self.connections.iter().map(|count| count.load(Ordering::Relaxed)).sum()
+    }
+
+    /// The client core with the fewest connections.
+    pub fn emptiest_client(&self) -> usize {
+        let counts = self.connections.iter().map(|count| count.load(Ordering::Relaxed));
+        counts.enumerate().min_by_key(|(_, count)| *count).map_or(0, |(core, _)| core)
     }
 
     /// Log core: the next segment could not be made (true), or it could again.

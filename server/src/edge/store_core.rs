@@ -12,8 +12,8 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use consensus::{Index, ProposalId};
-use engine::{Alarm, AlarmKind, Store};
 use engine::compact::Progress;
+use engine::{Alarm, AlarmKind, Store};
 use node::Answer;
 use node::api::{Error, Space};
 use node::apply::{self, Effect};
@@ -397,8 +397,12 @@ impl StoreCore {
     fn announce(&mut self) {
         let shared = self.shared.clone();
         let (member, config) = (shared.identity.member_id, &shared.config);
-        let write =
-            propose::member_attributes_set(&mut self.ids, member, &config.name, &config.advertise_client_urls);
+        let write = propose::member_attributes_set(
+            &mut self.ids,
+            member,
+            &config.name,
+            &config.advertise_client_urls,
+        );
         self.announced = Announced::Proposed(self.propose(write));
         match apply::cluster_version(&self.store) {
             Ok(Some(_)) => {}
@@ -457,7 +461,10 @@ impl StoreCore {
     fn raise_no_space(&mut self) {
         let member = self.shared.identity.member_id;
         let raised = Alarm { member, kind: AlarmKind::NoSpace };
-        if self.leadership == Leadership::Leads && self.alarm.is_none() && !self.store.alarms(None).contains(&raised) {
+        if self.leadership == Leadership::Leads
+            && self.alarm.is_none()
+            && !self.store.alarms(None).contains(&raised)
+        {
             let write =
                 propose::raise_alarm(&mut self.ids, member, net::pb::etcdserverpb::AlarmType::Nospace);
             self.alarm = Some(self.propose(write));

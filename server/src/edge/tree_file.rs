@@ -87,7 +87,10 @@ impl TreeFile {
         }
         let length = bytes.next_multiple_of(GROWTH_BYTES);
         if length > self.map.len() as u64 {
-            return Err(io::Error::new(io::ErrorKind::FileTooLarge, "the tree file outgrew its reserved address range"));
+            return Err(io::Error::new(
+                io::ErrorKind::FileTooLarge,
+                "the tree file outgrew its reserved address range",
+            ));
         }
         rustix::fs::fallocate(&self.file, rustix::fs::FallocateFlags::empty(), 0, length)?;
         self.file_bytes.store(length, Ordering::Release);

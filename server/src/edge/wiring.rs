@@ -36,7 +36,7 @@ pub struct ClientEnds {
     /// What comes in.
     pub incoming: Incoming,
     /// The main thread's way to this core.
-    pub stop: Sender<ToClient>,
+    pub orders: Sender<ToClient>,
 }
 
 /// What comes to a client core.
@@ -71,7 +71,7 @@ impl Wiring {
             let (to_store, store_from_client) = ring(RING_CLIENT_TO_RAFT_MAX);
             let (store_to_client, client_from_store) = ring(RING_STORE_TO_CLIENT_MAX);
             let (raft_to_client, client_from_raft) = ring(RING_STORE_TO_CLIENT_MAX);
-            let (stop, client_from_main) = ring(RING_CONTROL_MAX);
+            let (orders, client_from_main) = ring(RING_CONTROL_MAX);
             raft.from_clients.push(raft_from_client);
             raft.to_clients.push(raft_to_client);
             store.from_clients.push(store_from_client);
@@ -83,7 +83,7 @@ impl Wiring {
                 others.push(client_from_acceptor);
             }
             let incoming = Incoming { store: client_from_store, others };
-            ends.push(Some(ClientEnds { to_raft, to_store, incoming, stop }));
+            ends.push(Some(ClientEnds { to_raft, to_store, incoming, orders }));
         }
         Wiring {
             raft: Some(raft),
