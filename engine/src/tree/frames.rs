@@ -29,11 +29,11 @@
 //!
 //! The writer itself reads without a guard: frames are freed and retired by `&mut self` methods of the tree, so none of its references lives then.
 
-use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
+use std::alloc::{Layout, alloc, alloc_zeroed, dealloc, handle_alloc_error};
 use std::ptr::{self, NonNull};
 use std::sync::Arc;
-use std::sync::atomic::AtomicPtr;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+use std::sync::atomic::{AtomicPtr, AtomicU64};
 
 use crossbeam::epoch;
 
@@ -222,6 +222,8 @@ pub(super) struct Frames {
     pool: Vec<*mut u8>,
     /// Pages in frames of the table.
     pages: u64,
+    /// Pages in retired frames that wait for readers to leave.
+    retired: Arc<AtomicU64>,
 }
 
 // SAFETY: the pool's frames belong to this value alone; everything else is `Send`.
@@ -231,7 +233,7 @@ unsafe impl Sync for Frames {}
 
 impl Frames {
     pub fn new(table: Arc<PageTable>, birth: Birth) -> Frames {
-        Frames { table, birth, pool: Vec::new(), pages: 0 }
+        Frames { table, birth, pool: Vec::new(), pages: 0, retired: Arc::default() }
     }
 
     pub fn table(&self) -> &Arc<PageTable> {
@@ -254,6 +256,18 @@ impl Frames {
         self.pages
     }
 
+    /// Pages in retired frames that are not freed yet.
+    pub fn retired_pages(&self) -> u64 {
+        self.retired.load(Relaxed)
+    }
+
+    /// Frees some retired frames, if no reader can be in them any more.
+    pub fn collect(&self) {
+        if self.retired_pages() > 0 {
+            epoch::pin().flush();
+        }
+    }
+
     /// Makes the table cover all ids below `end`.
     pub fn cover(&self, end: u32) {
         (0..end.div_ceil(CHUNK_LEN as u32)).for_each(|chunk| self.table.cover(PageId(chunk << CHUNK_BITS)));
@@ -263,9 +277,11 @@ impl Frames {
     pub fn make_node(&mut self, id: PageId, level: u8) -> Pointer {
         let at = Pointer { id, birth: self.birth };
         let frame = self.page_frame();
-        // SAFETY: a frame just taken belongs to us alone, has a page, and its bytes are initialized.
-        let page = unsafe { &mut *frame.cast::<Page>() };
-        page.fill(0);
+        // SAFETY: a frame just taken belongs to us alone and has a page; the zeros initialize it.
+        let page = unsafe {
+            frame.write_bytes(0, PAGE_SIZE);
+            &mut *frame.cast::<Page>()
+        };
         node::init(page, at, level);
         self.install(id, frame, 1);
         at
@@ -273,24 +289,18 @@ impl Frames {
 
     /// A copy of the node `from` as a node of the present batch.
     pub fn copy_node(&mut self, from: Pointer, level: u8, id: PageId) -> Result<Pointer, Damage> {
+        // SAFETY: the tree, which owns these frames, is borrowed: they are freed and retired by `&mut self` only.
+        let source = unsafe { self.table.node(from, level) }? as *const Page;
         let frame = self.page_frame();
-        let copied = {
-            // SAFETY: frames are freed and retired by `&mut self` only.
-            let source = unsafe { self.table.node(from, level) };
-            // SAFETY: as in `make_node`; the source is another page, so they don't overlap.
-            source.map(|source| unsafe { &mut *frame.cast::<Page>() }.copy_from_slice(source))
+        // SAFETY: a frame just taken belongs to us alone and has a page; the source, alive as said above, is another page.
+        let page = unsafe {
+            frame.copy_from_nonoverlapping(source.cast(), PAGE_SIZE);
+            &mut *frame.cast::<Page>()
         };
-        if let Err(damage) = copied {
-            self.pool.push(frame);
-            return Err(damage);
-        }
-        let at = Pointer { id, birth: self.birth };
-        // SAFETY: as in `make_node`.
-        let page = unsafe { &mut *frame.cast::<Page>() };
         header::set_id(page, id);
         header::set_birth(page, self.birth);
         self.install(id, frame, 1);
-        Ok(at)
+        Ok(Pointer { id, birth: self.birth })
     }
 
     /// A new run of the present batch, holding the concatenation of `parts`.
@@ -300,16 +310,21 @@ impl Frames {
         let len = u32::try_from(len).expect("the writer bounds the length of keys and values");
         let pages = header::run_pages(len);
         let frame = if pages == 1 { self.page_frame() } else { allocate(pages) };
-        // SAFETY: a frame just taken belongs to us alone; it has `pages` pages, all initialized.
-        let bytes = unsafe { std::slice::from_raw_parts_mut(frame, pages as usize * PAGE_SIZE) };
-        header::set_header(bytes, at, KIND_RUN, 0);
-        header::set_u32(bytes, 20, len);
+        let size = pages as usize * PAGE_SIZE;
         let mut end = HEADER_SIZE;
         for part in parts {
-            bytes[end..end + part.len()].copy_from_slice(part);
+            // SAFETY: a frame just taken belongs to us alone; header and parts, of `len` bytes together, fit into its pages.
+            unsafe { frame.add(end).copy_from_nonoverlapping(part.as_ptr(), part.len()) };
             end += part.len();
         }
-        bytes[end..].fill(0);
+        // SAFETY: as above; with these zeros all `size` bytes are initialized.
+        let bytes = unsafe {
+            frame.write_bytes(0, HEADER_SIZE);
+            frame.add(end).write_bytes(0, size - end);
+            std::slice::from_raw_parts_mut(frame, size)
+        };
+        header::set_header(bytes, at, KIND_RUN, 0);
+        header::set_u32(bytes, 20, len);
         self.install(id, frame, pages);
         (at, len)
     }
@@ -347,8 +362,10 @@ impl Frames {
         let word = self.table.word(id).expect("an allocated page is covered").swap(ptr::null_mut(), Release);
         assert!(is_frame(word), "page {id:?} has no frame");
         // SAFETY: it was in the table, so it is a frame.
-        self.pages -= u64::from(frame_pages(unsafe { &*word.cast::<Page>() }));
-        let frame = Frame(word);
+        let pages = u64::from(frame_pages(unsafe { &*word.cast::<Page>() }));
+        self.pages -= pages;
+        self.retired.fetch_add(pages, Relaxed);
+        let frame = Frame { frame: word, pages, retired: self.retired.clone() };
         // SAFETY: the frame was taken out of the table above; readers who found it there before hold a guard (3. above).
         unsafe { guard.defer_unchecked(move || frame.free()) };
     }
@@ -374,8 +391,12 @@ impl Drop for Frames {
     }
 }
 
-/// A frame out of the table, on its way to be freed.
-struct Frame(*mut u8);
+/// A frame out of the table, on its way to be freed. Three words: more would be boxed by the epoch collector.
+struct Frame {
+    frame: *mut u8,
+    pages: u64,
+    retired: Arc<AtomicU64>,
+}
 
 // SAFETY: the frame belongs to this value alone, and any thread may free memory.
 unsafe impl Send for Frame {}
@@ -383,7 +404,8 @@ unsafe impl Send for Frame {}
 impl Frame {
     fn free(self) {
         // SAFETY: made in `retire` from a frame of the table, when nobody reads it any more.
-        unsafe { free_frame(self.0) };
+        unsafe { free_frame(self.frame) };
+        self.retired.fetch_sub(self.pages, Relaxed);
     }
 }
 
@@ -393,7 +415,7 @@ fn layout(pages: u32) -> Layout {
 
 fn allocate(pages: u32) -> *mut u8 {
     // SAFETY: the layout is not empty.
-    let frame = unsafe { alloc_zeroed(layout(pages)) };
+    let frame = unsafe { alloc(layout(pages)) };
     if frame.is_null() {
         handle_alloc_error(layout(pages));
     }

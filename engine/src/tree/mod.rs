@@ -252,6 +252,7 @@ impl Tree {
             !unpinned
         });
         self.forget(free);
+        self.frames.collect();
     }
 
     fn forget(&mut self, free: Vec<Freed>) {
@@ -268,6 +269,12 @@ impl Tree {
     /// caller begins a checkpoint when this nears its limit.
     pub fn heap_bytes(&self) -> u64 {
         self.frames.pages() * PAGE_SIZE as u64
+    }
+
+    /// Bytes of heap frames that a checkpoint has written and that wait for readers to let go of their epoch guards. `publish` and `reclaim`
+    /// free them in small portions.
+    pub fn retired_bytes(&self) -> u64 {
+        self.frames.retired_pages() * PAGE_SIZE as u64
     }
 
     /// Bytes of pages that the present state uses, metas and bitmap included.

@@ -240,6 +240,26 @@ impl<'a> Node<'a> {
         })
     }
 
+    /// As `search`, for keys that are mostly greater than all others.
+    pub fn search_end<'r>(self, key: &[u8], runs: &impl Runs<'r>) -> Result<Result<usize, usize>, Damage> {
+        let count = self.count();
+        if count > 0 && self.compare(count - 1, key, runs)?.is_lt() {
+            Ok(Err(count))
+        } else {
+            self.search(key, runs)
+        }
+    }
+
+    /// As `search_child`, for keys that mostly belong to the last.
+    pub fn search_child_end<'r>(self, key: &[u8], runs: &impl Runs<'r>) -> Result<usize, Damage> {
+        let last = self.count() - 1;
+        if last > 0 && self.compare(last, key, runs)?.is_le() {
+            Ok(last)
+        } else {
+            self.search_child(key, runs)
+        }
+    }
+
     #[inline]
     fn search_from<'r>(
         self,

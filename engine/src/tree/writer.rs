@@ -99,8 +99,7 @@ impl Tree {
             let leaf = self.make_node(0);
             self.roots[table as usize] = Root { at: leaf, level: 0, weight: 0 };
         }
-        let (mut path, found) = self.find(table, key)?;
-        self.own(table, &mut path)?;
+        let (path, found) = self.find_own(table, key)?;
         let leaf = *path.last().expect("a path ends at a leaf");
         if found {
             return self.replace_value(table, &path, leaf, value, value_len, weight);
@@ -220,6 +219,42 @@ impl Tree {
         let (Ok(index) | Err(index)) = found;
         path.push(Step { at, level: 0, index });
         Ok((path, found.is_ok()))
+    }
+
+    /// As `find`, making each node on the way one of the present batch before searching it: a copy reads the page from front to back, and
+    /// the search then finds it in the cache.
+    fn find_own(&mut self, table: Table, key: &[u8]) -> Result<(Path, bool), Damage> {
+        let Root { mut at, mut level, .. } = self.roots[table as usize];
+        let mut path = Path::new();
+        loop {
+            if at.birth != self.frames.birth() {
+                at = self.copy_node(at, level)?;
+                match path.last() {
+                    None => self.roots[table as usize].at = at,
+                    Some(parent) => self.point(*parent, parent.index, at),
+                }
+            }
+            let pages = self.reader().pages;
+            let node = pages.node(at, level)?;
+            if level == 0 {
+                let found = if table == Table::History {
+                    node.search_end(key, &pages)?
+                } else {
+                    node.search(key, &pages)?
+                };
+                let (Ok(index) | Err(index)) = found;
+                path.push(Step { at, level, index });
+                return Ok((path, found.is_ok()));
+            }
+            let index = if table == Table::History {
+                node.search_child_end(key, &pages)?
+            } else {
+                node.search_child(key, &pages)?
+            };
+            path.push(Step { at, level, index });
+            at = node.child(index).at;
+            level -= 1;
+        }
     }
 
     /// Makes all nodes of the path nodes of the present batch.
