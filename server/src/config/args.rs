@@ -10,6 +10,7 @@
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fmt::Write as _;
+use std::io::Write as _;
 
 use super::check;
 use super::table::{self, Class, FLAGS, Flag, Kind};
@@ -36,6 +37,13 @@ pub struct Exit {
 }
 
 impl Exit {
+    /// Says it and returns the code. A reader who went away, as in `ringd --help | head -1`, is nobody's error.
+    pub fn report(&self) -> u8 {
+        let _ = std::io::stdout().write_all(self.stdout.as_bytes()).and_then(|()| std::io::stdout().flush());
+        let _ = std::io::stderr().write_all(self.stderr.as_bytes());
+        self.code
+    }
+
     fn asked(stdout: String) -> Exit {
         Exit { code: 0, stdout, stderr: String::new() }
     }

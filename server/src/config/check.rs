@@ -389,13 +389,14 @@ fn listen(
                 "TLS key/cert (--cert-file, --key-file) must be provided for {what} url {text} with HTTPS scheme"
             ));
         }
-        if !is_tls && tls.is_some() {
+        // A metrics port without TLS beside a client port with it is usual, so etcd says nothing there.
+        if !is_tls && tls.is_some() && what == "client" {
             given.warn(
                 format!("scheme is HTTP while key and cert files are present; ignoring them for {text}"),
                 text,
             );
         }
-        if !is_tls && given.bool("client-cert-auth") {
+        if !is_tls && given.bool("client-cert-auth") && what == "client" {
             given.warn(
                 format!("scheme is HTTP while --client-cert-auth is enabled; ignoring it for {text}"),
                 text,

@@ -300,8 +300,19 @@ fn what_kubeadm_passes_is_understood() {
     assert_eq!(config.bootstrap.expect("founds").peer_urls, ["https://10.0.0.1:2380"]);
     assert_eq!(config.watch_progress_notify_interval, Duration::from_secs(5));
     let about: Vec<&str> = config.warnings.iter().map(|warning| warning.about.as_str()).collect();
-    let metrics = "http://127.0.0.1:2381";
-    assert_eq!(about, ["snapshot-count", "feature-gates", metrics, metrics]);
+    assert_eq!(about, ["snapshot-count", "feature-gates"]);
+}
+
+#[test]
+fn plain_client_ports_beside_certificates_are_warned_about() {
+    let url = "http://127.0.0.1:2379";
+    let listen = format!("--listen-client-urls={url},https://127.0.0.1:2378");
+    let advertise = format!("--advertise-client-urls={url}");
+    let tls = ["--cert-file=c", "--key-file=k", "--trusted-ca-file=a", "--client-cert-auth", "--name=a"];
+    let config = good(&[&[&*listen, &*advertise][..], &tls].concat());
+    let about: Vec<&str> = config.warnings.iter().map(|warning| warning.about.as_str()).collect();
+    assert_eq!(about, [url, url]);
+    assert_eq!(config.listen_client.iter().map(|listen| listen.tls).collect::<Vec<_>>(), [false, true]);
 }
 
 #[test]

@@ -179,7 +179,9 @@ fn refuse_foreign_log(dir: &Path, identity: Option<Identity>) -> Result<(), Fata
 }
 
 fn has_entries(dir: &Path) -> bool {
-    fs::read_dir(dir).is_ok_and(|mut entries| entries.next().is_some())
+    fs::read_dir(dir).is_ok_and(|entries| {
+        entries.flatten().any(|entry| !HARMLESS.contains(&entry.file_name().to_string_lossy().as_ref()))
+    })
 }
 
 /// Takes the directory's lock, or says who has it.
@@ -252,6 +254,7 @@ mod tests {
         let outer = temporary();
         drop(DataDir::open(outer.path(), None).expect("a first start"));
         fs::write(outer.path().join(identity::FILE_TEMPORARY), "half").expect("writable");
+        fs::write(outer.path().join("log/.direct-io-probe"), "block").expect("writable");
         let mut dir = DataDir::open(outer.path(), None).expect("again");
         dir.found(ID).expect("writable");
     }
