@@ -1,1 +1,40 @@
-//! See the README.
+//! One member of a cluster as pure code: what a call means, what goes into the log, what a committed entry does, how
+//! reads and watches are answered.
+//!
+//! It joins [`net`] (bytes and calls), [`consensus`] (entries) and [`engine`] (the store), which know nothing of each
+//! other, and knows no socket, clock, thread or file itself: the server's edge and a simulator drive the same code. The
+//! present is an argument, a `Duration` since the process began.
+//!
+//! In reading order, the way of a request:
+
+/// From a call to what it asks for, with every check and error text.
+pub mod api;
+
+/// Protobuf messages to the engine's types.
+mod convert;
+
+/// From a checked request to a Raft entry and back.
+pub mod propose;
+
+/// What a committed entry does to the store.
+pub mod apply;
+
+/// Answers as bytes, header first.
+pub mod answer;
+
+/// What a published view answers.
+pub mod read;
+
+/// Leases where they are timed: keep-alives, time to live, expiry.
+pub mod lease;
+
+/// The members table.
+pub mod membership;
+
+/// Watchers and how events reach them.
+pub mod watch_hub;
+
+pub use answer::{Answer, Identity};
+
+#[cfg(test)]
+mod testing;

@@ -1,0 +1,245 @@
+//! Leases where they are timed, on the store core of the member that leads: keep-alives, time to live, expiry.
+//!
+//! A keep-alive of a lease that has run out, but whose revocation has not been applied yet, must wait for it: answering
+//! "renewed" would revive a dead lease, answering "gone" would be wrong if leadership changes first (etcd `lessor.go`,
+//! `Renew`). [`Renewals`] holds such keep-alives. On the client core [`InOrder`] keeps the answers of one stream in the
+//! order of its requests, whichever of them has to wait.
+
+use std::collections::{HashMap, VecDeque};
+use std::time::Duration;
+
+use bytes::Bytes;
+use engine::lease::Renewal;
+use engine::{LeaseId, Store};
+use net::pb::etcdserverpb as pb;
+use rustc_hash::FxHashMap;
+
+use crate::answer::Answer;
+use crate::api::Error;
+
+/// How often expired leases are looked for (etcd `lessor.go`, `runLoop`).
+pub const EXPIRY_INTERVAL: Duration = Duration::from_millis(500);
+
+/// The most revocations proposed per [`EXPIRY_INTERVAL`]: half of etcd's 1 000 per second.
+pub const EXPIRED_PER_INTERVAL_MAX: usize = 500;
+
+/// The most revocations that are proposed and not yet applied (etcd `v3_server.go`, `maxPendingRevokes`).
+pub const REVOKES_IN_FLIGHT_MAX: usize = 16;
+
+/// Answer to one keep-alive: the granted TTL, 0 if there is no such lease.
+pub type KeepAliveResult = Result<i64, Error>;
+
+/// Keep-alives on the store core. `T` says whom to answer.
+#[derive(Debug)]
+pub struct Renewals<T> {
+    /// Waiting for the lease's revocation, in the order they came.
+    waiting: FxHashMap<LeaseId, Vec<T>>,
+}
+
+impl<T> Default for Renewals<T> {
+    fn default() -> Self {
+        Renewals { waiting: HashMap::default() }
+    }
+}
+
+impl<T> Renewals<T> {
+    /// Renews a lease at `now`. `None`: the answer comes from [`Renewals::revoked`] or [`Renewals::demoted`].
+    pub fn renew(
+        &mut self,
+        store: &mut Store,
+        now: Duration,
+        lease: i64,
+        who: T,
+    ) -> Option<(T, KeepAliveResult)> {
+        let lease = LeaseId(lease);
+        match store.lease_renew(now, lease) {
+            Renewal::Renewed { ttl } => Some((who, Ok(ttl))),
+            Renewal::NotFound => Some((who, Ok(0))),
+            Renewal::NotPrimary => Some((who, Err(Error::NotPrimary))),
+            Renewal::Expired => {
+                self.waiting.entry(lease).or_default().push(who);
+                None
+            }
+        }
+    }
+
+    /// The revocation of `lease` has been applied: answers those who waited for it.
+    pub fn revoked(&mut self, lease: i64) -> impl Iterator<Item = (T, KeepAliveResult)> + use<T> {
+        self.waiting.remove(&LeaseId(lease)).into_iter().flatten().map(|who| (who, Ok(0)))
+    }
+
+    /// This member times leases no more: nobody here will revoke them.
+    pub fn demoted(&mut self) -> impl Iterator<Item = (T, KeepAliveResult)> + use<T> {
+        let mut leases: Vec<_> = std::mem::take(&mut self.waiting).into_iter().collect();
+        leases.sort_unstable_by_key(|(lease, _)| *lease);
+        leases.into_iter().flat_map(|(_, all)| all).map(|who| (who, Err(Error::NotPrimary)))
+    }
+
+    /// How many keep-alives wait.
+    pub fn waiting_count(&self) -> usize {
+        self.waiting.values().map(Vec::len).sum()
+    }
+
+    /// Forgets those that `keep` refuses (their streams are gone).
+    pub fn retain(&mut self, mut keep: impl FnMut(&T) -> bool) {
+        self.waiting.retain(|_, all| {
+            all.retain(&mut keep);
+            !all.is_empty()
+        });
+    }
+}
+
+/// The answers of one LeaseKeepAlive stream, in the order of its requests.
+#[derive(Debug, Default)]
+pub struct InOrder {
+    /// Sequence number of the front of `slots`.
+    first: u64,
+    slots: VecDeque<Slot>,
+}
+
+#[derive(Debug)]
+struct Slot {
+    lease: i64,
+    result: Option<KeepAliveResult>,
+}
+
+/// The most requests of one stream that may be unanswered; beyond that the stream's messages wait unread.
+pub const KEEP_ALIVES_IN_FLIGHT_MAX: usize = 1024;
+
+impl InOrder {
+    /// Notes a request; the number goes with it to the store core and back to [`InOrder::complete`].
+    pub fn begin(&mut self, lease: i64) -> u64 {
+        self.slots.push_back(Slot { lease, result: None });
+        self.first + self.slots.len() as u64 - 1
+    }
+
+    /// Notes an answer. A number that is not open is ignored.
+    pub fn complete(&mut self, number: u64, result: KeepAliveResult) {
+        let index = number.checked_sub(self.first).and_then(|index| usize::try_from(index).ok());
+        if let Some(slot) = index.and_then(|index| self.slots.get_mut(index)) {
+            slot.result.get_or_insert(result);
+        }
+    }
+
+    /// The next answer whose turn it is: the lease and its TTL, or the error that ends the stream.
+    pub fn poll(&mut self) -> Option<Result<(i64, i64), Error>> {
+        let result = self.slots.front()?.result?;
+        let slot = self.slots.pop_front()?;
+        self.first += 1;
+        Some(result.map(|ttl| (slot.lease, ttl)))
+    }
+
+    /// Whether every request has been answered, so that a half-closed stream can end with OK.
+    pub fn is_idle(&self) -> bool {
+        self.slots.is_empty()
+    }
+
+    /// Whether as many requests wait as may.
+    pub fn is_full(&self) -> bool {
+        self.slots.len() >= KEEP_ALIVES_IN_FLIGHT_MAX
+    }
+}
+
+/// Answer to one keep-alive. `header` is that of the moment before the renewal.
+pub fn keep_alive_response(header: pb::ResponseHeader, lease: i64, ttl: i64) -> pb::LeaseKeepAliveResponse {
+    pb::LeaseKeepAliveResponse { header: Some(header), id: lease, ttl }
+}
+
+/// Answer to LeaseTimeToLive. An unknown lease is an answer with TTL -1, not an error.
+///
+/// # Errors
+/// [`Error::Corrupt`] if the store is damaged.
+pub fn time_to_live(store: &Store, now: Duration, lease: i64, keys: bool) -> Result<Answer, Error> {
+    let Some(status) = store.lease_status(now, LeaseId(lease)) else {
+        let message = pb::LeaseTimeToLiveResponse { id: lease, ttl: -1, ..Default::default() };
+        return Ok(Answer::of_message(store.revision(), &message));
+    };
+    let keys: Vec<Bytes> = match keys {
+        true => store.lease_keys(LeaseId(lease)).map_err(|_| Error::Corrupt)?,
+        false => Vec::new(),
+    };
+    let message = pb::LeaseTimeToLiveResponse {
+        header: None,
+        id: lease,
+        ttl: status.ttl,
+        granted_ttl: status.granted_ttl,
+        keys,
+    };
+    Ok(Answer::of_message(store.revision(), &message))
+}
+
+/// Answer to LeaseLeases: those that run out first come first.
+pub fn leases(store: &Store) -> Answer {
+    let leases = store.leases().into_iter().map(|lease| pb::LeaseStatus { id: lease.0 }).collect();
+    Answer::of_message(store.revision(), &pb::LeaseLeasesResponse { header: None, leases })
+}
+
+/// Which expired leases to propose for revocation now, and when to ask again.
+#[derive(Debug, Default)]
+pub struct Expiry {
+    next: Duration,
+    in_flight: usize,
+}
+
+impl Expiry {
+    /// The leases to revoke at `now`; each counts as in flight until [`Expiry::revoked`].
+    pub fn poll(&mut self, store: &mut Store, now: Duration) -> Vec<i64> {
+        if now < self.next {
+            return Vec::new();
+        }
+        let room = REVOKES_IN_FLIGHT_MAX.saturating_sub(self.in_flight);
+        let expired = store.expired_leases(now, room.min(EXPIRED_PER_INTERVAL_MAX));
+        // A full window looks again as soon as something has been applied; else at the interval.
+        if expired.len() < room {
+            self.next = now + EXPIRY_INTERVAL;
+        }
+        self.in_flight += expired.len();
+        expired.into_iter().map(|lease| lease.0).collect()
+    }
+
+    /// A revocation that [`Expiry::poll`] asked for was applied, refused or lost.
+    pub fn revoked(&mut self) {
+        self.in_flight = self.in_flight.saturating_sub(1);
+    }
+
+    /// When to poll next.
+    pub fn next_timeout(&self) -> Duration {
+        self.next
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn answers_keep_the_order_of_their_requests() {
+        let mut stream = InOrder::default();
+        let numbers: Vec<u64> = [7, 8, 9].map(|lease| stream.begin(lease)).to_vec();
+        stream.complete(numbers[2], Ok(30));
+        stream.complete(numbers[0], Ok(10));
+        assert_eq!(stream.poll(), Some(Ok((7, 10))));
+        assert_eq!(stream.poll(), None);
+        stream.complete(numbers[1], Ok(0));
+        stream.complete(numbers[1], Ok(99)); // a second answer changes nothing
+        assert_eq!(stream.poll(), Some(Ok((8, 0))));
+        assert_eq!(stream.poll(), Some(Ok((9, 30))));
+        assert!(stream.is_idle());
+        stream.complete(numbers[0], Ok(1));
+        stream.complete(99, Ok(1));
+        assert_eq!(stream.poll(), None);
+        let next = stream.begin(5);
+        assert_eq!(next, 3);
+        stream.complete(next, Err(Error::NotPrimary));
+        assert_eq!(stream.poll(), Some(Err(Error::NotPrimary)));
+    }
+
+    #[test]
+    fn a_stream_with_many_open_requests_is_full() {
+        let mut stream = InOrder::default();
+        let last = (0..KEEP_ALIVES_IN_FLIGHT_MAX).map(|_| stream.begin(1)).last().unwrap();
+        assert!(stream.is_full());
+        (0..=last).for_each(|number| stream.complete(number, Ok(1)));
+        assert!(stream.poll().is_some() && !stream.is_full());
+    }
+}
