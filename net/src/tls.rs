@@ -1,7 +1,24 @@
 //! TLS as a pure filter between socket bytes and protocol bytes: `rustls`, fed as bytes.
+//!
+//! TLS 1.2 and 1.3 only, no renegotiation, no early data, ALPN `h2` and `http/1.1`. With a client CA every client must
+//! show a certificate that it signed. A listener builds one [`ServerConfig`] per reading of its files and each new
+//! connection takes the current one; a bad new file thus refuses new handshakes and breaks nothing that runs.
+
+#[cfg(test)]
+mod tests;
 
 use std::fmt;
+use std::io::{Read, Write};
 use std::sync::Arc;
+use std::time::Duration;
+
+use rustls::server::WebPkiClientVerifier;
+use rustls::{RootCertStore, ServerConnection};
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+
+/// A handshake must be complete within this time of the connection's beginning (etcd's figure).
+pub const HANDSHAKE_TIME: Duration = Duration::from_secs(10);
 
 /// Why a configuration or a connection failed.
 #[derive(Debug)]
@@ -25,14 +42,51 @@ impl std::error::Error for Error {}
 
 /// Certificate, key and client authentication of a listener.
 #[derive(Clone)]
-pub struct ServerConfig(#[expect(dead_code)] Arc<rustls::ServerConfig>);
+pub struct ServerConfig(Arc<rustls::ServerConfig>);
 
 impl ServerConfig {
     /// Builds from PEM bytes. With `client_ca`, a client must show a certificate that one of these CAs signed.
     pub fn from_pem(cert: &[u8], key: &[u8], client_ca: Option<&[u8]>) -> Result<ServerConfig, Error> {
-        let _ = (cert, key, client_ca);
-        Err(Error::Config("not built yet".into()))
+        let chain = certificates(cert, "certificate file")?;
+        let key = PrivateKeyDer::from_pem_slice(key)
+            .map_err(|error| Error::Config(format!("key file holds no private key: {error}")))?;
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let builder = rustls::ServerConfig::builder_with_provider(provider.clone())
+            .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])
+            .map_err(|error| Error::Config(format!("TLS versions: {error}")))?;
+        let builder = match client_ca {
+            None => builder.with_no_client_auth(),
+            Some(pem) => {
+                let roots = roots(pem)?;
+                let verifier = WebPkiClientVerifier::builder_with_provider(roots, provider)
+                    .build()
+                    .map_err(|error| Error::Config(format!("trusted CA file: {error}")))?;
+                builder.with_client_cert_verifier(verifier)
+            }
+        };
+        let mut config = builder
+            .with_single_cert(chain, key)
+            .map_err(|error| Error::Config(format!("certificate and key: {error}")))?;
+        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        Ok(ServerConfig(Arc::new(config)))
     }
+}
+
+fn certificates(pem: &[u8], file: &str) -> Result<Vec<CertificateDer<'static>>, Error> {
+    let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
+    match chain {
+        Err(error) => Err(Error::Config(format!("{file} is no PEM: {error}"))),
+        Ok(chain) if chain.is_empty() => Err(Error::Config(format!("{file} holds no certificate"))),
+        Ok(chain) => Ok(chain),
+    }
+}
+
+fn roots(pem: &[u8]) -> Result<Arc<RootCertStore>, Error> {
+    let mut roots = RootCertStore::empty();
+    for certificate in certificates(pem, "trusted CA file")? {
+        roots.add(certificate).map_err(|error| Error::Config(format!("trusted CA file: {error}")))?;
+    }
+    Ok(Arc::new(roots))
 }
 
 /// What ALPN chose.
@@ -47,48 +101,79 @@ pub enum Alpn {
 }
 
 /// One TLS connection in the server's role.
+///
+/// Socket bytes go in through [`Tls::handle_bytes`], which appends what they decrypt to; answers go in through
+/// [`Tls::write`]; whatever is for the socket (handshake, records, alerts) comes out of [`Tls::poll_transmit`], which
+/// is to be called after each of these, also after an error: the alert tells the client why.
 pub struct Tls {
-    _private: (),
+    session: ServerConnection,
+    closed_by_peer: bool,
 }
 
 impl Tls {
     /// A connection that has received nothing.
     pub fn new(config: &ServerConfig) -> Result<Tls, Error> {
-        let _ = config;
-        Ok(Tls { _private: () })
+        let mut session = ServerConnection::new(config.0.clone()).map_err(Error::Peer)?;
+        // What is written is bounded by the caller, who takes the records at once. Before the handshake is complete only
+        // a greeting is.
+        session.set_buffer_limit(None);
+        Ok(Tls { session, closed_by_peer: false })
     }
 
     /// Takes bytes from the socket, appends what they decrypt to.
-    pub fn handle_bytes(&mut self, bytes: &[u8], plaintext: &mut Vec<u8>) -> Result<(), Error> {
-        let _ = (bytes, plaintext);
+    pub fn handle_bytes(&mut self, mut bytes: &[u8], plaintext: &mut Vec<u8>) -> Result<(), Error> {
+        while !bytes.is_empty() {
+            let before = bytes.len();
+            // From a slice this fails only if the session's own buffer is full; then packets must be processed.
+            let _ = self.session.read_tls(&mut bytes);
+            let state = self.session.process_new_packets().map_err(Error::Peer)?;
+            self.closed_by_peer |= state.peer_has_closed();
+            let size = state.plaintext_bytes_to_read();
+            let at = plaintext.len();
+            plaintext.resize(at + size, 0);
+            if self.session.reader().read_exact(&mut plaintext[at..]).is_err() {
+                plaintext.truncate(at); // the session has fewer than it said: nothing more can come
+            }
+            if bytes.len() == before {
+                break; // after close_notify nothing is taken any more
+            }
+        }
         Ok(())
     }
 
     /// Encrypts `plaintext`; the records come out of `poll_transmit`.
     pub fn write(&mut self, plaintext: &[u8]) {
-        let _ = plaintext;
+        self.session.writer().write_all(plaintext).expect("a session without a limit takes all");
     }
 
     /// Appends bytes for the socket.
     pub fn poll_transmit(&mut self, out: &mut Vec<u8>) {
-        let _ = out;
+        while self.session.wants_write() {
+            self.session.write_tls(out).expect("a Vec takes all");
+        }
     }
 
     /// The handshake is not complete.
     pub fn is_handshaking(&self) -> bool {
-        true
+        self.session.is_handshaking()
     }
 
     /// The protocol chosen, once the handshake is complete.
     pub fn alpn(&self) -> Alpn {
-        Alpn::None
+        match self.session.alpn_protocol() {
+            Some(b"h2") => Alpn::H2,
+            Some(_) => Alpn::Http1,
+            None => Alpn::None,
+        }
     }
 
     /// The peer has said goodbye (close_notify).
     pub fn is_closed_by_peer(&self) -> bool {
-        false
+        self.closed_by_peer
     }
 
     /// Says goodbye.
-    pub fn close(&mut self) {}
+    pub fn close(&mut self) {
+        self.session.send_close_notify();
+    }
 }

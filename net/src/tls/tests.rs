@@ -1,0 +1,206 @@
+use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+use rustls::ClientConnection;
+use rustls_pki_types::ServerName;
+
+use super::*;
+
+struct Authority {
+    pem: String,
+    issuer: Issuer<'static, KeyPair>,
+}
+
+struct Identity {
+    cert: String,
+    key: String,
+}
+
+fn authority() -> Authority {
+    let mut params = CertificateParams::new(vec![]).unwrap();
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let key = KeyPair::generate().unwrap();
+    let pem = params.self_signed(&key).unwrap().pem();
+    Authority { pem, issuer: Issuer::new(params, key) }
+}
+
+fn identity(authority: &Authority) -> Identity {
+    let key = KeyPair::generate().unwrap();
+    let params = CertificateParams::new(vec!["localhost".to_string()]).unwrap();
+    let cert = params.signed_by(&key, &authority.issuer).unwrap().pem();
+    Identity { cert, key: key.serialize_pem() }
+}
+
+fn client(
+    ca: &Authority,
+    identity: Option<&Identity>,
+    alpn: &[&str],
+    version: &'static rustls::SupportedProtocolVersion,
+) -> ClientConnection {
+    let roots = roots(ca.pem.as_bytes()).unwrap();
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let builder = rustls::ClientConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[version])
+        .unwrap()
+        .with_root_certificates(roots);
+    let mut config = match identity {
+        None => builder.with_no_client_auth(),
+        Some(id) => builder
+            .with_client_auth_cert(
+                certificates(id.cert.as_bytes(), "client").unwrap(),
+                PrivateKeyDer::from_pem_slice(id.key.as_bytes()).unwrap(),
+            )
+            .unwrap(),
+    };
+    config.alpn_protocols = alpn.iter().map(|name| name.as_bytes().to_vec()).collect();
+    ClientConnection::new(Arc::new(config), ServerName::try_from("localhost").unwrap()).unwrap()
+}
+
+/// Moves bytes both ways, `cut` at a time, until nobody has any. What the server decrypts is appended to `got`.
+fn pump(client: &mut ClientConnection, server: &mut Tls, cut: usize, got: &mut Vec<u8>) -> Result<(), Error> {
+    loop {
+        let mut up = Vec::new();
+        while client.wants_write() {
+            client.write_tls(&mut up).unwrap();
+        }
+        for part in up.chunks(cut) {
+            server.handle_bytes(part, got)?;
+        }
+        let mut down = Vec::new();
+        server.poll_transmit(&mut down);
+        let mut rest = &down[..];
+        while !rest.is_empty() {
+            client.read_tls(&mut rest).unwrap();
+            client.process_new_packets().map_err(Error::Peer)?;
+        }
+        if up.is_empty() && down.is_empty() {
+            return Ok(());
+        }
+    }
+}
+
+#[test]
+fn bytes_go_both_ways_in_any_cut() {
+    let ca = authority();
+    let id = identity(&ca);
+    let config = ServerConfig::from_pem(id.cert.as_bytes(), id.key.as_bytes(), None).unwrap();
+    for version in [&rustls::version::TLS13, &rustls::version::TLS12] {
+        for cut in [1, 100, usize::MAX] {
+            let (mut client, mut server) =
+                (client(&ca, None, &["h2", "http/1.1"], version), Tls::new(&config).unwrap());
+            server.write(b"greeting"); // before the handshake: it waits
+            let mut got = Vec::new();
+            assert!(server.is_handshaking());
+            pump(&mut client, &mut server, cut, &mut got).unwrap();
+            assert!(!server.is_handshaking());
+            assert_eq!(server.alpn(), Alpn::H2);
+            let request = vec![7; 50_000];
+            client.writer().write_all(&request).unwrap();
+            pump(&mut client, &mut server, cut, &mut got).unwrap();
+            assert!(got == request);
+            server.write(&vec![9; 300_000]);
+            let mut down = Vec::new();
+            server.poll_transmit(&mut down);
+            let (mut rest, mut answer) = (&down[..], Vec::new());
+            while !rest.is_empty() {
+                client.read_tls(&mut rest).unwrap();
+                client.process_new_packets().unwrap();
+                let _ = client.reader().read_to_end(&mut answer); // WouldBlock at the end of what is there
+            }
+            assert!(answer.starts_with(b"greeting") && answer.len() == 300_008);
+            client.send_close_notify();
+            assert!(!server.is_closed_by_peer());
+            pump(&mut client, &mut server, cut, &mut got).unwrap();
+            assert!(server.is_closed_by_peer());
+        }
+    }
+}
+
+#[test]
+fn alpn_is_chosen_by_the_server() {
+    let ca = authority();
+    let id = identity(&ca);
+    let config = ServerConfig::from_pem(id.cert.as_bytes(), id.key.as_bytes(), None).unwrap();
+    let cases: [(&[&str], Option<Alpn>); 5] = [
+        (&["h2"], Some(Alpn::H2)),
+        (&["http/1.1", "h2"], Some(Alpn::H2)),
+        (&["http/1.1"], Some(Alpn::Http1)),
+        (&[], Some(Alpn::None)),
+        (&["spdy/3"], None),
+    ];
+    for (offer, want) in cases {
+        let (mut client, mut server) =
+            (client(&ca, None, offer, &rustls::version::TLS13), Tls::new(&config).unwrap());
+        let done = pump(&mut client, &mut server, 1000, &mut Vec::new());
+        assert_eq!(done.ok().map(|()| server.alpn()), want, "{offer:?}");
+    }
+}
+
+#[test]
+fn with_a_client_ca_only_its_clients_get_in() {
+    let (ca, client_ca) = (authority(), authority());
+    let id = identity(&ca);
+    let config =
+        ServerConfig::from_pem(id.cert.as_bytes(), id.key.as_bytes(), Some(client_ca.pem.as_bytes()))
+            .unwrap();
+    let (good, bad) = (identity(&client_ca), identity(&ca));
+    for version in [&rustls::version::TLS13, &rustls::version::TLS12] {
+        for (who, want) in [(Some(&good), true), (Some(&bad), false), (None, false)] {
+            let (mut client, mut server) = (client(&ca, who, &["h2"], version), Tls::new(&config).unwrap());
+            let done = pump(&mut client, &mut server, 1000, &mut Vec::new());
+            assert_eq!(done.is_ok() && !server.is_handshaking(), want);
+            if !want {
+                let mut alert = Vec::new();
+                server.poll_transmit(&mut alert);
+                assert!(!alert.is_empty(), "the client is told why");
+            }
+        }
+    }
+}
+
+#[test]
+fn files_that_do_not_fit_are_named() {
+    let ca = authority();
+    let (a, b) = (identity(&ca), identity(&ca));
+    let cases: [(&str, &str, Option<&str>, &str); 6] = [
+        ("", &a.key, None, "certificate file holds no certificate"),
+        (&a.cert, "", None, "key file holds no private key"),
+        (&a.cert, "garbage", None, "key file holds no private key"),
+        (&a.cert, &b.key, None, "certificate and key"),
+        (&a.cert, &a.key, Some(""), "trusted CA file holds no certificate"),
+        (
+            &a.cert,
+            &a.key,
+            Some("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"),
+            "trusted CA file",
+        ),
+    ];
+    for (cert, key, ca, want) in cases {
+        let result = ServerConfig::from_pem(cert.as_bytes(), key.as_bytes(), ca.map(str::as_bytes));
+        let text = result.err().expect(want).to_string();
+        assert!(text.contains(want), "{text}");
+    }
+}
+
+#[test]
+fn garbage_is_an_error_and_never_a_panic() {
+    let ca = authority();
+    let id = identity(&ca);
+    let config = ServerConfig::from_pem(id.cert.as_bytes(), id.key.as_bytes(), None).unwrap();
+    let hello = {
+        let mut bytes = Vec::new();
+        client(&ca, None, &["h2"], &rustls::version::TLS13).write_tls(&mut bytes).unwrap();
+        bytes
+    };
+    let mut failures = 0;
+    for at in 0..hello.len() {
+        let mut server = Tls::new(&config).unwrap();
+        let mut bytes = hello.clone();
+        bytes[at] ^= 0x81;
+        bytes.extend_from_slice(&[0x17; 100]);
+        failures += usize::from(server.handle_bytes(&bytes, &mut Vec::new()).is_err());
+        let mut out = Vec::new();
+        server.poll_transmit(&mut out);
+    }
+    assert!(failures > hello.len() / 2, "{failures}");
+    let mut server = Tls::new(&config).unwrap();
+    assert!(server.handle_bytes(b"GET / HTTP/1.1\r\n\r\n", &mut Vec::new()).is_err());
+}
