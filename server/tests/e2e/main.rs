@@ -5,6 +5,8 @@
 
 mod errors;
 mod kubernetes;
+mod lease;
+mod watch;
 
 use testkit::{Program, Server, ServerOptions};
 

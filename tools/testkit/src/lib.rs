@@ -7,9 +7,11 @@
 mod oracle;
 pub mod process;
 mod server;
+mod stream;
 
 pub use oracle::{Oracle, oracle};
 pub use server::{Program, Server, ServerOptions, scratch_dir};
+pub use stream::Duplex;
 
 /// Generated messages and clients, one module per protobuf package.
 #[allow(missing_docs, clippy::all)]
