@@ -80,8 +80,12 @@ pub fn say_fatal(fatal: &Fatal) {
         tracing::error!(target: FATAL, reason, "exit-code" = code, "{}", fatal.message);
         flush();
     } else {
-        let fields = [("reason", &*format!("{:?}", fatal.reason)), ("exit-code", &*code.to_string())];
-        let line = line_now("fatal", "sys/mod.rs", &fatal.message, &fields);
+        let fields =
+            [("reason", json_string(&format!("{:?}", fatal.reason))), ("exit-code", code.to_string())];
+        let caller = "sys/mod.rs".into();
+        let message = fatal.message.as_str();
+        let line = Line { level: "fatal", micros: now_micros(), caller, message, fields: &fields }
+            .render(LogFormat::Json);
         let _ = std::io::stderr().write_all(line.as_bytes());
     }
 }
