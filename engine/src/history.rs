@@ -28,6 +28,30 @@ pub(crate) struct Located {
     pub kv_len: u32,
 }
 
+/// Looks up one `history` row after the other. Keys that are neighbours were often written one after
+/// the other: then the next row is the next row.
+pub(crate) struct Successive<'s> {
+    rows: Cursor<'s>,
+    /// The row that `rows` stands on, or 0.0.
+    last: Revision,
+}
+
+impl<'s> Successive<'s> {
+    /// As [`State::live_row`].
+    #[inline]
+    pub fn live_row(&mut self, revision: Revision) -> Result<HistoryRow<'s>, Damage> {
+        let key = row::history_key(revision);
+        let follows = revision == Revision::start_of(self.last.main + 1)
+            || revision == Revision { sub: self.last.sub + 1, ..self.last };
+        let found = follows && self.rows.next()? && self.rows.key() == key;
+        if !found && (!self.rows.seek(&key)? || self.rows.key() != key) {
+            return Err(BadRow.of(Table::History));
+        }
+        self.last = revision;
+        HistoryRow::decode(self.rows.value()?).map_err(|bad| bad.of(Table::History))
+    }
+}
+
 impl<'s, S: Source<'s>> State<S> {
     /// The `keys` row of `key`, whether alive or not.
     pub fn key_row(&self, key: &[u8]) -> Result<Option<KeyRow>, Damage> {
@@ -42,14 +66,9 @@ impl<'s, S: Source<'s>> State<S> {
         HistoryRow::decode(value).map(Some).map_err(|bad| bad.of(Table::History))
     }
 
-    /// [`State::live_row`] by a cursor, which finds rows near the last one sooner.
-    #[inline]
-    pub fn live_row_at(&self, rows: &mut Cursor<'s>, revision: Revision) -> Result<HistoryRow<'s>, Damage> {
-        let key = row::history_key(revision);
-        if !rows.seek(&key)? || rows.key() != key {
-            return Err(BadRow.of(Table::History));
-        }
-        HistoryRow::decode(rows.value()?).map_err(|bad| bad.of(Table::History))
+    /// For [`Successive::live_row`].
+    pub fn successive(&self) -> Successive<'s> {
+        Successive { rows: self.source.cursor(Table::History), last: Revision::default() }
     }
 
     /// The `history` row that another row refers to as alive: its absence is damage.

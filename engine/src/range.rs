@@ -469,10 +469,10 @@ impl Rest {
         full: usize,
         out: &mut Vec<u8>,
     ) -> Result<(), Damage> {
-        let mut rows = state.source.cursor(Table::History);
+        let mut rows = state.successive();
         while self.position < self.located.len() && out.len() < full {
             let located = self.located[self.position];
-            let row = state.live_row_at(&mut rows, located.revision)?;
+            let row = rows.live_row(located.revision)?;
             match self.shape {
                 Shape::Whole => push_framed(out, row.kv),
                 shape => {

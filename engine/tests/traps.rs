@@ -300,7 +300,8 @@ fn headers_inside_a_transaction_tell_what_had_happened_by_then() {
 #[test]
 fn a_check_that_fails_fails_the_whole_transaction() {
     let ranged = |revision| Op::Range(RangeOptions { revision, ..range("k1", "") });
-    let cases: [(Op, fn(&TxnError) -> bool); 6] = [
+    type Expected = fn(&TxnError) -> bool;
+    let cases: [(Op, Expected); 6] = [
         (ranged(7), |error| matches!(error, TxnError::FutureRevision { .. })), // 7 is what the txn would make
         (ranged(2), |error| matches!(error, TxnError::Compacted { .. })),
         (ranged(-5), |error| matches!(error, TxnError::Compacted { .. })),

@@ -3,11 +3,12 @@
 
 pub mod model;
 
+use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use crossbeam::epoch;
-use engine::tree::{Map, PageId};
+use engine::tree::{Map, PAGE_SIZE, PageId};
 use engine::{
     Compare, CompareResult, CompareTarget, Config, DeleteOptions, LeaseId, Op, PutOptions, RangeOptions,
     Store, Txn, View,
@@ -108,4 +109,60 @@ pub fn split_kvs(mut bytes: &[u8]) -> Vec<Vec<u8>> {
         bytes = &rest[at + len..];
     }
     rows
+}
+
+/// A file in memory that a map shows and checkpoints are written to.
+pub struct Disk {
+    file: tempfile::NamedTempFile,
+    map: Arc<Mapped>,
+}
+
+struct Mapped(memmap2::Mmap);
+
+impl Map for Mapped {
+    fn pages(&self, first: PageId, count: u32) -> Option<&[u8]> {
+        let start = usize::try_from(first.offset()).ok()?;
+        self.0.get(start..start.checked_add(count as usize * PAGE_SIZE)?)
+    }
+}
+
+impl Disk {
+    /// An empty file, as long as it will ever be here.
+    pub fn new() -> Disk {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        file.as_file().set_len(16 << 20).unwrap();
+        // SAFETY: the file is this process's alone and is never shortened; pages change only by checkpoints.
+        let map = unsafe { memmap2::Mmap::map(file.as_file()) }.unwrap();
+        Disk { file, map: Arc::new(Mapped(map)) }
+    }
+
+    /// The same bytes in another file.
+    pub fn copy(&self) -> Disk {
+        let copy = Disk::new();
+        copy.file.as_file().write_all_at(&self.map.0, 0).unwrap();
+        copy
+    }
+
+    pub fn map(&self) -> Arc<dyn Map> {
+        self.map.clone()
+    }
+
+    /// Publishes and writes one whole checkpoint.
+    pub fn checkpoint(&self, store: &mut Store) {
+        store.publish().unwrap();
+        self.write_checkpoint(store);
+    }
+
+    /// Writes a checkpoint of what was published last.
+    pub fn write_checkpoint(&self, store: &mut Store) {
+        let Some(mut checkpoint) = store.tree_mut().begin_checkpoint() else { return };
+        let mut pages = vec![];
+        while let Some(at) = checkpoint.fill(&mut pages, 1 << 20) {
+            self.file.as_file().write_all_at(&pages, at.offset()).unwrap();
+            pages.clear();
+        }
+        let (at, meta) = checkpoint.meta();
+        self.file.as_file().write_all_at(&meta[..], at.offset()).unwrap();
+        store.tree_mut().end_checkpoint(checkpoint);
+    }
 }
