@@ -8,8 +8,11 @@
 //! 4. write [`Checkpoint::meta`];
 //! 5. fdatasync.
 //!
+//! Frames of older versions that readers have pinned are written too, though the meta doesn't reach them: so that a slow reader costs
+//! pages of the file, but never memory beyond the next checkpoint.
+//!
 //! Then `Tree::end_checkpoint` makes readers use the map for these pages, and frees the frames. Meanwhile the writer goes on: the frames
-//! being written are published and don't change, and none is freed, because the checkpoint holds its version (see `space`).
+//! being written are published and don't change, and none is freed, because the checkpoint holds their versions (see `space`).
 //!
 //! If writing fails before step 3 has begun (a full disk), the checkpoint can be given up with `Tree::abandon_checkpoint` and begun again later:
 //! only pages that no meta reaches were written. If a sync fails nobody knows what is on the disk, and the process must stop.
@@ -35,6 +38,10 @@ pub struct Checkpoint {
     dirty: Vec<PageId>,
     /// How many of them are written.
     written: usize,
+    /// Versions held until the end.
+    held: Vec<u64>,
+    /// Pages the file needs.
+    file_pages: u32,
     meta: Meta,
     bitmap: Vec<u8>,
     bitmap_written: bool,
@@ -75,7 +82,7 @@ impl Checkpoint {
 
     /// How long the file must be, in pages.
     pub fn file_pages(&self) -> u32 {
-        self.meta.pages
+        self.file_pages
     }
 
     /// How many frames there are to write.
@@ -89,6 +96,7 @@ impl Tree {
     /// changes, or if a checkpoint is under way.
     pub fn begin_checkpoint(&mut self) -> Option<Checkpoint> {
         let version = self.published.version;
+        self.reclaim();
         let durable = self.newest_meta().map(|meta| meta.version());
         if self.changed || self.broken || self.running || durable == Some(version) {
             return None;
@@ -109,10 +117,17 @@ impl Tree {
             roots: self.published.roots,
         };
         let bitmap = meta::encode_bitmap(&live, Pointer { id: bitmap, birth }, bitmap_pages);
-        self.space.hold(version);
         self.running = true;
-        let table = self.frames.table().clone();
-        Some(Checkpoint { table, dirty, written: 0, meta, bitmap, bitmap_written: false })
+        Some(Checkpoint {
+            table: self.frames.table().clone(),
+            dirty,
+            written: 0,
+            held: self.space.hold_all(),
+            file_pages: self.space.end(),
+            meta,
+            bitmap,
+            bitmap_written: false,
+        })
     }
 
     /// Takes pages for a bitmap that covers the file including these pages.
@@ -156,13 +171,11 @@ impl Tree {
             let waits = !self.space.leave_version(bitmap, version);
             assert!(waits, "the meta holds its version");
         }
-        // The hold of the running checkpoint becomes the meta's.
+        self.space.hold(meta.version());
         if let Some(older) = self.metas[slot].replace(meta) {
             self.space.let_go(older.version(), &mut free);
         }
-        self.running = false;
-        self.forget(free);
-        self.reclaim();
+        self.finish(&checkpoint.held, free);
     }
 
     /// The checkpoint could not be written, and no sync was tried. Everything stays as it was.
@@ -173,10 +186,14 @@ impl Tree {
     pub fn abandon_checkpoint(&mut self, checkpoint: Checkpoint) {
         self.check_own(&checkpoint);
         self.give_back_bitmap(checkpoint.meta.bitmap, checkpoint.meta.bitmap_pages);
-        let mut free = Vec::new();
-        self.space.let_go(checkpoint.meta.version(), &mut free);
+        self.finish(&checkpoint.held, Vec::new());
+    }
+
+    fn finish(&mut self, held: &[u64], mut free: Vec<Freed>) {
+        held.iter().for_each(|version| self.space.let_go(*version, &mut free));
         self.running = false;
         self.forget(free);
+        self.reclaim();
     }
 
     fn check_own(&self, checkpoint: &Checkpoint) {

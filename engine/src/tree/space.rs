@@ -6,7 +6,7 @@
 //! - a pinned snapshot holds its version; the newest published one is always held;
 //! - each of the two metas holds the version it describes: the newer one because a crash goes back to it, the
 //!   older one because a crash that tears the next meta, or damage to the newer one, goes back to that;
-//! - a checkpoint under way holds the version it writes.
+//! - a checkpoint under way holds all versions that were held when it began: it writes the frames of all of them.
 //!
 //! Nobody can begin to hold an old version that nobody holds, so it is enough that a freed page waits in the list of the *newest* held
 //! version it belongs to. When that version is let go, the page moves on to the next older held one it belongs to, or becomes free. So a
@@ -106,9 +106,15 @@ impl Space {
         &self.live
     }
 
-    /// First pages of what the present tree has in frames, in order.
+    /// First pages of all frames, in order: of the present tree, and of older versions that are pinned.
     pub fn dirty(&self) -> impl Iterator<Item = PageId> + '_ {
-        self.live.both(&self.framed).map(PageId)
+        self.framed.both(&self.taken).map(PageId)
+    }
+
+    /// Holds every held version once more, so that for the time being no frame is freed; returns them.
+    pub fn hold_all(&mut self) -> Vec<u64> {
+        self.holds.iter_mut().for_each(|(_, count)| *count += 1);
+        self.holds.keys().copied().collect()
     }
 
     /// A free page, the lowest there is, for a heap frame.
