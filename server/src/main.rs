@@ -19,6 +19,7 @@ const STOP_DEADLINE: Duration = Duration::from_millis(700);
 
 fn main() -> ExitCode {
     ringd::edge::clock::now(); // the clock starts here
+    abort_on_panic();
     let config = match config::parse(std::env::args_os().skip(1), std::env::vars_os()) {
         Ok(config) => config,
         Err(exit) => {
@@ -45,6 +46,15 @@ fn main() -> ExitCode {
         Ok(running) => serve(running, signals),
         Err(fatal) => sys::exit(&fatal),
     }
+}
+
+/// One dead core is a dead process: the others must not go on without it.
+fn abort_on_panic() {
+    let report = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |info| {
+        report(info);
+        std::process::abort();
+    }));
 }
 
 fn serve(running: Running, signals: Signals) -> ExitCode {

@@ -387,12 +387,16 @@ impl ClientCore {
     pub fn accepted(self: &Rc<Self>, stream: AcceptedTcpStream, listener: usize) {
         let peer = stream.peer_addr().ok();
         let stream = stream.bind_to_executor();
-        let tls = match self.listeners.get(listener).and_then(|l| l.tls.as_ref()).map(Tls::new).transpose() {
+        let Some(listener) = self.listeners.get(listener) else { return };
+        let tls = match listener.tls.as_ref().map(Tls::new).transpose() {
             Ok(tls) => tls,
-            Err(error) => return tracing::warn!(%error, "cannot start a TLS session"),
+            Err(error) => {
+                self.shared.connection_closed(self.number);
+                return tracing::warn!(%error, "cannot start a TLS session");
+            }
         };
         let id = self.next_number();
-        let connection = Connection::new(id, Transport::new(stream, tls), peer);
+        let connection = Connection::new(id, Transport::new(stream, tls), peer, listener.metrics_only);
         let connection = Rc::new(RefCell::new(connection));
         self.connections.borrow_mut().insert(id, connection.clone());
         self.shared.metrics.connection_opened();

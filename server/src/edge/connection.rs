@@ -48,6 +48,8 @@ pub struct Connection {
     /// Bodies wait for something other than the socket (nothing was at hand).
     first_bytes_due: Duration,
     waker: Option<Waker>,
+    /// It came by a listener for health and metrics alone.
+    metrics_only: bool,
     peer_closed: bool,
     dead: bool,
 }
@@ -100,7 +102,12 @@ enum Round {
 
 impl Connection {
     /// A connection that has received nothing.
-    pub fn new(id: ConnectionId, transport: Transport, peer: Option<SocketAddr>) -> Connection {
+    pub fn new(
+        id: ConnectionId,
+        transport: Transport,
+        peer: Option<SocketAddr>,
+        metrics_only: bool,
+    ) -> Connection {
         Connection {
             id,
             speaks: Speaks::Unknown(Vec::new()),
@@ -110,6 +117,7 @@ impl Connection {
             sent: 0,
             first_bytes_due: now() + FIRST_BYTES_DEADLINE,
             waker: None,
+            metrics_only,
             peer_closed: false,
             dead: false,
         }
@@ -170,8 +178,8 @@ impl Connection {
         };
         let speaks = match protocol {
             Protocol::Undecided => return None,
-            Protocol::Http2 => Speaks::Grpc(Box::new(core.new_grpc())),
-            Protocol::Http1 => Speaks::Http(Box::new(core.new_http())),
+            Protocol::Http2 if !self.metrics_only => Speaks::Grpc(Box::new(core.new_grpc())),
+            Protocol::Http1 | Protocol::Http2 => Speaks::Http(Box::new(core.new_http())),
         };
         match std::mem::replace(&mut self.speaks, speaks) {
             Speaks::Unknown(seen) => Some(seen),

@@ -15,8 +15,6 @@ use node::propose::{Command, Write};
 pub enum ToRaft {
     /// Replicate this; its outcome comes from the store core, or [`ToClient::Dropped`] from the raft core.
     Propose(ProposalId, Write),
-    /// Store core: everything up to here is applied.
-    Applied(Index),
     /// Store core: everything up to here is in a durable checkpoint; older log may be recycled.
     Checkpointed(Index),
     /// Store core: the outcome of a configuration change it applied (`None`: refused by the membership rules).

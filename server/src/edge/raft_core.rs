@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use consensus::{DropReason, Entry, Input, Node, NodeId, Output, ProposalId, Role};
+use consensus::{DropReason, Entry, Index, Input, Node, NodeId, Output, ProposalId, Role};
 use node::propose::Command;
 
 use super::clock::now;
@@ -34,6 +34,8 @@ pub struct RaftCore {
     to_clients: Vec<Sender<ToClient>>,
     shared: Arc<Shared>,
     outputs: Vec<Output>,
+    /// The last index told to the node as applied.
+    applied: Index,
     /// What the proposers had decoded, in the order of their proposals, until the entry commits.
     commands: VecDeque<(ProposalId, Command)>,
     /// What did not fit into a ring. Bounded by the bytes that may be proposed and not yet applied.
@@ -70,6 +72,7 @@ impl RaftCore {
             to_clients: rings.to_clients,
             shared,
             outputs: Vec::new(),
+            applied: Index(0),
             commands: VecDeque::new(),
             log_outbox: VecDeque::new(),
             store_outbox: VecDeque::new(),
@@ -87,7 +90,20 @@ impl RaftCore {
         ticker.cancel();
     }
 
+    /// What the store has applied meanwhile. It is looked up, not told: a message would cost this core a wake-up per
+    /// batch, and with one put in flight the wake-ups are what a put costs.
+    ///
+    /// `applied` must have been read before the store core's ring was emptied: then the outcome of every configuration
+    /// change up to there has been taken from it.
+    fn take_applied(&mut self, applied: Index) {
+        if applied > self.applied {
+            self.applied = applied;
+            self.node.step(Input::Applied(applied), &mut self.outputs);
+        }
+    }
+
     fn turn(&mut self) {
+        let applied = Index(self.shared.applied());
         for number in 0..self.from_clients.len() {
             for _ in 0..TURN_MESSAGES {
                 let Some(message) = self.from_clients[number].pop() else { break };
@@ -100,6 +116,7 @@ impl RaftCore {
         while let Some(message) = self.from_store.pop() {
             self.handle(message);
         }
+        self.take_applied(applied);
         self.end_turn();
     }
 
@@ -109,7 +126,6 @@ impl RaftCore {
                 self.commands.push_back((id, write.command));
                 Input::Propose(id, write.entry)
             }
-            ToRaft::Applied(index) => Input::Applied(index),
             ToRaft::ConfChange(index, change) => Input::ApplyConfChange(index, change),
             ToRaft::Checkpointed(index) => {
                 self.log_outbox.push_back(ToLog::Checkpointed(index));
@@ -122,7 +138,7 @@ impl RaftCore {
     fn tick(&mut self, late: Duration) {
         self.shared.metrics.tick(late);
         self.node.step(Input::Tick, &mut self.outputs);
-        self.end_turn();
+        self.turn();
     }
 
     fn end_turn(&mut self) {

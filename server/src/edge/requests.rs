@@ -177,6 +177,8 @@ impl ClientCore {
         };
         let core = self.clone();
         glommio::spawn_local(async move {
+            // A new task runs at once, and this connection is still borrowed.
+            glommio::executor().yield_now().await;
             let result = loop {
                 match read::hash_kv_step(&mut job, &epoch::pin(), HASH_ROWS_PER_TURN) {
                     Ok(Some(answer)) => break Ok(answer),
@@ -269,8 +271,9 @@ impl ClientCore {
                 grpc.server.finish(call, &Error::WatchCanceled.status());
             }
             Some(_) => grpc.server.release(call),
-            // A proposal that was handed to raft still completes; its outcome then releases the call.
-            None => grpc.server.release(call),
+            // What was handed to another core still completes, and its outcome ends the call: until then the work
+            // counts against the connection, or resets would be a way to have unlimited work done.
+            None => {}
         }
     }
 

@@ -59,6 +59,8 @@ pub struct StoreCore {
     to_raft: VecDeque<ToRaft>,
     compacting: bool,
     announced: Announced,
+    /// Applied index of the last published version.
+    published: u64,
     /// Revocations of expired leases that are proposed and not yet applied.
     revocations: FxHashSet<ProposalId>,
     /// This member's NOSPACE alarm is proposed and not yet applied.
@@ -122,6 +124,7 @@ impl StoreCore {
             to_raft: VecDeque::new(),
             compacting: true,
             announced: Announced::No,
+            published: 0,
             revocations: FxHashSet::default(),
             alarm: None,
         }
@@ -314,8 +317,7 @@ impl StoreCore {
             Err(damage) => self.cannot_apply(&damage.into()),
         };
         self.store.tree_mut().reclaim();
-        let applied = Index(self.store.applied().index);
-        self.shared.publish_applied(applied);
+        self.published = view.applied().index;
         self.publish_figures();
         for (core, outbox) in self.to_clients.iter_mut().enumerate() {
             outbox.push_back(ToClient::Published(view.clone()));
@@ -323,7 +325,6 @@ impl StoreCore {
                 outbox.push_back(ToClient::Outcomes(std::mem::take(&mut self.outcomes[core])));
             }
         }
-        self.to_raft.push_back(ToRaft::Applied(applied));
     }
 
     fn publish_figures(&self) {
@@ -341,6 +342,10 @@ impl StoreCore {
             drain(&mut self.to_clients[core], &self.rings.to_clients[core]);
         }
         drain(&mut self.to_raft, &self.rings.to_raft);
+        if self.to_raft.is_empty() {
+            // Outcomes of configuration changes are in the ring before the raft core can see the index.
+            self.shared.publish_applied(Index(self.published));
+        }
     }
 
     fn poll_rings(&mut self, cx: &mut Context<'_>) -> Poll<Ready> {
