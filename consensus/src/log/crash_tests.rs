@@ -3,7 +3,9 @@
 use bytes::Bytes;
 use proptest::prelude::*;
 
-use crate::log::{Log, Note, recover};
+use std::time::Duration;
+
+use crate::log::{Log, Note, Proof, RecoverError, Tail, WritePlan, recover};
 use crate::testing::{Disk, IDENTITY, Member, Store, small_log};
 use crate::{Append, Entry, EntryKind, HardState, Index, LogPosition, ProposalId, ReadyNumber, Role, Term};
 
@@ -138,6 +140,50 @@ fn a_complete_batch_that_nobody_acknowledged_is_kept() {
     assert_eq!(member.store.data.len(), 1);
 }
 
+fn entry(index: u64, term: u64, len: usize) -> Entry {
+    let data = Bytes::from(vec![term as u8; len]);
+    Entry { index: Index(index), term: Term(term), kind: EntryKind::Normal, data, proposal: None }
+}
+
+fn write(disk: &mut Disk, log: &mut Log, entries: &[Entry]) -> WritePlan {
+    while let Some(new) = log.segment_wanted() {
+        disk.segments.insert(new.id, vec![0; new.size as usize]);
+        log.segment_ready(new.id, new.size);
+    }
+    let term = entries.last().map_or(Term(0), |entry| entry.term);
+    let hard_state = HardState { term, ..HardState::default() };
+    log.append(Append { ready: ReadyNumber(1), hard_state, entries: entries.to_vec() });
+    let plan = log.poll_write().unwrap();
+    let mut buf = vec![0; plan.len];
+    log.encode(&plan, &mut buf);
+    disk.in_flight = Some((plan, buf));
+    disk.complete();
+    log.written(Duration::ZERO);
+    plan
+}
+
+#[test]
+fn what_a_new_leader_replaced_does_not_come_back() {
+    let mut disk = Disk::default();
+    let mut log = Log::new(small_log(), IDENTITY, Tail::default());
+    let old: Vec<Entry> = (1..=6).map(|index| entry(index, 1, 10)).collect();
+    let new: Vec<Entry> = (3..=4).map(|index| entry(index, 2, 20)).collect();
+    write(&mut disk, &mut log, &old);
+    write(&mut disk, &mut log, &new);
+    let want = [&old[..2], &new].concat();
+    // Also where the store has all that the new leader wrote, and its batch needn't be read.
+    for applied in 0..=4 {
+        let position = if applied == 0 { LogPosition::default() } else { want[applied - 1].position() };
+        let recovered = recover(&disk, IDENTITY, position).unwrap();
+        assert_eq!(recovered.state.entries, want[applied..], "applied={applied}");
+        assert_eq!(recovered.tail.last, LogPosition::new(4, 2));
+    }
+    // A store that has applied what was replaced is not of this log.
+    let error = recover(&disk, IDENTITY, old[3].position()).unwrap_err();
+    let RecoverError::Damage(damage) = error else { panic!("{error}") };
+    assert_eq!(damage.proof, Proof::OtherTerm(LogPosition::new(4, 2)));
+}
+
 #[test]
 fn a_batch_too_long_for_a_torn_ones_place_goes_elsewhere_and_is_found() {
     let mut member = Member::new(small_log());
@@ -153,22 +199,35 @@ fn a_batch_too_long_for_a_torn_ones_place_goes_elsewhere_and_is_found() {
     let recovered = recover(&disk, IDENTITY, LogPosition::default()).unwrap();
     assert_eq!(recovered.notes.len(), 1);
     let mut log = Log::new(small_log(), IDENTITY, recovered.tail);
-    let data = Bytes::from(vec![2; 8000]);
-    let entry = Entry { index: Index(4), term: Term(3), kind: EntryKind::Normal, data, proposal: None };
-    let hard_state = HardState { term: Term(3), ..recovered.state.hard_state };
-    log.append(Append { ready: ReadyNumber(1), hard_state, entries: vec![entry.clone()] });
-    let plan = log.poll_write().unwrap();
+    let entry = entry(4, 3, 8000);
+    let plan = write(&mut disk, &mut log, &[entry.clone()]);
     assert_ne!(plan.segment, torn.segment);
-    let mut buf = vec![0; plan.len];
-    log.encode(&plan, &mut buf);
-    disk.in_flight = Some((plan, buf));
-    disk.complete();
 
     // Two batches of one number now; the torn one is still where it was.
     let recovered = recover(&disk, IDENTITY, LogPosition::default()).unwrap();
     assert_eq!(recovered.notes, []);
     assert_eq!(recovered.state.entries.last(), Some(&entry));
     assert_eq!(recovered.state.hard_state.term, Term(3));
+}
+
+#[test]
+fn a_torn_head_gives_way_to_the_longer_batch_of_the_next_run() {
+    let mut disk = Disk::default();
+    let mut log = Log::new(small_log(), IDENTITY, Tail::default());
+    let torn = write(&mut disk, &mut log, &[entry(1, 1, 12_000)]);
+    assert_eq!(torn.offset, 0);
+    disk.file(torn.segment)[5000] ^= 1; // its records did not arrive
+
+    let recovered = recover(&disk, IDENTITY, LogPosition::default()).unwrap();
+    assert!(recovered.is_new());
+    let mut log = Log::new(small_log(), IDENTITY, recovered.tail);
+    let longer = entry(1, 2, 18_000); // than the first segment
+    let plan = write(&mut disk, &mut log, &[longer.clone()]);
+    assert!(plan.segment != torn.segment && plan.offset == 0);
+
+    let recovered = recover(&disk, IDENTITY, LogPosition::default()).unwrap();
+    assert_eq!(recovered.notes, []);
+    assert_eq!(recovered.state.entries, [longer]);
 }
 
 #[test]

@@ -36,7 +36,8 @@ fn batches(disk: &Disk) -> Vec<Header> {
 fn damage_of(result: Result<crate::log::Recovered, RecoverError>) -> Damage {
     match result {
         Err(RecoverError::Damage(damage)) => damage,
-        other => panic!("not damage: {other:?}"),
+        Err(other) => panic!("not damage: {other}"),
+        Ok(found) => panic!("not damage: read up to {:?}, {:?}", found.tail.last, found.notes),
     }
 }
 
@@ -227,6 +228,7 @@ fn a_clients_value_never_looks_like_a_batch() {
             Err(_) => continue,
         };
         header.segment = plan.segment;
+        header.segment_blocks = (member.disk.segments[&plan.segment].len() / BLOCK) as u32;
         header.offset = plan.offset + (number * BLOCK) as u64;
         block[..HEADER_LEN].copy_from_slice(&header.encode());
     }
@@ -360,6 +362,30 @@ thread_local! {
 }
 
 #[test]
+fn a_batch_of_another_history_does_not_continue_the_chain() {
+    // The same member, twice from the same state, as if its disk had been copied: batches with equal numbers and places.
+    let (disk, _) = proven_log();
+    let history = |value: &'static str| {
+        let mut member = Member::start(disk.clone(), Store::default(), small_log()).unwrap();
+        member.settle();
+        for id in 0..3 {
+            member.put(id, value);
+            member.settle();
+        }
+        member.kill()
+    };
+    let (mut ours, other) = (history("ours"), history("other"));
+    let all = batches(&ours);
+    let [.., middle, last] = &all[..] else { panic!("there are many") };
+    let at = last.offset as usize;
+    let foreign = other.segments[&last.segment][at..][..BLOCK].to_vec();
+    assert_eq!(Header::decode(&foreign).unwrap().sequence, last.sequence);
+    ours.file(last.segment)[at..][..BLOCK].copy_from_slice(&foreign);
+    let damage = damage_of(recover(&ours, IDENTITY, LogPosition::default()));
+    assert_eq!((damage.last, damage.offset), (middle.last, last.offset));
+}
+
+#[test]
 fn a_header_that_lies_about_everything_is_not_believed() {
     let (disk, entries) = proven_log();
     let marker = *batches(&disk).last().unwrap();
@@ -380,6 +406,7 @@ fn a_header_that_lies_about_everything_is_not_believed() {
             last: LogPosition::new(u64::MAX, 2),
             ..next
         },
+        Header { epoch: 0, ..next },
         Header { offset: 0, ..next },
         Header { segment: SegmentId(9), ..next },
     ];
@@ -389,5 +416,6 @@ fn a_header_that_lies_about_everything_is_not_believed() {
         disk.file(next.segment)[at..at + HEADER_LEN].copy_from_slice(&lie.encode());
         let recovered = recover(&disk, IDENTITY, LogPosition::default()).unwrap();
         assert_eq!(recovered.state.entries, entries, "{lie:?}");
+        assert_eq!(recovered.tail.sequence, marker.sequence, "{lie:?}");
     }
 }

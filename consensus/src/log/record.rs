@@ -28,7 +28,7 @@
 //! | 128 | 8 | hard state: vote |
 //! | 136 | 8 | hard state: commit |
 //! | 144 | 4 | number of records |
-//! | 148 | 4 | hash (CRC-32 of its 160 bytes) of the previous batch's header; 0 in the first |
+//! | 148 | 4 | hash of the previous batch's header: the checksum in its bytes 156 to 159; 0 in the first |
 //! | 152 | 4 | CRC-32 of the records |
 //! | 156 | 4 | CRC-32 of bytes 0 to 155 |
 //!
@@ -129,9 +129,11 @@ pub fn record_len(entry: &Entry) -> usize {
     RECORD_HEADER_LEN + entry.data.len()
 }
 
-/// The hash that the next header carries.
+/// The hash that the next header carries: the header's own checksum. (Not a checksum of all its bytes: with the checksum
+/// among them that would be the same for every header.)
 pub fn header_hash(header: &[u8; HEADER_LEN]) -> u32 {
-    crc32fast::hash(header)
+    let [.., a, b, c, d] = *header;
+    u32::from_le_bytes([a, b, c, d])
 }
 
 /// Writes a batch into `buf`, which is exactly as long as the batch: records, padding, then the header around them.
@@ -386,7 +388,7 @@ mod tests {
         }
         let decoded = Header::decode(&golden).unwrap();
         assert_eq!(decoded, header);
-        assert_eq!(hash, crc32fast::hash(&golden[..HEADER_LEN]));
+        assert_eq!(hash, crc32fast::hash(&golden[..HEADER_LEN - 4]));
         let records = Bytes::from(golden).slice(HEADER_LEN..HEADER_LEN + 0x2b);
         assert_eq!(decode_records(&decoded, records).unwrap(), entries());
     }

@@ -121,9 +121,9 @@ fn follow(mut scan: Scan<'_>, mut chain: Chain, mut notes: Vec<Note>) -> Result<
             epoch: chain.epoch,
             applied: chain.applied,
         });
-        // A lost header at the head of a segment: what is behind it names the file.
-        let lost_head = later.first.filter(|later| torn.is_none() && scan.is_headless(later.segment));
-        let (segment, offset) = lost_head.map_or((segment, offset), |later| (later.segment, 0));
+        let place =
+            later.first.filter(|_| torn.is_none()).and_then(|later| broken_head(&scan, &chain, &later));
+        let (segment, offset) = place.unwrap_or((segment, offset));
         let evidence = Evidence {
             last: chain.last,
             applied: chain.applied,
@@ -151,6 +151,15 @@ fn follow(mut scan: Scan<'_>, mut chain: Chain, mut notes: Vec<Note>) -> Result<
             }
         }
     }
+}
+
+/// Where the chain does not go on behind its last batch, the file to blame may be the one it should go on in: one whose head is
+/// lost, or holds a batch of the right number and another history.
+fn broken_head(scan: &Scan<'_>, chain: &Chain, later: &Header) -> Option<(SegmentId, u64)> {
+    if later.sequence == chain.sequence + 1 {
+        return Some((later.segment, later.offset));
+    }
+    scan.is_headless(later.segment).then_some((later.segment, 0))
 }
 
 /// Follows the chain as long as its batches are whole. Gives the header of the one that is not, if there is one.

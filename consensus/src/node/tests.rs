@@ -236,6 +236,22 @@ fn a_long_replay_comes_in_pieces() {
 }
 
 #[test]
+fn applied_entries_leave_memory_but_for_the_limit() {
+    for (limit, kept) in [(0, 0), (5000, 4)] {
+        let mut node = leader(Config { cache_bytes_limit: limit, ..config() });
+        let out = turn(&mut node, (0..100).map(|id| propose(id, 1000)));
+        turn(&mut node, [Input::Durable(appends(&out)[0].ready)]);
+        let cost = 1000 + std::mem::size_of::<Entry>();
+        assert!(node.status().cache_bytes >= 100 * cost, "not applied, not evicted");
+        turn(&mut node, [Input::Applied(Index(102))]);
+        assert_eq!(node.status().cache_bytes, kept * cost);
+        // It goes on from there.
+        let out = turn(&mut node, [propose(0, 1)]);
+        assert_eq!(commits(&turn(&mut node, [Input::Durable(appends(&out)[0].ready)])).len(), 1);
+    }
+}
+
+#[test]
 fn too_many_reads_are_dropped() {
     let state = State::bootstrap(&[(ME, Bytes::new())]);
     let config = Config { reads_limit: 2, ..config() };
