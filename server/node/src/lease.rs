@@ -179,6 +179,8 @@ pub fn leases(store: &Store) -> Answer {
 pub struct Expiry {
     next: Duration,
     in_flight: usize,
+    /// The last poll was cut short by [`REVOKES_IN_FLIGHT_MAX`].
+    full: bool,
 }
 
 impl Expiry {
@@ -189,17 +191,19 @@ impl Expiry {
         }
         let room = REVOKES_IN_FLIGHT_MAX.saturating_sub(self.in_flight);
         let expired = store.expired_leases(now, room.min(EXPIRED_PER_INTERVAL_MAX));
-        // A full window looks again as soon as something has been applied; else at the interval.
-        if expired.len() < room {
-            self.next = now + EXPIRY_INTERVAL;
-        }
+        self.full = expired.len() == room;
+        self.next = now + EXPIRY_INTERVAL;
         self.in_flight += expired.len();
         expired.into_iter().map(|lease| lease.0).collect()
     }
 
-    /// A revocation that [`Expiry::poll`] asked for was applied, refused or lost.
+    /// A revocation that [`Expiry::poll`] asked for was applied, refused or lost. If others wait for its place, the
+    /// next poll is due at once.
     pub fn revoked(&mut self) {
         self.in_flight = self.in_flight.saturating_sub(1);
+        if std::mem::take(&mut self.full) {
+            self.next = Duration::ZERO;
+        }
     }
 
     /// When to poll next.
@@ -209,37 +213,4 @@ impl Expiry {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn answers_keep_the_order_of_their_requests() {
-        let mut stream = InOrder::default();
-        let numbers: Vec<u64> = [7, 8, 9].map(|lease| stream.begin(lease)).to_vec();
-        stream.complete(numbers[2], Ok(30));
-        stream.complete(numbers[0], Ok(10));
-        assert_eq!(stream.poll(), Some(Ok((7, 10))));
-        assert_eq!(stream.poll(), None);
-        stream.complete(numbers[1], Ok(0));
-        stream.complete(numbers[1], Ok(99)); // a second answer changes nothing
-        assert_eq!(stream.poll(), Some(Ok((8, 0))));
-        assert_eq!(stream.poll(), Some(Ok((9, 30))));
-        assert!(stream.is_idle());
-        stream.complete(numbers[0], Ok(1));
-        stream.complete(99, Ok(1));
-        assert_eq!(stream.poll(), None);
-        let next = stream.begin(5);
-        assert_eq!(next, 3);
-        stream.complete(next, Err(Error::NotPrimary));
-        assert_eq!(stream.poll(), Some(Err(Error::NotPrimary)));
-    }
-
-    #[test]
-    fn a_stream_with_many_open_requests_is_full() {
-        let mut stream = InOrder::default();
-        let last = (0..KEEP_ALIVES_IN_FLIGHT_MAX).map(|_| stream.begin(1)).last().unwrap();
-        assert!(stream.is_full());
-        (0..=last).for_each(|number| stream.complete(number, Ok(1)));
-        assert!(stream.poll().is_some() && !stream.is_full());
-    }
-}
+mod tests;

@@ -38,7 +38,7 @@ pub(super) struct Scratch {
     message: Vec<u8>,
     /// The event, watch id and kind of previous row that `message` holds, if it is a response of one event.
     message_of: Option<(u32, i64, bool)>,
-    wave: Vec<u32>,
+    members: Vec<u32>,
     waves: u64,
 }
 
@@ -144,7 +144,11 @@ impl Hub {
         let before = hits.len();
         let mut prev_kv = false;
         let mut too_many: Vec<u32> = Vec::new();
-        self.index.matches(event.key, |group| {
+        let index = match audience {
+            Audience::Synced => &self.index,
+            Audience::Wave(_) => &self.wave,
+        };
+        index.matches(event.key, |group| {
             for &at in group {
                 let watcher = &watchers[at];
                 let takes_part = match audience {
@@ -287,11 +291,15 @@ impl Hub {
         self.scratch.clear();
         self.scratch.waves += 1;
         let wave = self.scratch.waves;
-        let mut members = std::mem::take(&mut self.scratch.wave);
+        let mut members = std::mem::take(&mut self.scratch.members);
         members.clear();
         members.extend(self.lagging.iter().take(WAVE_WATCHERS_MAX).map(|&(_, at)| at));
+        // An index of their own, so that a wave costs what its members cost, however many others want the same keys.
+        self.wave.clear();
         for &at in &members {
-            self.watchers[at].wave = wave;
+            let watcher = &mut self.watchers[at];
+            watcher.wave = wave;
+            self.wave.group_mut(&watcher.span).push(at);
         }
         let end = self.scan(view, guard, first, wave)?;
         self.deliver(Audience::Wave(wave), self.dispatched, sink);
@@ -304,7 +312,7 @@ impl Hub {
             let state = if end >= self.dispatched { State::Synced } else { State::Lagging };
             self.enter_state(at, state, end + 1);
         }
-        self.scratch.wave = members;
+        self.scratch.members = members;
         Ok(())
     }
 

@@ -76,6 +76,14 @@ impl Index {
         Index { keys: HashMap::with_hasher(Seeded(seed)), ranges: Ranges::new(seed) }
     }
 
+    /// Forgets all groups; keeps the memory.
+    pub fn clear(&mut self) {
+        self.keys.clear();
+        self.ranges.nodes.clear();
+        self.ranges.free.clear();
+        self.ranges.root = NIL;
+    }
+
     /// The group of `span`, made if there is none.
     pub fn group_mut(&mut self, span: &Span) -> &mut Group {
         match span {

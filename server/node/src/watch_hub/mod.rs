@@ -118,6 +118,8 @@ pub struct Hub {
     /// Every synced watcher has all events up to this revision.
     dispatched: i64,
     index: Index,
+    /// The watchers of the current catch-up wave.
+    wave: Index,
     watchers: Slab,
     watchers_bytes: usize,
     streams: FxHashMap<StreamId, Stream>,
@@ -153,6 +155,7 @@ impl Hub {
     pub fn new(config: Config, view: Arc<View>, raft_term: u64) -> Hub {
         Hub {
             index: Index::new(mix(config.seed)),
+            wave: Index::new(mix(config.seed)),
             draws: config.seed,
             dispatched: view.revision(),
             view,
