@@ -4,7 +4,7 @@ use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
 use std::time::Duration;
 
-use crate::grpc::head::RequestHead;
+use crate::grpc::head::{Refusal, RequestHead};
 use crate::grpc::keepalive::Strikes;
 use crate::grpc::message::Assembly;
 use crate::grpc::server::{Config, Http2, OVERHEAD_BYTES, is_single, send_refusal, send_status};
@@ -25,6 +25,8 @@ pub(crate) struct CallState {
     request_done: bool,
     /// The request whose message has come but not the end of its stream.
     pending: Option<Box<Event>>,
+    /// How a request that is no gRPC will be answered when it has ended.
+    refusal: Option<Box<Refusal>>,
     /// The server knows of it.
     handed: bool,
     /// It counts as executing.
@@ -110,6 +112,14 @@ impl Calls {
         }
         let method = match head.check() {
             Ok(method) => method,
+            // What is no gRPC at all is answered when it is complete, as an HTTP server does: then all of it has been
+            // checked. A gRPC client of a stream may wait for the answer before it sends more.
+            Err(refusal) if !refusal.is_grpc && !end => {
+                if let Some(state) = h2.app(key) {
+                    state.refusal = Some(Box::new(refusal));
+                }
+                return;
+            }
             Err(refusal) => return self.refuse(h2, key, refusal.http, &refusal.status),
         };
         if self.is_overrun(h2) {
@@ -152,7 +162,9 @@ impl Calls {
     #[inline]
     fn handle_data(&mut self, h2: &mut Http2, key: StreamKey, payload: &[u8], end: bool) {
         let Some(state) = h2.app(key) else { return };
-        let Some(method) = state.method else { return };
+        let Some(method) = state.method else {
+            return if end { self.handle_end(h2, key) } else { h2.consume(key, payload.len()) };
+        };
         let single = is_single(method.kind());
         let before = state.assembly.size();
         let mut input = payload;
@@ -213,6 +225,9 @@ impl Calls {
     // The caller sends no more.
     fn handle_end(&mut self, h2: &mut Http2, key: StreamKey) {
         let Some(state) = h2.app(key) else { return };
+        if let Some(refusal) = state.refusal.take() {
+            return self.refuse(h2, key, refusal.http, &refusal.status);
+        }
         let Some(method) = state.method else { return };
         if let Some(request) = state.pending.take() {
             return self.requests.push_back(*request);

@@ -46,6 +46,8 @@ pub struct Refusal {
     pub http: u16,
     /// `grpc-status` and `grpc-message`
     pub status: Status,
+    /// It is a gRPC request: POST, with gRPC's content type.
+    pub is_grpc: bool,
 }
 
 impl Head for RequestHead {
@@ -107,7 +109,7 @@ impl RequestHead {
 
     #[cold]
     fn refusal(&self) -> Refusal {
-        let refusal = |http, status| Refusal { http, status };
+        let refusal = |http, status| Refusal { http, status, is_grpc: http != 405 && http != 415 };
         let other = match &self.content_type {
             ContentType::Grpc => None,
             ContentType::Missing => Some(""),
@@ -209,57 +211,59 @@ mod tests {
 
     #[test]
     fn refusals_have_the_status_of_grpc_go() {
-        let put = (":path", "/etcdserverpb.KV/Put");
-        let grpc = ("content-type", "application/grpc");
-        let cases: [(&[(&str, &str)], u16, Code, &str); 9] = [
-            (&[put], 415, Code::InvalidArgument, "invalid gRPC request content-type \"\""),
+        const PUT: (&str, &str) = (":path", "/etcdserverpb.KV/Put");
+        const GRPC: (&str, &str) = ("content-type", "application/grpc");
+        type Row<'r> = (&'r [(&'r str, &'r str)], u16, Code, &'r str);
+        let cases: [Row<'_>; 9] = [
+            (&[PUT], 415, Code::InvalidArgument, "invalid gRPC request content-type \"\""),
             (
-                &[put, ("content-type", "text/html")],
+                &[PUT, ("content-type", "text/html")],
                 415,
                 Code::InvalidArgument,
                 "invalid gRPC request content-type \"text/html\"",
             ),
             (
-                &[put, ("content-type", "application/grpc-web")],
+                &[PUT, ("content-type", "application/grpc-web")],
                 415,
                 Code::InvalidArgument,
                 "invalid gRPC request content-type \"application/grpc-web\"",
             ),
             (
-                &[put, grpc, (":method", "GET")],
+                &[PUT, GRPC, (":method", "GET")],
                 405,
                 Code::Internal,
                 "Received a HEADERS frame with :method \"GET\" which should be POST",
             ),
             (
-                &[put, grpc, ("grpc-timeout", "5x")],
+                &[PUT, GRPC, ("grpc-timeout", "5x")],
                 400,
                 Code::Internal,
                 "malformed grpc-timeout: transport: timeout unit is not recognized: \"5x\"",
             ),
             (
-                &[put, grpc, ("x-bin", "?")],
+                &[PUT, GRPC, ("x-bin", "?")],
                 400,
                 Code::Internal,
                 "malformed binary metadata \"?\" in header \"x-bin\"",
             ),
-            (&[(":path", "/x.Y/Z"), grpc], 200, Code::Unimplemented, "unknown service x.Y"),
+            (&[(":path", "/x.Y/Z"), GRPC], 200, Code::Unimplemented, "unknown service x.Y"),
             (
-                &[put, grpc, ("grpc-encoding", "gzip")],
+                &[PUT, GRPC, ("grpc-encoding", "gzip")],
                 200,
                 Code::Unimplemented,
                 "grpc: Decompressor is not installed for grpc-encoding \"gzip\"",
             ),
             (
-                &[(":path", "/etcdserverpb.KV/Nope"), grpc],
+                &[(":path", "/etcdserverpb.KV/Nope"), GRPC],
                 200,
                 Code::Unimplemented,
                 "unknown method Nope for service etcdserverpb.KV",
             ),
         ];
         for (fields, http, code, message) in cases {
-            let want = Refusal { http, status: Status::new(code, message) };
-            assert_eq!(head(fields).check(), Err(want), "{fields:?}");
+            let got = head(fields).check().unwrap_err();
+            assert_eq!((got.http, got.status), (http, Status::new(code, message)), "{fields:?}");
+            assert_eq!(got.is_grpc, http != 405 && http != 415, "{fields:?}");
         }
         let mut bad = RequestHead::default();
         bad.field(Field::ContentType, b"content-type", b"application/grpc");

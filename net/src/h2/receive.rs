@@ -451,6 +451,8 @@ impl<H: Head, S: Default> Connection<H, S> {
         let Some(stream) = self.streams.get_mut(key) else { return Ok(()) };
         stream.send_delta += increment;
         if stream.send_delta + initial > WINDOW_MAX {
+            // RFC 9113 6.9.1 wants a stream error; the connection ends as well, for this costs a peer nothing.
+            frame::rst_stream(&mut self.ready, header.stream, ErrorCode::FlowControl);
             return fatal(ErrorCode::FlowControl, "a stream's window above 2^31-1");
         }
         if stream.place == Place::Window && stream.send_delta + initial > 0 {

@@ -230,7 +230,8 @@ impl Connection {
     /// False: stop reading until it is true again.
     pub fn wants_read(&self) -> bool {
         let busy = self.whole.is_some() || self.answering.is_some();
-        !self.closing && !(busy && self.input.len() >= HEADER_SIZE_MAX)
+        let full = busy && self.input.len() >= HEADER_SIZE_MAX;
+        !self.closing && !full
     }
 
     /// Stops after the answer that is under way; an idle connection ends at once.

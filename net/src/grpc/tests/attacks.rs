@@ -122,14 +122,14 @@ impl Raw {
     pub fn verdict(&mut self) -> Verdict {
         let out = self.output();
         let code = |bytes: &[u8]| ErrorCode::from_wire(u32::from_be_bytes(bytes.try_into().unwrap()));
-        for f in frames(&out) {
-            match f.kind {
-                kind::GOAWAY if f.payload[4..8] != [0; 4] => return Verdict::GoAway(code(&f.payload[4..8])),
-                kind::RST_STREAM => return Verdict::Reset(f.stream, code(f.payload)),
-                _ => {}
-            }
+        let frames = frames(&out);
+        let goaway = frames.iter().find(|f| f.kind == kind::GOAWAY && f.payload[4..8] != [0; 4]);
+        let reset = frames.iter().find(|f| f.kind == kind::RST_STREAM);
+        match (goaway, reset) {
+            (Some(f), _) => Verdict::GoAway(code(&f.payload[4..8])),
+            (None, Some(f)) => Verdict::Reset(f.stream, code(f.payload)),
+            (None, None) => Verdict::Fine,
         }
-        Verdict::Fine
     }
 }
 
@@ -670,7 +670,8 @@ fn requests_that_never_end_are_bounded() {
 
 #[test]
 fn http_level_refusals() {
-    let cases: [(&[(&str, &str)], &str, &str); 5] = [
+    type Row<'r> = (&'r [(&'r str, &'r str)], &'r str, &'r str);
+    let cases: [Row<'_>; 5] = [
         (&[(":method", "GET")], "405", "13"),
         (&[("content-type", "text/plain")], "415", "3"),
         (&[("grpc-timeout", "1y")], "400", "13"),

@@ -55,10 +55,10 @@ fn a_short_answer_passes_a_long_one() {
     let mut pair = Pair::new();
     let (_, list) = start(&mut pair, Method::KvRange);
     pair.pull_reply(list, 1_000_000);
-    pair.to_client(1);
+    pair.feed_client(1);
     let (get, server_get) = start_without_pump(&mut pair);
     pair.server.reply_raw(server_get, b"short");
-    pair.to_client(1);
+    pair.feed_client(1);
     let events = pair.client_events();
     assert!(matches!(&events[..], [ClientEvent::Message { call, .. }, ..] if *call == get), "{events:?}");
     pair.pump();
@@ -67,7 +67,7 @@ fn a_short_answer_passes_a_long_one() {
 
 fn start_without_pump(pair: &mut Pair) -> (CallId, CallId) {
     let call = pair.client.call(Method::KvRange, b"get").unwrap();
-    pair.to_server();
+    pair.feed_server();
     let server_call = request_of(pair.server_events().last().unwrap()).0;
     (call, server_call)
 }
@@ -100,7 +100,7 @@ fn a_flood_of_short_answers_does_not_starve_a_list() {
     for _ in 0..40 {
         let (_, get) = start_without_pump(&mut pair);
         pair.server.reply_raw(get, &[1; 4000]);
-        pair.to_client(1000);
+        pair.feed_client(1000);
     }
     let events = pair.client_events();
     assert!(closed(&events).contains(&(list, Status::OK)));
@@ -210,7 +210,7 @@ fn a_reset_while_the_body_is_pulled_is_told() {
     let mut pair = Pair::new();
     let (call, list) = start(&mut pair, Method::KvRange);
     pair.pull_reply(list, 10 << 20);
-    pair.to_client(1 << 16);
+    pair.feed_client(1 << 16);
     pair.client.cancel(call);
     pair.pump();
     assert_eq!(pair.server_events(), [Event::Canceled { call: list }]);

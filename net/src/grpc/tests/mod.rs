@@ -74,17 +74,17 @@ impl Pair {
 
     /// Moves bytes until nobody has any.
     pub fn pump(&mut self) {
-        while self.to_server() + self.to_client(1 << 16) > 0 {}
+        while self.feed_server() + self.feed_client(1 << 16) > 0 {}
     }
 
-    pub fn to_server(&mut self) -> usize {
+    pub fn feed_server(&mut self) -> usize {
         let mut bytes = Vec::new();
         self.client.poll_transmit(self.now, &mut bytes, 1 << 16);
         self.server.handle_bytes(self.now, &bytes);
         bytes.len()
     }
 
-    pub fn to_client(&mut self, limit: usize) -> usize {
+    pub fn feed_client(&mut self, limit: usize) -> usize {
         let mut bytes = Vec::new();
         self.server.poll_transmit(self.now, &mut bytes, limit, &mut self.bodies);
         self.client.handle_bytes(self.now, &bytes);

@@ -176,7 +176,8 @@ mod tests {
 
     #[test]
     fn eos_and_bad_padding_are_refused() {
-        let cases: [(&[u8], Result<&[u8], Malformed>); 8] = [
+        type Row = (&'static [u8], Result<&'static [u8], Malformed>);
+        let cases: [Row; 8] = [
             (b"", Ok(b"")),
             (&[0x1f], Ok(b"a")),                         // 00011 111
             (&[0x18], Err(Malformed)),                   // padding of zeroes
