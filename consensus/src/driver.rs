@@ -4,10 +4,13 @@
 //!
 //! 1. Open the store. It knows `applied` (index and term) and `conf` as of its last checkpoint; on the very first start
 //!    both are default.
-//! 2. [`recover`](crate::log::recover()) the log with `applied`. An error ends the process with its text.
-//! 3. fdatasync every segment: what recovery read may still sit in the device's cache.
-//! 4. [`is_new`](crate::log::Recovered::is_new): bootstrap the state from the initial members.
-//! 5. Make the node and the log, prepare the first segment, take the first turn. Entries above `applied` that are known to
+//! 2. Be sure that the last process's write is over: the kernel may complete a direct write of a process that was killed
+//!    after the next one has started. A lock (flock) held through the very descriptor that writes outlives that write;
+//!    take it on each segment before reading. A write that lands after recovery would be one that recovery has judged torn.
+//! 3. [`recover`](crate::log::recover()) the log with `applied`. An error ends the process with its text.
+//! 4. fdatasync every segment: what recovery read may still sit in the device's cache.
+//! 5. [`is_new`](crate::log::Recovered::is_new): bootstrap the state from the initial members.
+//! 6. Make the node and the log, prepare the first segment, take the first turn. Entries above `applied` that are known to
 //!    be committed come back as the first `Commit`s: replay needs no path of its own.
 //!
 //! Then turns, for ever: gather inputs, `step` each, `flush` once, start the outputs in order. Give the log's plans to the
