@@ -19,7 +19,7 @@ use rustc_hash::FxHashMap;
 use super::calls::Call;
 use super::client_core::ClientCore;
 use super::clock::now;
-use super::transport::{Received, Transport};
+use super::transport::{Received, Transport, release};
 
 /// A new connection must have said which protocol it speaks (and finished its TLS handshake) by then.
 const FIRST_BYTES_DEADLINE: Duration = Duration::from_secs(10);
@@ -319,7 +319,11 @@ pub fn poll_connection(
     for _ in 0..ROUNDS_PER_TURN {
         match connection.round(core, cx) {
             Ok(Round::Progress) => {}
-            Ok(Round::Idle) => return Poll::Pending,
+            Ok(Round::Idle) => {
+                release(&mut connection.out);
+                connection.transport.release_memory();
+                return Poll::Pending;
+            }
             Ok(Round::End) => return Poll::Ready(()),
             Err(error) => {
                 let peer = connection.peer;

@@ -12,6 +12,7 @@ use super::client_core::ClientCore;
 use super::listen;
 use super::log_core::LogCore;
 use super::messages::ToClient;
+use super::priority;
 use super::raft_core::RaftCore;
 use super::ring::Sender;
 use super::store_core::StoreCore;
@@ -66,15 +67,18 @@ fn io_memory(executor: &Executor) -> usize {
 /// # Errors
 /// If the thread or its rings cannot be made.
 pub fn start(executor: &Executor, work: Work) -> io::Result<ExecutorJoinHandle<()>> {
+    let (name, roles) = (executor.name(), executor.roles.clone());
     let placement = executor.cpu.map_or(Placement::Unbound, Placement::Fixed);
     LocalExecutorBuilder::new(placement)
         .name(&executor.name())
         .io_memory(io_memory(executor))
-        .spawn(move || run(work))
+        .spawn(move || run(name, roles, work))
         .map_err(io::Error::from)
 }
 
-async fn run(work: Work) {
+async fn run(name: String, roles: Vec<Role>, work: Work) {
+    crate::observe::metrics::enter(&name);
+    priority::raise(&roles);
     let mut tasks = Vec::new();
     if let Some(log) = work.log {
         tasks.push(glommio::spawn_local(log().run()).detach());

@@ -55,3 +55,5 @@ pub mod watches;
 pub mod boot;
 /// Threads by the placement plan.
 pub mod executors;
+/// What the scheduler is asked for.
+pub mod priority;

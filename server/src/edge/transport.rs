@@ -113,6 +113,11 @@ impl Transport {
         }
     }
 
+    /// Gives back what a burst of output has left behind. For a connection that has nothing to do.
+    pub fn release_memory(&mut self) {
+        release(&mut self.cipher);
+    }
+
     /// Says goodbye under TLS; the alert goes out with the next [`Transport::poll_write`].
     pub fn close(&mut self) {
         if let Some(tls) = &mut self.tls {
@@ -121,8 +126,16 @@ impl Transport {
     }
 }
 
-/// Buffers larger than this are given back after use: a connection that once sent a big list holds no memory for it.
-const KEPT_BYTES: usize = 64 << 10;
+/// Buffers larger than this are given back when a connection falls idle: one that once sent a big list holds no memory
+/// for it, and one that is busy doesn't grow its buffer anew for every piece.
+const KEPT_BYTES: usize = 16 << 10;
+
+/// Gives back an empty buffer that is larger than [`KEPT_BYTES`].
+pub fn release(buffer: &mut Vec<u8>) {
+    if buffer.is_empty() && buffer.capacity() > KEPT_BYTES {
+        *buffer = Vec::new();
+    }
+}
 
 fn drain(
     stream: &mut TcpStream,
@@ -139,8 +152,5 @@ fn drain(
     }
     out.clear();
     *sent = 0;
-    if out.capacity() > KEPT_BYTES {
-        out.shrink_to(0);
-    }
     Poll::Ready(Ok(()))
 }
