@@ -422,6 +422,8 @@ struct Rest {
     position: usize,
     complete: bool,
     next_key: Vec<u8>,
+    /// The buffer of the former `next_key`, to be used again.
+    spare: Vec<u8>,
 }
 
 impl Rest {
@@ -438,6 +440,7 @@ impl Rest {
             position: 0,
             complete: plan.complete && !by_key,
             next_key: if by_key { options.key.to_vec() } else { plan.next_key },
+            spare: Vec::new(),
         }
     }
 
@@ -488,22 +491,21 @@ impl Rest {
 
     fn locate_more<'s, S: Source<'s>>(&mut self, state: &State<S>) -> Result<(), Damage> {
         let most = self.rows.min(CHUNK_ROWS as u64) as usize;
-        let from = std::mem::take(&mut self.next_key);
+        let (from, mut next) = (std::mem::take(&mut self.next_key), std::mem::take(&mut self.spare));
+        next.clear();
         self.located.clear();
         self.position = 0;
-        let mut next = None;
+        self.complete = true;
         state.walk(Bounds::new(&from, &self.range_end), self.at, |key, _, located| {
             if self.located.len() == most {
-                next = Some(key.to_vec());
+                next.extend_from_slice(key);
+                self.complete = false;
                 return Ok(false);
             }
             self.located.push(located);
             Ok(true)
         })?;
-        match next {
-            Some(key) => self.next_key = key,
-            None => self.complete = true,
-        }
+        (self.next_key, self.spare) = (next, from);
         Ok(())
     }
 
@@ -513,12 +515,14 @@ impl Rest {
         full: usize,
         out: &mut Vec<u8>,
     ) -> Result<(), Damage> {
-        let from = std::mem::take(&mut self.next_key);
-        let mut next = None;
+        let (from, mut next) = (std::mem::take(&mut self.next_key), std::mem::take(&mut self.spare));
+        next.clear();
         let mut left = self.rows;
+        self.complete = true;
         state.walk(Bounds::new(&from, &self.range_end), self.at, |key, newest, located| {
             if left == 0 || out.len() >= full {
-                next = Some(key.to_vec());
+                next.extend_from_slice(key);
+                self.complete = false;
                 return Ok(false);
             }
             push_reshaped(out, &state.index_row(key, newest, located)?);
@@ -526,10 +530,7 @@ impl Rest {
             Ok(true)
         })?;
         self.rows = left;
-        match next {
-            Some(key) => self.next_key = key,
-            None => self.complete = true,
-        }
+        (self.next_key, self.spare) = (next, from);
         Ok(())
     }
 }

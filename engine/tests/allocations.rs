@@ -1,0 +1,79 @@
+//! What a list costs in allocations, counted.
+
+mod common;
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
+
+use common::{put, range, store};
+use crossbeam::epoch;
+use engine::RangeOptions;
+
+struct Counting;
+
+thread_local! {
+    static ALLOCATIONS: Cell<usize> = const { Cell::new(0) };
+    static BYTES: Cell<usize> = const { Cell::new(0) };
+}
+
+fn count(layout: Layout) {
+    ALLOCATIONS.set(ALLOCATIONS.get() + 1);
+    BYTES.set(BYTES.get() + layout.size());
+}
+
+// SAFETY: everything is passed on to the system's allocator unchanged; counting neither allocates nor unwinds.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        count(layout);
+        // SAFETY: the caller's promise is the one asked for.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        // SAFETY: as above.
+        unsafe { System.dealloc(pointer, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+#[test]
+fn a_list_allocates_no_more_for_more_rows() {
+    let mut store = store();
+    for number in 0..20_000 {
+        store.put(&put(&format!("key-{number:06}"), "a value of some length")).unwrap();
+    }
+    for number in (0..20_000).step_by(3) {
+        store.put(&put(&format!("key-{number:06}"), "another value")).unwrap();
+    }
+    let view = store.publish().unwrap();
+    let mut out = Vec::with_capacity(1 << 16);
+    let mut cost = |options: &RangeOptions| {
+        let (allocations, bytes) = (ALLOCATIONS.get(), BYTES.get());
+        let mut answer = view.range(&epoch::pin(), options).unwrap();
+        let rows = answer.rows();
+        loop {
+            out.clear();
+            if answer.fill(&epoch::pin(), 1 << 14, &mut out).unwrap() {
+                break;
+            }
+        }
+        (rows, ALLOCATIONS.get() - allocations, BYTES.get() - bytes)
+    };
+    let all = range("key", "kez");
+    cost(&all); // the first use of a thread allocates for the epoch's bookkeeping
+    for keys_only in [false, true] {
+        for revision in [0, view.revision() - 100] {
+            let with = |limit| RangeOptions { limit, keys_only, revision, ..all.clone() };
+            let (rows, few, few_bytes) = cost(&with(1000));
+            assert_eq!(rows, 1000);
+            let (rows, many, many_bytes) = cost(&with(0));
+            assert_eq!(rows, 20_000);
+            assert!(many <= few + 1, "keys_only={keys_only} revision={revision}: {few} and {many}");
+            assert!(many < 20 && many_bytes <= few_bytes + 100 && many_bytes < 40_000, "{many} {many_bytes}");
+        }
+    }
+    let (rows, allocations, _) = cost(&range("key-000007", ""));
+    assert_eq!((rows, allocations), (1, 0), "a get allocates nothing");
+}
