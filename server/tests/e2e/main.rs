@@ -3,6 +3,8 @@
 //! Every test starts a server of its own. `RINGD_TEST_SERVER=etcd` runs the same tests against the real etcd, which is
 //! how they are proved to ask the right thing; tests of what only ringd has say so and return early there.
 
+mod crash;
+mod differential;
 mod errors;
 mod kubernetes;
 mod lease;
@@ -28,4 +30,9 @@ fn options() -> ServerOptions {
         Program::Ringd(_) => options.arg("--ringd-placement=unpinned"),
         Program::Etcd(_) => options,
     }
+}
+
+/// Whether this is `tools/check --nightly`, with time for long runs.
+fn long_runs() -> bool {
+    std::env::var_os("RINGD_NIGHTLY").is_some()
 }
