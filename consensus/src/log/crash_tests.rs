@@ -200,7 +200,7 @@ fn a_batch_too_long_for_a_torn_ones_place_goes_elsewhere_and_is_found() {
     assert_eq!(recovered.notes.len(), 1);
     let mut log = Log::new(small_log(), IDENTITY, recovered.tail);
     let entry = entry(4, 3, 8000);
-    let plan = write(&mut disk, &mut log, &[entry.clone()]);
+    let plan = write(&mut disk, &mut log, std::slice::from_ref(&entry));
     assert_ne!(plan.segment, torn.segment);
 
     // Two batches of one number now; the torn one is still where it was.
@@ -222,7 +222,7 @@ fn a_torn_head_gives_way_to_the_longer_batch_of_the_next_run() {
     assert!(recovered.is_new());
     let mut log = Log::new(small_log(), IDENTITY, recovered.tail);
     let longer = entry(1, 2, 18_000); // than the first segment
-    let plan = write(&mut disk, &mut log, &[longer.clone()]);
+    let plan = write(&mut disk, &mut log, std::slice::from_ref(&longer));
     assert!(plan.segment != torn.segment && plan.offset == 0);
 
     let recovered = recover(&disk, IDENTITY, LogPosition::default()).unwrap();

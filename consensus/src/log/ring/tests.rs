@@ -67,7 +67,8 @@ fn one_write_carries_all_that_queued_meanwhile() {
 #[test]
 fn batches_end_where_they_must() {
     // Lengths of the entries of each append; then (records, Ready completed) of each batch, at most 8 KiB.
-    let cases: [(&[&[usize]], &[(u32, Option<u64>)]); 6] = [
+    type Case<'a> = (&'a [&'a [usize]], &'a [(u32, Option<u64>)]);
+    let cases: [Case<'_>; 6] = [
         (&[&[100, 100], &[100]], &[(3, Some(2))]),
         // An append without entries is a vote.
         (&[&[], &[100]], &[(1, Some(2))]),
