@@ -13,6 +13,7 @@ use crate::h2::limits::{
     ASSEMBLY_BYTES_MAX, CONTROL_FRAMES_PAUSE, EXECUTING_MAX, OUTPUT_BYTES_MAX, WAITING_BYTES_MAX,
 };
 use crate::h2::{ConnectionError, ErrorCode, Received, StreamKey};
+use crate::http1;
 
 /// What is known of a call, kept with its stream.
 #[derive(Debug, Default)]
@@ -25,8 +26,10 @@ pub(crate) struct CallState {
     request_done: bool,
     /// The request whose message has come but not the end of its stream.
     pending: Option<Box<Event>>,
-    /// How a request that is no gRPC will be answered when it has ended.
-    refusal: Option<Box<Refusal>>,
+    /// A request that is no gRPC: how it will be refused when it has ended, or what it is if plain HTTP is served.
+    not_grpc: Option<Box<(Refusal, Option<http1::Request>)>>,
+    /// Its answer has no body.
+    pub head_only: bool,
     /// The server knows of it.
     handed: bool,
     /// It counts as executing.
@@ -45,7 +48,10 @@ pub(crate) struct Calls {
     requests: VecDeque<Event>,
     /// Everything else, never withheld.
     events: VecDeque<Event>,
-    /// Bytes of messages in both.
+    /// Plain HTTP requests.
+    http_requests: VecDeque<(CallId, http1::Request)>,
+    pub plain_http: bool,
+    /// Bytes of messages in both queues of events.
     waiting_bytes: usize,
     /// Bytes of messages that are not complete.
     assembly_bytes: usize,
@@ -61,6 +67,8 @@ impl Calls {
             message_limit: config.max_request_bytes.saturating_add(OVERHEAD_BYTES),
             requests: VecDeque::new(),
             events: VecDeque::new(),
+            http_requests: VecDeque::new(),
+            plain_http: false,
             waiting_bytes: 0,
             assembly_bytes: 0,
             executing: 0,
@@ -108,19 +116,22 @@ impl Calls {
     ) {
         if too_large {
             let status = Status::new(Code::ResourceExhausted, "header list too large");
-            return self.refuse(h2, key, 431, &status);
+            return self.refuse(h2, key, 431, &status, true);
         }
         let method = match head.check() {
             Ok(method) => method,
             // What is no gRPC at all is answered when it is complete, as an HTTP server does: then all of it has been
             // checked. A gRPC client of a stream may wait for the answer before it sends more.
-            Err(refusal) if !refusal.is_grpc && !end => {
+            Err(refusal) if !refusal.is_grpc => {
                 if let Some(state) = h2.app(key) {
-                    state.refusal = Some(Box::new(refusal));
+                    let plain = self.plain_http.then(|| head.to_http());
+                    state.not_grpc = Some(Box::new((refusal, plain)));
                 }
-                return;
+                return if end {
+                    self.handle_end(h2, key)
+                };
             }
-            Err(refusal) => return self.refuse(h2, key, refusal.http, &refusal.status),
+            Err(refusal) => return self.refuse(h2, key, refusal.http, &refusal.status, false),
         };
         if self.is_overrun(h2) {
             h2.reset(key, ErrorCode::RefusedStream);
@@ -146,9 +157,9 @@ impl Calls {
         }
     }
 
-    fn refuse(&mut self, h2: &mut Http2, key: StreamKey, http: u16, status: &Status) {
+    fn refuse(&mut self, h2: &mut Http2, key: StreamKey, http: u16, status: &Status, with_body: bool) {
         self.strikes.forgive();
-        send_refusal(h2, key, http, status);
+        send_refusal(h2, key, http, status, with_body);
         self.release(h2, key);
     }
 
@@ -225,8 +236,12 @@ impl Calls {
     // The caller sends no more.
     fn handle_end(&mut self, h2: &mut Http2, key: StreamKey) {
         let Some(state) = h2.app(key) else { return };
-        if let Some(refusal) = state.refusal.take() {
-            return self.refuse(h2, key, refusal.http, &refusal.status);
+        if let Some(not_grpc) = state.not_grpc.take() {
+            match *not_grpc {
+                (_, Some(request)) => self.http_requests.push_back((CallId(key), request)),
+                (refusal, None) => self.refuse(h2, key, refusal.http, &refusal.status, true),
+            }
+            return;
         }
         let Some(method) = state.method else { return };
         if let Some(request) = state.pending.take() {
@@ -328,6 +343,21 @@ impl Calls {
                 self.executing += 1;
             }
             return Some(event);
+        }
+        None
+    }
+
+    /// The next plain HTTP request.
+    pub fn poll_http(&mut self, h2: &mut Http2) -> Option<(CallId, http1::Request)> {
+        while let Some((call, request)) = self.http_requests.pop_front() {
+            let open = h2.is_open(call.0);
+            match h2.app(call.0) {
+                Some(state) if open => {
+                    state.head_only = request.method == http1::HttpMethod::Head;
+                    return Some((call, request));
+                }
+                _ => self.release(h2, call.0),
+            }
         }
         None
     }

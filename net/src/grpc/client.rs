@@ -132,7 +132,7 @@ impl Client {
         timeout: Option<Duration>,
     ) -> Option<CallId> {
         let key = self.h2.open()?;
-        let indexed = |name, value| (name, value, Indexing::Incremental);
+        let indexed = |name: &'static str, value| (name.into(), value, Indexing::Incremental);
         let mut fields: Vec<OwnedHeader> = vec![
             indexed(":method", "POST".into()),
             indexed(":scheme", self.config.scheme.into()),
@@ -142,7 +142,7 @@ impl Client {
             indexed("content-type", "application/grpc".into()),
         ];
         if let Some(timeout) = timeout {
-            fields.push(("grpc-timeout", timeout::encode(timeout).into(), Indexing::Without));
+            fields.push(("grpc-timeout".into(), timeout::encode(timeout).into(), Indexing::Without));
         }
         fields.extend_from_slice(metadata);
         self.h2.send_block(key, Block::Fields(fields), false);

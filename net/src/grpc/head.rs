@@ -3,12 +3,14 @@
 //! What is wrong with a request by gRPC's or etcd's rules is noted here and answered when the head is complete, in the
 //! order in which grpc-go checks (`http2_server.go`, `operateHeaders`).
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::grpc::{Code, Metadata, Method, Status, method, timeout};
 use crate::h2::Head;
 use crate::h2::field::Field;
+use crate::http1;
 
 /// A typed request head.
 #[derive(Clone, Debug, Default)]
@@ -29,6 +31,8 @@ pub struct RequestHead {
     /// What the server reads.
     pub metadata: Metadata,
     authorization: Option<Arc<str>>,
+    authority: Option<Arc<str>>,
+    origin: Option<Arc<str>>,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -73,6 +77,8 @@ impl Head for RequestHead {
                     self.refuse(Status::new(Code::InvalidArgument, "etcdserver: invalid client api version"))
                 }
             },
+            Field::Authority | Field::Host if self.authority.is_none() => self.authority = Some(text(value)),
+            Field::Other if name == b"origin" => self.origin = Some(text(value)),
             Field::GatewayAccept => self.metadata.gateway = true,
             Field::Binary if !is_base64(value) => {
                 let (name, value) = (String::from_utf8_lossy(name), String::from_utf8_lossy(value));
@@ -96,6 +102,24 @@ impl RequestHead {
             metadata.token = self.authorization.take();
         }
         metadata
+    }
+
+    /// The request as plain HTTP, without its body.
+    pub fn to_http(&self) -> http1::Request {
+        let target = match (self.method, &self.unknown_path) {
+            (Some(method), _) => Cow::Borrowed(method.path()),
+            (None, Some(path)) => String::from_utf8_lossy(path),
+            (None, None) => Cow::Borrowed("/"),
+        };
+        let (path, query) = target.split_once('?').unwrap_or((&target, ""));
+        http1::Request {
+            method: http1::HttpMethod::from_name(self.other_verb.as_deref().unwrap_or("POST")),
+            path: path.into(),
+            query: query.into(),
+            host: self.authority.as_deref().map(String::from),
+            origin: self.origin.as_deref().map(String::from),
+            body: Vec::new(),
+        }
     }
 
     /// Checks the complete head: the method, or how to answer without one.

@@ -15,6 +15,7 @@ use crate::h2::{
     self, Block, Connection, ConnectionError, ErrorCode, Header, Indexing, OwnedHeader, Pull, Pulled, Role,
     StreamKey,
 };
+use crate::http1;
 
 /// Limits and times of a connection. `Default` gives etcd's defaults.
 #[derive(Clone, Debug)]
@@ -89,6 +90,49 @@ impl Server {
     /// The next event, if the connection may start more work now.
     pub fn poll_event(&mut self) -> Option<Event> {
         self.calls.poll(&mut self.h2)
+    }
+
+    /// From now on requests that are no gRPC come out of [`Server::poll_http`] (etcd under TLS, where ALPN leads browsers
+    /// and curl to HTTP/2); else they are refused with 415 or 405 (etcd without TLS).
+    pub fn serve_plain_http(&mut self) {
+        self.calls.plain_http = true;
+    }
+
+    /// The next plain HTTP request (after `serve_plain_http`), to be answered with `respond_http` (or `release`). Its body
+    /// was read and dropped.
+    pub fn poll_http(&mut self) -> Option<(CallId, http1::Request)> {
+        self.calls.poll_http(&mut self.h2)
+    }
+
+    /// Answers a plain HTTP request. `headers` come on top of `content-type` and `content-length`.
+    pub fn respond_http(
+        &mut self,
+        call: CallId,
+        status: u16,
+        content_type: &str,
+        headers: &[(&str, &str)],
+        body: &[u8],
+    ) {
+        let Some(state) = self.h2.app(call.0) else { return };
+        let bodiless = state.head_only || body.is_empty();
+        let field = |name: &str, value: String| -> OwnedHeader {
+            (name.to_ascii_lowercase().into(), value.into(), Indexing::Without)
+        };
+        let mut fields = vec![field(":status", status.to_string())];
+        if !content_type.is_empty() {
+            fields.push(field("content-type", content_type.into()));
+        }
+        fields
+            .extend(headers.iter().map(|(name, value)| field(name, value.replace(['\r', '\n', '\0'], " "))));
+        if status != 204 && status != 304 {
+            fields.push(field("content-length", body.len().to_string()));
+        }
+        self.calls.strikes.forgive();
+        self.h2.send_block(call.0, Block::Fields(fields), bodiless);
+        if !bodiless {
+            self.h2.send_data(call.0, true, |out| out.extend_from_slice(body));
+        }
+        self.calls.release(&mut self.h2, call.0);
     }
 
     /// Appends frames to `out` until about `limit` bytes were added: what is ready leaves whole, then short answers, then
@@ -284,26 +328,31 @@ pub(crate) fn send_status(h2: &mut Http2, key: StreamKey, status: &Status) {
     h2.send_block(key, Block::Fields(fields), true);
 }
 
-/// Ends a call that never was one, with an HTTP status of its own.
-pub(crate) fn send_refusal(h2: &mut Http2, key: StreamKey, http: u16, status: &Status) {
+/// Ends a call that never was one, with an HTTP status of its own. With a body for those who speak no gRPC.
+pub(crate) fn send_refusal(h2: &mut Http2, key: StreamKey, http: u16, status: &Status, with_body: bool) {
     let mut fields = head_fields(http.to_string().into());
     push_status(&mut fields, status);
     if status.code == Code::Unimplemented {
-        fields.push(("grpc-accept-encoding", "identity".into(), Indexing::Without));
+        fields.push(("grpc-accept-encoding".into(), "identity".into(), Indexing::Without));
     }
-    h2.send_block(key, Block::Fields(fields), true);
+    h2.send_block(key, Block::Fields(fields), !with_body);
+    if with_body {
+        h2.send_data(key, true, |out| out.extend_from_slice(status.message.as_bytes()));
+    }
 }
 
 fn head_fields(http: Cow<'static, str>) -> Vec<OwnedHeader> {
-    let content_type = "application/grpc".into();
-    vec![(":status", http, Indexing::Without), ("content-type", content_type, Indexing::Incremental)]
+    vec![
+        (":status".into(), http, Indexing::Without),
+        ("content-type".into(), "application/grpc".into(), Indexing::Incremental),
+    ]
 }
 
 fn push_status(fields: &mut Vec<OwnedHeader>, status: &Status) {
-    fields.push(("grpc-status", status.code.wire().into(), Indexing::Without));
+    fields.push(("grpc-status".into(), status.code.wire().into(), Indexing::Without));
     if !status.message.is_empty() {
         let message = percent_encode(&status.message).into_owned();
-        fields.push(("grpc-message", message.into(), Indexing::Without));
+        fields.push(("grpc-message".into(), message.into(), Indexing::Without));
     }
 }
 

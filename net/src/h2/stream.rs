@@ -54,8 +54,8 @@ pub enum Block {
     Fields(Vec<OwnedHeader>),
 }
 
-/// A field to be sent, its value owned or static.
-pub type OwnedHeader = (&'static str, Cow<'static, str>, Indexing);
+/// A field to be sent: name in lower case, value, and how it may be compressed.
+pub type OwnedHeader = (Cow<'static, str>, Cow<'static, str>, Indexing);
 
 impl Block {
     pub(crate) fn headers<'a>(fields: &'a [OwnedHeader]) -> impl Iterator<Item = Header<'a>> {

@@ -35,6 +35,19 @@ pub enum HttpMethod {
     Other(String),
 }
 
+impl HttpMethod {
+    /// The method of this name (RFC 9110 9.1: names are case-sensitive).
+    pub fn from_name(name: &str) -> HttpMethod {
+        match name {
+            "GET" => HttpMethod::Get,
+            "HEAD" => HttpMethod::Head,
+            "OPTIONS" => HttpMethod::Options,
+            "POST" => HttpMethod::Post,
+            other => HttpMethod::Other(other.into()),
+        }
+    }
+}
+
 /// A whole request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Request {
@@ -258,13 +271,7 @@ fn head_of(parsed: &httparse::Request<'_, '_>, max_body: usize) -> Result<(Pendi
     };
     let (path, query) = split_target(target)?;
     let mut request = Request {
-        method: match method {
-            "GET" => HttpMethod::Get,
-            "HEAD" => HttpMethod::Head,
-            "OPTIONS" => HttpMethod::Options,
-            "POST" => HttpMethod::Post,
-            other => HttpMethod::Other(other.into()),
-        },
+        method: HttpMethod::from_name(method),
         path: path.into(),
         query: query.into(),
         host: None,

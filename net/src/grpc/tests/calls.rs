@@ -42,9 +42,9 @@ fn a_unary_call_is_answered() {
 fn metadata_and_deadline_arrive() {
     let mut pair = Pair::new();
     let metadata = [
-        ("token", "secret".into(), Indexing::Never),
-        ("hasleader", "true".into(), Indexing::Incremental),
-        ("client-api-version", "3.7".into(), Indexing::Incremental),
+        ("token".into(), "secret".into(), Indexing::Never),
+        ("hasleader".into(), "true".into(), Indexing::Incremental),
+        ("client-api-version".into(), "3.7".into(), Indexing::Incremental),
     ];
     for _ in 0..3 {
         let call = pair.client.open(Method::KvRange, &metadata, Some(Duration::from_secs(5))).unwrap();
@@ -290,4 +290,40 @@ fn a_dead_client_is_found_by_keepalive() {
     assert!(!pair.server.is_finished());
     pair.server.handle_timeout(pair.now);
     assert!(pair.server.is_finished());
+}
+
+#[test]
+fn plain_http_is_served_where_it_is_wanted() {
+    let mut raw = super::attacks::Raw::new();
+    raw.server.serve_plain_http();
+    let fields = [
+        (":method", "HEAD"),
+        (":path", "/health?serializable=true"),
+        ("host", "h:1"),
+        ("content-type", "x/y"),
+        ("origin", "o"),
+    ];
+    raw.request(1, &fields, b"ignored");
+    let (call, request) = raw.server.poll_http().unwrap();
+    let want = crate::http1::Request {
+        method: crate::http1::HttpMethod::Head,
+        path: "/health".into(),
+        query: "serializable=true".into(),
+        host: Some("h:1".into()),
+        origin: Some("o".into()),
+        body: vec![],
+    };
+    assert_eq!(request, want);
+    assert_eq!((raw.server.poll_event(), raw.server.poll_http()), (None, None));
+    raw.server.respond_http(call, 200, "application/json", &[("X-A", "b\nc")], b"{}");
+    let get = [(":method", "GET"), (":path", "/metrics")];
+    raw.head(3, 1, &get);
+    let (call, _) = raw.server.poll_http().unwrap();
+    raw.server.respond_http(call, 200, "text/plain", &[], &[b'm'; 40_000]);
+    let out = raw.output();
+    assert_eq!(super::attacks::heads(&out)[0].2, "200");
+    let data: usize =
+        super::attacks::frames(&out).iter().filter(|f| f.kind == 0).map(|f| f.payload.len()).sum();
+    assert_eq!(data, 40_000, "none for HEAD");
+    assert_eq!((raw.server.open_calls(), raw.server.held_bytes()), (0, 0));
 }

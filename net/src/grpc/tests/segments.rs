@@ -19,7 +19,7 @@ fn conversation(sizes: &[usize]) -> Vec<u8> {
     let mut greeting = Vec::new();
     Server::new(Config::default(), NOW).poll_transmit(NOW, &mut greeting, usize::MAX, &mut ());
     client.handle_bytes(NOW, &greeting);
-    let metadata = [("hasleader", "true".into(), Indexing::Incremental)];
+    let metadata = [("hasleader".into(), "true".into(), Indexing::Incremental)];
     let watch = client.open(Method::Watch, &metadata, None).unwrap();
     for (number, &size) in sizes.iter().enumerate() {
         client.call(Method::KvPut, &vec![number as u8; size]).unwrap();
