@@ -216,8 +216,9 @@ impl<'a> Node<'a> {
         (0..end).fold(0, |sum: u64, index| sum.wrapping_add(self.weight(index)))
     }
 
+    /// How the key of a cell compares to `key`.
     #[inline]
-    fn compare<'r>(self, index: usize, key: &[u8], runs: &impl Runs<'r>) -> Result<Ordering, Damage> {
+    pub fn compare<'r>(self, index: usize, key: &[u8], runs: &impl Runs<'r>) -> Result<Ordering, Damage> {
         Ok(match self.key(index) {
             Part::Inline(here) => here.cmp(key),
             Part::Run(run) => runs.run(run)?.cmp(key),
@@ -518,4 +519,105 @@ fn check_cell(page: &Page, node: Node<'_>, index: usize, heap: usize) -> Result<
         return Err(Fault::Structure);
     }
     Ok(size)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn hex(bytes: &[u8]) -> String {
+        bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    fn pointer(id: u32) -> Pointer {
+        Pointer { id: PageId(id), birth: Birth::new(0x1234, 0x56) }
+    }
+
+    #[test]
+    fn leaf_golden_bytes() {
+        let mut page = [0; PAGE_SIZE];
+        init(&mut page, pointer(7), 0);
+        let run = Part::Run(RunRef { at: pointer(9), len: 5000 });
+        let row = |key, value, weight| Cell::Row { key: Part::Inline(key), value, weight };
+        assert!(insert(&mut page, 0, row(b"b", Value::Whole(run), true)));
+        assert!(insert(&mut page, 0, row(b"a", Value::Inline(&[b"in", b"line"]), false)));
+        header::seal(&mut page);
+        assert_eq!(
+            hex(&page[4..36]),
+            "070000005600000000003412020002 00e00f0000 0000000000000000 e00feb0f".replace(' ', "")
+        );
+        let cells =
+            "0100 0600 61 696e6c696e65 0100 10c0 62 09000000 5600000000003412 88130000".replace(' ', "");
+        assert_eq!(hex(&page[0xfe0..]), cells);
+        assert!(page[36..0xfe0].iter().all(|byte| *byte == 0));
+        assert_eq!(hex(&page[..4]), "e8e438b3");
+        assert_eq!(check_structure(&page), Ok(()));
+        let leaf = Node::new(&page);
+        assert_eq!((leaf.key(1), leaf.value(1), leaf.weight(1)), (Part::Inline(b"b"), run, 1));
+        assert_eq!(
+            (leaf.key(0), leaf.value(0), leaf.weight(0)),
+            (Part::Inline(b"a"), Part::Inline(b"inline"), 0)
+        );
+    }
+
+    #[test]
+    fn branch_golden_bytes() {
+        let mut page = [0; PAGE_SIZE];
+        init(&mut page, pointer(7), 2);
+        let child = |id, weight| Child { at: pointer(id), weight };
+        assert!(insert(&mut page, 0, Cell::Child { key: Part::Inline(b""), child: child(8, 300) }));
+        assert!(insert(&mut page, 1, Cell::Child { key: Part::Inline(b"m"), child: child(9, 2) }));
+        header::seal(&mut page);
+        assert_eq!(
+            hex(&page[4..36]),
+            "070000005600000000003412010202 00d30f0000 0000000000000000 ea0fd30f".replace(' ', "")
+        );
+        let cells = "0100 09000000 5600000000003412 0200000000000000 6d 0000 08000000 5600000000003412 2c01000000000000";
+        assert_eq!(hex(&page[0xfd3..]), cells.replace(' ', ""));
+        assert_eq!(hex(&page[..4]), "5cd05908");
+        assert_eq!(check_structure(&page), Ok(()));
+        let branch = Node::new(&page);
+        assert_eq!(
+            (branch.key(1), branch.child(1), branch.child(0)),
+            (Part::Inline(b"m"), child(9, 2), child(8, 300))
+        );
+    }
+
+    /// A node of random cells against a vector.
+    #[test]
+    fn cells_come_and_go_until_the_node_is_full_and_empty() {
+        let mut page = [0; PAGE_SIZE];
+        init(&mut page, pointer(7), 0);
+        let (mut model, mut seed, mut full) = (Vec::<(Vec<u8>, Vec<u8>)>::new(), 3u64, 0);
+        for step in 0..20_000u32 {
+            seed = seed.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+            let (at, len) = ((seed >> 33) as usize, (seed >> 50) as usize % 400);
+            let growing = step / 500 % 2 == 0;
+            if model.is_empty() || (at % 3 == 0) != growing {
+                let (key, value) = (step.to_be_bytes().to_vec(), vec![step as u8; len]);
+                let index = at % (model.len() + 1);
+                let cell =
+                    Cell::Row { key: Part::Inline(&key), value: Value::Inline(&[&value]), weight: false };
+                if insert(&mut page, index, cell) { model.insert(index, (key, value)) } else { full += 1 }
+            } else {
+                let index = at % model.len();
+                remove(&mut page, index);
+                model.remove(index);
+            }
+            let node = Node::new(&page);
+            assert_eq!(node.count(), model.len());
+            assert_eq!(
+                node.used(),
+                model.iter().map(|(key, value)| 6 + key.len() + value.len()).sum::<usize>()
+            );
+            for (index, (key, value)) in model.iter().enumerate() {
+                assert_eq!(
+                    (node.key(index), node.value(index)),
+                    (Part::Inline(&key[..]), Part::Inline(&value[..]))
+                );
+            }
+            assert!(model.is_empty() || check_structure(&page).is_ok());
+        }
+        assert!(full > 100, "{full} did not fit");
+    }
 }

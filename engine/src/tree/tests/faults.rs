@@ -265,6 +265,34 @@ fn a_damaged_newest_meta_leaves_the_version_before_and_a_notice() {
     }
 }
 
+/// The version of the older meta is kept whole, also by a process that has only just opened the file.
+#[test]
+fn after_a_restart_the_older_meta_is_still_worth_going_back_to() {
+    let (file, _) = sample();
+    let first =
+        read(Tree::open(CONFIG, TestFile::with(&without_newest_meta(&file.bytes()))).unwrap().reader())
+            .unwrap();
+    let mut tree = Tree::open(Config { nonce: 1, ..CONFIG }, file.clone()).unwrap();
+    for batch in 0..20u8 {
+        (0..300u32).for_each(|key| tree.put(Table::Leases, &key.to_be_bytes(), &[&[batch; 200]]).unwrap());
+        tree.publish();
+    }
+    let mut checkpoint = tree.begin_checkpoint().unwrap();
+    for (page, bytes) in writes(&mut checkpoint) {
+        file.file.write_all_at(&bytes, page.offset()).unwrap();
+    }
+    let image = without_newest_meta(&file.bytes());
+    let found = read(Tree::open(CONFIG, TestFile::with(&image)).unwrap().reader());
+    assert!(first.len() > 100 && found == Ok(first));
+}
+
+/// The image with the meta of the second of two checkpoints damaged (page 0; the first's is page 1).
+fn without_newest_meta(image: &[u8]) -> Vec<u8> {
+    let mut image = image.to_vec();
+    image[70] ^= 1;
+    image
+}
+
 /// What checksums can't catch: pages that were sealed with nonsense in them. Whatever it is, nothing panics.
 #[test]
 fn sealed_nonsense_is_refused_or_read_but_never_panics() {

@@ -34,12 +34,15 @@ enum Op {
 
 fn keys() -> impl Strategy<Value = Vec<u8>> {
     let short = prop::collection::vec(b'a'..=b'e', 0..5);
-    let long = (0..4u8, prop_oneof![Just(900usize), Just(1000), Just(6000)]).prop_map(|(tail, len)| {
-        let mut key = vec![b'c'; len];
-        key.push(tail);
-        key
-    });
-    prop_oneof![8 => short, 1 => long]
+    // Separators of these are as long: few to a branch, many levels, and beyond the limit in runs.
+    let long = (0..60u8, prop_oneof![4 => Just(900usize), 1 => Just(1000), 1 => Just(6000)]).prop_map(
+        |(tail, len)| {
+            let mut key = vec![b'c'; len];
+            key.push(tail);
+            key
+        },
+    );
+    prop_oneof![2 => short, 1 => long]
 }
 
 fn values() -> impl Strategy<Value = Vec<u8>> {
