@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use common::model::{Model, Refusal, Response};
-use common::{Answer, read, split_kvs, store};
+use common::{Answer, Disk, read, split_kvs};
 use crossbeam::epoch;
 use engine::compact::Progress;
 use engine::tree::Table;
@@ -32,6 +32,9 @@ enum Action {
     Revoke(i64),
     Range(RangeOptions),
     HashKv(i64),
+    Checkpoint,
+    /// After a checkpoint, so that nothing is lost.
+    Reopen,
 }
 
 fn key() -> impl Strategy<Value = Bytes> {
@@ -185,6 +188,8 @@ fn actions() -> impl Strategy<Value = Vec<Action>> {
         1 => (1i64..4).prop_map(Action::Revoke),
         4 => ranges().prop_map(Action::Range),
         2 => revision().prop_map(Action::HashKv),
+        2 => Just(Action::Checkpoint),
+        1 => Just(Action::Reopen),
     ];
     vec(action, 1..70)
 }
@@ -231,6 +236,7 @@ fn txn_response(txn: TxnOutcome) -> Response {
 
 /// Both, and the compaction hashes that the engine must have kept.
 struct Pair {
+    disk: Disk,
     store: Store,
     model: Model,
     hashes: Vec<(i64, u32)>,
@@ -265,12 +271,23 @@ impl Pair {
                 let got = read(&view, options, 100).map_err(range_refusal);
                 assert_eq!(got, self.model.range(options));
             }
+            Action::Checkpoint => self.disk.checkpoint(&mut self.store),
+            Action::Reopen => self.reopen(),
             Action::HashKv(revision) => {
                 let view = self.store.publish().unwrap();
                 self.check_hash(&view, *revision);
             }
         }
         assert_eq!(self.store.revision(), self.model.revision);
+    }
+
+    fn reopen(&mut self) {
+        self.disk.checkpoint(&mut self.store);
+        self.store = Store::open(common::config(), self.disk.map()).unwrap();
+        self.hashes.clear(); // they are kept in memory only
+        self.hash_under_way = None;
+        let leases: Vec<_> = self.model.leases.keys().map(|&lease| LeaseId(lease)).collect();
+        assert_eq!(self.store.leases(), leases);
     }
 
     fn txn(&mut self, txn: &Txn) {
@@ -407,11 +424,14 @@ impl Pair {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 1500, max_shrink_iters: 4000, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 1000, max_shrink_iters: 4000, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn engine_answers_as_the_model(actions in actions()) {
-        let mut pair = Pair { store: store(), model: Model::default(), hashes: vec![], hash_under_way: None };
+        let disk = Disk::new();
+        let store = Store::create(common::config(), disk.map());
+        let mut pair =
+            Pair { disk, store, model: Model::default(), hashes: vec![], hash_under_way: None };
         pair.act(&Action::Grant(1));
         for action in &actions {
             pair.act(action);

@@ -52,13 +52,16 @@ fn a_list_allocates_no_more_for_more_rows() {
     let mut cost = |options: &RangeOptions| {
         let (allocations, bytes) = (ALLOCATIONS.get(), BYTES.get());
         let mut answer = view.range(&epoch::pin(), options).unwrap();
-        let rows = answer.rows();
+        let (rows, mut filled) = (answer.rows(), 0);
         loop {
             out.clear();
-            if answer.fill(&epoch::pin(), 1 << 14, &mut out).unwrap() {
+            let done = answer.fill(&epoch::pin(), 1 << 14, &mut out).unwrap();
+            filled += out.len() as u64;
+            if done {
                 break;
             }
         }
+        assert_eq!(filled, answer.kvs_len());
         (rows, ALLOCATIONS.get() - allocations, BYTES.get() - bytes)
     };
     let all = range("key", "kez");
