@@ -313,11 +313,7 @@ fn log(given: &Given) -> Result<Log, String> {
             }
             "default" | "stderr" => LogOutput::Stderr,
             "stdout" => LogOutput::Stdout,
-            "systemd/journal" => {
-                return Err(
-                    "--log-outputs=systemd/journal is not there yet: the journal takes stderr as well".into(),
-                );
-            }
+            "systemd/journal" => LogOutput::Journal,
             path => LogOutput::File(path.into()),
         };
         if !outputs.contains(&output) {

@@ -3,19 +3,15 @@
 //! A queue without a bound is a place where one slow part takes the memory of all others. Each bound here has a test of
 //! what happens at it, beside the code it guards; a full queue stops reading from the sockets that feed it. Relations
 //! between bounds are checked when this file is compiled.
+//!
+//! What the pure crates bound they name themselves, because they know nothing of this file: connections, streams, headers
+//! and calls in `net::h2::limits` and `net::grpc`, batches and entries in `consensus::log`, cursors in the watch hub.
 
 /// Largest `--max-request-bytes`. Above it one request could fill a whole log segment.
 pub const REQUEST_BYTES_MAX: u64 = 32 << 20;
 
-/// What gRPC may add to a request's bytes before they are refused, as in etcd (`grpcOverheadBytes`).
-pub const GRPC_OVERHEAD_BYTES: u32 = 512 << 10;
-
 /// Smallest `--ringd-heap-limit`: below it checkpoints would follow each other without a pause.
 pub const HEAP_BYTES_MIN: u64 = 8 << 20;
-
-/// Entries proposed and not yet applied; beyond, the answer is etcd's `too many requests`. etcd allows a gap of 5 000
-/// between commit and apply.
-pub const PROPOSALS_IN_FLIGHT_MAX: usize = 65_536;
 
 /// Bytes proposed and not yet applied; beyond, the answer is etcd's `too many requests`.
 pub const PROPOSALS_IN_FLIGHT_BYTES_MAX: usize = 64 << 20;
@@ -71,23 +67,11 @@ pub const RING_STORE_TO_CLIENT_MAX: usize = 16_384;
 /// Messages in the ring between the raft core and the log core.
 pub const RING_RAFT_TO_LOG_MAX: usize = 4_096;
 
-/// Bytes of one write to the log: all that has queued, up to this.
-pub const LOG_BATCH_BYTES_MAX: usize = 4 << 20;
-
 /// Bytes of log since the last checkpoint; reaching it forces one.
 pub const LOG_SINCE_CHECKPOINT_BYTES_MAX: u64 = 256 << 20;
 
-/// Bytes of answers that wait for one connection's socket; beyond, its requests aren't read.
-pub const CONNECTION_OUTPUT_BYTES_MAX: usize = 1 << 20;
-
-/// Bytes of one read from a socket.
-pub const CONNECTION_READ_BYTES: usize = 64 << 10;
-
 /// Client connections in all; beyond, accepting pauses. Each needs a descriptor.
 pub const CONNECTIONS_MAX: usize = 32_768;
-
-/// A reader of a large answer who takes nothing for so long is cut off, for its pins' sake.
-pub const READER_STALL_SECONDS_MAX: u64 = 60;
 
 /// Lines that wait for one log output; beyond, lines are dropped and counted.
 pub const LOG_LINES_MAX: usize = 4_096;
@@ -98,11 +82,37 @@ pub const LOG_LINE_BYTES_MAX: usize = 16 << 10;
 /// How long an exit waits for log lines to reach their outputs.
 pub const LOG_FLUSH_MILLIS_MAX: u64 = 200;
 
-/// Locked memory that the rings of one executor need; `RLIMIT_MEMLOCK` must hold it for all executors on kernels that
-/// count it.
-pub const MEMLOCK_BYTES_PER_EXECUTOR: u64 = 512 << 10;
-
-/// A request must fit in one batch's share of the proposals, and a batch must hold the largest request of the default.
+// The largest request must fit in one entry of the log, and two of them in what may be under way.
+const _: () = assert!(REQUEST_BYTES_MAX <= consensus::log::ENTRY_BYTES_MAX as u64);
 const _: () = assert!(PROPOSALS_IN_FLIGHT_BYTES_MAX as u64 >= 2 * REQUEST_BYTES_MAX);
-const _: () = assert!(LOG_BATCH_BYTES_MAX >= 2 * 1_572_864);
 const _: () = assert!(LOG_LINE_BYTES_MAX >= 4096);
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::path::Path;
+
+    fn sources(dir: &Path, out: &mut String) {
+        for entry in fs::read_dir(dir).expect("a folder of the sources") {
+            let path = entry.expect("an entry").path();
+            if path.is_dir() {
+                sources(&path, out);
+            } else if path.extension().is_some_and(|extension| extension == "rs")
+                && !path.ends_with("limits.rs")
+            {
+                out.push_str(&fs::read_to_string(&path).expect("a source file"));
+            }
+        }
+    }
+
+    #[test]
+    fn every_bound_here_bounds_something() {
+        let mut code = String::new();
+        sources(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"), &mut code);
+        let names = include_str!("limits.rs")
+            .lines()
+            .filter_map(|line| line.strip_prefix("pub const ")?.split(':').next());
+        let unused: Vec<&str> = names.filter(|name| !code.contains(name)).collect();
+        assert_eq!(unused, [""; 0], "use them where they bound, or remove them");
+    }
+}

@@ -231,6 +231,8 @@ pub enum LogOutput {
     Stderr,
     /// `stdout`
     Stdout,
+    /// `systemd/journal`
+    Journal,
     /// A file that is appended to.
     File(PathBuf),
 }

@@ -213,7 +213,7 @@ pub static FLAGS: &[Flag] = &[
 
     // Logging
     row("logger", Word(&["zap"]), "zap", Works, "Only 'zap', which names the look of lines."),
-    row("log-outputs", List, "default", Works, "Comma-separated: 'default', 'stderr', 'stdout', or paths of files."),
+    row("log-outputs", List, "default", Works, "Comma-separated: 'default', 'stderr', 'stdout', 'systemd/journal', or paths of files."),
     row("log-level", Word(&["debug", "info", "warn", "error", "panic", "fatal"]), "info", Works, "Log level."),
     row("log-format", Word(&["json", "console"]), "json", Works, "Log format: 'json' or 'console'."),
     row("enable-log-rotation", Bool, "false", later("rotating log files", FALSE), "Enable log rotation of a single log-outputs file target."),

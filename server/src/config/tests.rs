@@ -329,6 +329,7 @@ fn values_at_their_edges() {
     assert_eq!(good(&["--name=x"]).data_dir, PathBuf::from("x.ringd"));
     assert_eq!(good(&["--data-dir=d", "--wal-dir=w"]).wal_dir, Some(PathBuf::from("w")));
     assert_eq!(good(&["--ringd-placement=unpinned"]).placement.pinning, Pinning::Unpinned);
+    assert_eq!(good(&["--log-outputs=systemd/journal"]).log.outputs, [LogOutput::Journal]);
     let outputs = good(&["--log-outputs=stderr,/x,stdout,/x"]).log.outputs;
     assert_eq!(outputs, [LogOutput::Stderr, LogOutput::File("/x".into()), LogOutput::Stdout]);
     assert!(good(&["--metrics=extensive"]).metrics_extensive);
@@ -348,3 +349,32 @@ fn what_is_large_or_odd_only_warns() {
     }
     assert_eq!(good(&["--name=a", "--quota-backend-bytes=8589934592"]).warnings, []);
 }
+
+proptest::proptest! {
+    /// Whatever is typed: an answer, never a panic; and a refusal always says something.
+    #[test]
+    fn no_words_and_no_variables_make_it_panic(
+        words in proptest::collection::vec((0..FLAGS.len(), 0..4_usize, VALUES), 0..5),
+        variables in proptest::collection::vec((0..FLAGS.len(), VALUES), 0..3),
+        stray in ".{0,12}",
+    ) {
+        let word = |(flag, form, value): &(usize, usize, String)| {
+            let name = FLAGS[*flag].name;
+            match form {
+                0 => vec![format!("--{name}={value}")],
+                1 => vec![format!("-{name}"), value.clone()],
+                2 => vec![format!("--{name}")],
+                _ => vec![value.clone()],
+            }
+        };
+        let args = words.iter().flat_map(word).chain([stray]).map(OsString::from);
+        let env = variables.iter().map(|(flag, value)| (FLAGS[*flag].variable().into(), value.into()));
+        match parse(args, env) {
+            Ok(config) => assert!(config.election_timeout >= 5 * config.heartbeat_interval),
+            Err(exit) => assert_eq!(exit.stderr.is_empty(), exit.code == 0, "{exit:?}"),
+        }
+    }
+}
+
+/// Values near what flags take.
+const VALUES: &str = "(|-?[0-9]{1,20}|0x[0-9a-f]{1,17}|[0-9.]{1,4}(ns|us|ms|s|m|h)|true|false|(https?|unix)://[a-z0-9.:\\[\\]]{0,12}:[0-9]{1,6}(,http://[^,]{0,8})?|[a-z]=[a-z:/0-9]{0,12}|TLS1.[23]|.{0,12})";

@@ -16,6 +16,7 @@
 use std::fmt::{self, Write as _};
 use std::fs::{File, OpenOptions};
 use std::io::Write;
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, OnceLock};
@@ -25,6 +26,7 @@ use tracing::field::{Field, Visit};
 use tracing::{Event, Level, Metadata, Subscriber};
 use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
 
+use super::journal::{self, Journal};
 use crate::config::{Log, LogFormat, LogLevel, LogOutput, limits};
 use crate::sys::fatal::{Fatal, FatalReason};
 
@@ -116,6 +118,11 @@ impl Output {
         match output {
             LogOutput::Stderr => Output::start("log-stderr", std::io::stderr()),
             LogOutput::Stdout => Output::start("log-stdout", std::io::stdout()),
+            // As etcd: without journald the lines go to standard error.
+            LogOutput::Journal => match Journal::connect(Path::new(journal::SOCKET)) {
+                Ok(journal) => Output::start("log-journal", journal),
+                Err(_) => Output::start("log-stderr", std::io::stderr()),
+            },
             LogOutput::File(path) => {
                 let file: File =
                     OpenOptions::new().append(true).create(true).open(path).map_err(|error| {

@@ -3,5 +3,6 @@
 //! Both are fed from cores that must never wait: a log line goes into a bounded queue or is dropped and counted, a
 //! metric is one relaxed store into memory that only its own core writes.
 
+pub mod journal;
 pub mod logs;
 pub mod metrics;
