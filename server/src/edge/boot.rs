@@ -7,6 +7,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use consensus::log::{Log, LogConfig, RecoverError, Recovered, SegmentId, State, recover};
 use consensus::{ConfState, Index, LogPosition, Node, NodeId, Term};
@@ -35,6 +36,7 @@ use super::tree_file::TreeFile;
 use super::wiring::Wiring;
 use crate::config::limits::PROPOSALS_IN_FLIGHT_BYTES_MAX;
 use crate::config::{ClientTls, Config};
+use crate::observe::metrics::{self, Facts};
 use crate::placement::{self, Plan, Role};
 use crate::sys::data_dir::DataDir;
 use crate::sys::{self, Fatal, FatalReason, probe};
@@ -47,6 +49,9 @@ const RING_SEGMENTS_MAX: usize = 64;
 
 /// Finished checkpoints that may wait for the store core; more than one is never under way.
 const RING_CHECKPOINTS_MAX: usize = 4;
+
+/// How long a predecessor that was killed may keep its port and its lock.
+const PREDECESSOR_PATIENCE: Duration = Duration::from_secs(2);
 
 /// Bytes of the tree file that are mapped in at start, so that first reads don't fault.
 const WARM_BYTES: u64 = 4 << 30;
@@ -79,12 +84,16 @@ pub fn start(config: Config) -> Result<Running, Fatal> {
     let listeners = listeners(&config)?;
     let opened = open_state(&config, &dir, identity)?;
     let (shared, notes) = Shared::new(config, identity, plan.clients().len());
+    describe(&shared);
     let orders = launch(&shared, &plan, opened, sockets, listeners)?;
     Ok(Running { notes, shared, orders, _dir: dir })
 }
 
 fn open_data_dir(config: &Config) -> Result<(DataDir, Identity), Fatal> {
-    let mut dir = DataDir::open(&config.data_dir, config.wal_dir.as_deref())?;
+    let mut dir = patiently(
+        |error: &Fatal| error.reason == FatalReason::DataDirLocked,
+        || DataDir::open(&config.data_dir, config.wal_dir.as_deref()),
+    )?;
     for warning in &dir.warnings {
         tracing::warn!("{warning}");
     }
@@ -248,9 +257,27 @@ fn bind_all(config: &Config) -> Result<Vec<Socket>, Fatal> {
     let options = listen::Options { reuse_port: config.socket_reuse_port };
     let urls = config.listen_client.iter().chain(&config.listen_metrics);
     urls.map(|url| {
-        listen::bind(&url.host, url.port, options).map_err(|error| probe::from_listen(&url.url, &error))
+        patiently(
+            |error: &io::Error| error.kind() == io::ErrorKind::AddrInUse,
+            || listen::bind(&url.host, url.port, options),
+        )
+        .map_err(|error| probe::from_listen(&url.url, &error))
     })
     .collect()
+}
+
+/// Tries again for a while as long as the failure is `passing`. After a kill -9 the kernel tears io_uring down after the
+/// process has been reaped: for some milliseconds its listening sockets and its lock are still there.
+fn patiently<T, E>(passing: impl Fn(&E) -> bool, mut attempt: impl FnMut() -> Result<T, E>) -> Result<T, E> {
+    let give_up = Instant::now() + PREDECESSOR_PATIENCE;
+    loop {
+        match attempt() {
+            Err(error) if passing(&error) && Instant::now() < give_up => {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            result => return result,
+        }
+    }
 }
 
 fn listeners(config: &Config) -> Result<Vec<Listener>, Fatal> {
@@ -332,6 +359,19 @@ fn launch(
         executors::start(executor, work).map_err(|error| failed("start an executor", &error))?;
     }
     Ok(orders)
+}
+
+/// What metrics say that doesn't change.
+fn describe(shared: &Shared) {
+    let gates = shared.config.feature_gates.iter().map(|gate| (gate.name, gate.stage, gate.enabled));
+    shared.metrics.describe(Facts {
+        member_id: shared.identity.member_id,
+        cluster_version: "3.7".to_owned(),
+        feature_gates: gates.collect(),
+        extensive: shared.config.metrics_extensive,
+    });
+    let quota = shared.config.quota_backend_bytes.unwrap_or(0);
+    metrics::here().plain.quota_backend_bytes.set_unsigned(quota);
 }
 
 fn background(name: &str) -> Result<Background, Fatal> {

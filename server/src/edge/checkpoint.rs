@@ -99,7 +99,9 @@ impl Checkpoints {
         let applied = Index(store.applied().index);
         let stale = now >= self.last + INTERVAL_MAX && applied > self.covered;
         let heap = store.tree().heap_bytes() >= self.shared.config.heap_limit_bytes / 2;
-        if !(heap || stale || self.log_bytes >= LOG_SINCE_CHECKPOINT_BYTES_MAX / 2) {
+        // Without room for another segment, what the log holds must become reusable.
+        let cramped = self.shared.is_log_space_lost() && applied > self.covered;
+        if !(heap || stale || cramped || self.log_bytes >= LOG_SINCE_CHECKPOINT_BYTES_MAX / 2) {
             return;
         }
         let Some(checkpoint) = store.tree_mut().begin_checkpoint() else { return };
