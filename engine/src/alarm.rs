@@ -75,3 +75,22 @@ fn decode_alarm(name: &[u8]) -> Option<Alarm> {
     };
     Some(Alarm { member: u64::from_be_bytes(*member), kind })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn alarm_rows_are_golden() {
+        for (alarm, want) in [
+            (Alarm { member: 0x0102, kind: AlarmKind::NoSpace }, b"alarm/\0\0\0\0\0\0\x01\x02\x01"),
+            (Alarm { member: 0, kind: AlarmKind::Corrupt }, b"alarm/\0\0\0\0\0\0\0\0\x02"),
+        ] {
+            assert_eq!(alarm_key(alarm), want);
+            assert_eq!(decode_alarm(&want[row::META_ALARM.len()..]), Some(alarm));
+        }
+        for name in [&b""[..], b"12345678", b"12345678\x03", b"12345678\x01\x01"] {
+            assert_eq!(decode_alarm(name), None, "{name:?}");
+        }
+    }
+}

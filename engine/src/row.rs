@@ -270,10 +270,12 @@ impl HistoryValue {
     }
 }
 
-/// The key in an encoded `KeyValue`, without decoding the rest.
+/// The key in an encoded `KeyValue`, without decoding the rest. A left-out key is an empty one.
 pub fn key_of(kv: &[u8]) -> Result<&[u8], BadRow> {
-    let mut input = Input(kv);
-    if input.byte()? == 0x0a { input.bytes() } else { Err(BadRow) }
+    match kv.split_first() {
+        Some((0x0a, rest)) => Input(rest).bytes(),
+        _ => Ok(&[]),
+    }
 }
 
 /// Key of a `leases` row, and prefix of a lease's `lease_keys` rows.
@@ -510,6 +512,7 @@ mod tests {
                 let mut bytes = Vec::new();
                 kv.encode(&mut bytes);
                 assert_eq!(KeyValue::decode(&bytes), Ok(kv));
+                assert_eq!(key_of(&bytes), Ok(kv.key));
                 assert_eq!(bytes.len(), kv.encoded_len());
 
                 let value = kv.as_history(false, true, Some(rev(main, sub))).parts(&kv).concat();
@@ -550,6 +553,7 @@ mod tests {
         ] {
             assert_eq!(KeyValue::decode(bytes), Err(BadRow), "{bytes:?}");
         }
+        assert_eq!(key_of(b"\x0a\x05abc"), Err(BadRow));
         assert_eq!(decode_history_key(b"short"), Err(BadRow));
         assert_eq!(decode_lease_key(b"short"), Err(BadRow));
         assert_eq!(LeaseRow::decode(b"\x01\x00\x00"), Err(BadRow));
