@@ -10,8 +10,9 @@
 //! ```
 //!
 //! What is read: the head of every segment, every batch from the beginning on (the records only of those with entries
-//! that the store does not have), and the rest of the last segment, which must hold no later batch. A segment whose head
-//! is neither a batch nor zeros is searched in full for one.
+//! that the store does not have), and the rest of the last segment, which must hold no later batch. Nor may the others: a
+//! segment whose head is neither a batch nor zeros is searched in full, of the rest the beginning, in case the write of a
+//! head was lost.
 //!
 //! A complete last batch whose completion nobody saw may still sit in the device's cache, so before a node acts on what
 //! was found, every segment has to be synced (fdatasync) once.
@@ -121,8 +122,7 @@ fn follow(mut scan: Scan<'_>, mut chain: Chain, mut notes: Vec<Note>) -> Result<
             epoch: chain.epoch,
             applied: chain.applied,
         });
-        let place =
-            later.first.filter(|_| torn.is_none()).and_then(|later| broken_head(&scan, &chain, &later));
+        let place = later.first.filter(|_| torn.is_none()).and_then(|later| broken_head(&chain, &later));
         let (segment, offset) = place.unwrap_or((segment, offset));
         let evidence = Evidence {
             last: chain.last,
@@ -155,11 +155,11 @@ fn follow(mut scan: Scan<'_>, mut chain: Chain, mut notes: Vec<Note>) -> Result<
 
 /// Where the chain does not go on behind its last batch, the file to blame may be the one it should go on in: one whose head is
 /// lost, or holds a batch of the right number and another history.
-fn broken_head(scan: &Scan<'_>, chain: &Chain, later: &Header) -> Option<(SegmentId, u64)> {
+fn broken_head(chain: &Chain, later: &Header) -> Option<(SegmentId, u64)> {
     if later.sequence == chain.sequence + 1 {
         return Some((later.segment, later.offset));
     }
-    scan.is_headless(later.segment).then_some((later.segment, 0))
+    (later.segment != chain.segment && later.offset > 0).then_some((later.segment, 0))
 }
 
 /// Follows the chain as long as its batches are whole. Gives the header of the one that is not, if there is one.

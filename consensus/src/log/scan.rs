@@ -33,6 +33,10 @@ struct Window {
     unreadable: Vec<std::ops::Range<usize>>,
 }
 
+/// How far each other segment is searched for a second batch whose first was lost whole: further than a batch is long, but for
+/// one that holds a single large entry.
+const PROBE: u64 = 2 << 20;
+
 /// Where to look for later batches, and for which.
 #[derive(Clone, Copy)]
 pub(super) struct Search {
@@ -148,18 +152,19 @@ impl<'a> Scan<'a> {
         record::decode_records(header, records).ok()
     }
 
-    /// Looks through the rest of a segment, all headless ones, and the heads of the others.
+    /// Looks through the rest of a segment, all headless ones, and the heads and beginnings of the others.
     pub fn search(&mut self, search: Search) -> Later {
         let mut later = Later::default();
         for head in &self.heads {
             later.consider(head, &search);
         }
-        let here = self.segments.iter().filter(|info| info.id == search.segment);
-        let headless = self.headless.iter().filter(|info| info.id != search.segment);
-        let places: Vec<(SegmentInfo, u64)> =
-            here.map(|&info| (info, search.offset)).chain(headless.map(|&info| (info, 0))).collect();
-        for (info, from) in places {
-            for offset in (from..info.size).step_by(BLOCK) {
+        for info in self.segments.clone() {
+            let (from, to) = match info.id == search.segment {
+                true => (search.offset, info.size),
+                false if self.is_headless(info.id) => (0, info.size),
+                false => (0, info.size.min(PROBE)),
+            };
+            for offset in (from..to).step_by(BLOCK) {
                 if let Some(header) = self.batch_at(info.id, offset) {
                     later.consider(&header, &search);
                 }
