@@ -8,8 +8,7 @@ use super::cluster::Initial;
 use super::table::{Class, Kind};
 use super::values::{self, Url};
 use super::{
-    ClientTls, Config, FeatureGate, GrpcKeepalive, Listen, Log, LogFormat, LogLevel, LogOutput, TlsVersion,
-    limits,
+    ClientTls, Config, FeatureGate, GrpcKeepalive, Listen, Log, LogFormat, LogLevel, LogOutput, limits,
 };
 use crate::placement;
 
@@ -89,8 +88,6 @@ pub(super) fn config(mut given: Given) -> Result<Config, String> {
             timeout: duration(&given, "grpc-keepalive-timeout")?,
         },
         watch_progress_notify_interval: progress_interval(&given)?,
-        warning_apply_duration: duration(&given, "warning-apply-duration")?,
-        warning_unary_request_duration: duration(&given, "warning-unary-request-duration")?,
         feature_gates,
         metrics_extensive: given.text("metrics") == "extensive",
         log,
@@ -328,15 +325,6 @@ fn log(given: &Given) -> Result<Log, String> {
 
 /// Certificate, key and CA of the client side.
 fn client_tls(given: &Given) -> Result<Option<ClientTls>, String> {
-    let min_version = tls_version(given.text("tls-min-version"))?.unwrap_or(TlsVersion::Tls12);
-    let max_version = tls_version(given.text("tls-max-version"))?.unwrap_or(TlsVersion::Tls13);
-    if min_version > max_version {
-        return Err(format!(
-            "min version ({}) is greater than max version ({})",
-            given.text("tls-min-version"),
-            given.text("tls-max-version"),
-        ));
-    }
     let (cert_file, key_file) = (path(given, "cert-file"), path(given, "key-file"));
     let (cert_file, key_file) = match (cert_file, key_file) {
         (Some(cert), Some(key)) => (cert, key),
@@ -354,16 +342,7 @@ fn client_tls(given: &Given) -> Result<Option<ClientTls>, String> {
     if given.bool("client-cert-auth") && client_ca_file.is_none() {
         return Err("--client-cert-auth needs --trusted-ca-file: the system's CAs are not used".into());
     }
-    Ok(Some(ClientTls { cert_file, key_file, client_ca_file, min_version, max_version }))
-}
-
-fn tls_version(text: &str) -> Result<Option<TlsVersion>, String> {
-    match text {
-        "" => Ok(None),
-        "TLS1.2" => Ok(Some(TlsVersion::Tls12)),
-        "TLS1.3" => Ok(Some(TlsVersion::Tls13)),
-        _ => Err(format!("unexpected TLS version {text:?} (must be one of: TLS1.2, TLS1.3)")),
-    }
+    Ok(Some(ClientTls { cert_file, key_file, client_ca_file }))
 }
 
 /// The sockets of one `--listen-…` flag. Scheme and certificate must fit.

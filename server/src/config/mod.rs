@@ -84,10 +84,6 @@ pub struct Config {
     pub grpc_keepalive: GrpcKeepalive,
     /// `--watch-progress-notify-interval`; 10 minutes if not given.
     pub watch_progress_notify_interval: Duration,
-    /// `--warning-apply-duration`
-    pub warning_apply_duration: Duration,
-    /// `--warning-unary-request-duration`
-    pub warning_unary_request_duration: Duration,
 
     /// `--feature-gates`: all of etcd's, with what is asked for.
     pub feature_gates: Vec<FeatureGate>,
@@ -150,19 +146,6 @@ pub struct ClientTls {
     /// `--trusted-ca-file`: given, a client must show a certificate that this CA signed, with or without
     /// `--client-cert-auth`, as in etcd.
     pub client_ca_file: Option<PathBuf>,
-    /// `--tls-min-version`
-    pub min_version: TlsVersion,
-    /// `--tls-max-version`
-    pub max_version: TlsVersion,
-}
-
-/// Versions of TLS that can be asked for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum TlsVersion {
-    /// `TLS1.2`
-    Tls12,
-    /// `TLS1.3`
-    Tls13,
 }
 
 /// One of etcd's feature gates.

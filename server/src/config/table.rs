@@ -196,8 +196,8 @@ pub static FLAGS: &[Flag] = &[
     row("peer-skip-client-san-verification", Bool, "false", later(PEER_TLS, FALSE), "Skip verification of SAN fields in peer client certificates."),
     row("self-signed-cert-validity", Uint, "1", later("self-made certificates", &["1"]), "Validity period of self-made certificates, in years."),
     row("cipher-suites", List, "", later("choosing cipher suites", EMPTY), "Comma-separated list of supported TLS cipher suites."),
-    row("tls-min-version", Text, "TLS1.2", Works, "Minimum TLS version supported: TLS1.2 or TLS1.3."),
-    row("tls-max-version", Text, "", Works, "Maximum TLS version supported: TLS1.2 or TLS1.3."),
+    row("tls-min-version", Text, "TLS1.2", later("choosing TLS versions", &["TLS1.2"]), "Minimum TLS version supported: TLS1.2 or TLS1.3."),
+    row("tls-max-version", Text, "", later("choosing TLS versions", &["", "TLS1.3"]), "Maximum TLS version supported: TLS1.2 or TLS1.3."),
     row("cors", List, "*", later("a list of allowed origins", &["*"]), "Comma-separated white list of origins for CORS."),
     row("host-whitelist", List, "*", later("a list of allowed host names", &["*"]), "Comma-separated acceptable hostnames from HTTP client requests."),
 
@@ -218,8 +218,8 @@ pub static FLAGS: &[Flag] = &[
     row("log-format", Word(&["json", "console"]), "json", Works, "Log format: 'json' or 'console'."),
     row("enable-log-rotation", Bool, "false", later("rotating log files", FALSE), "Enable log rotation of a single log-outputs file target."),
     row("log-rotation-config-json", Text, LOG_ROTATION, later("rotating log files", &[LOG_ROTATION]), "Configures log rotation."),
-    row("warning-unary-request-duration", Duration, "300ms", Works, "Time after which a warning is logged for a unary request."),
-    row("warning-apply-duration", Duration, "100ms", Works, "Time after which a warning is logged for an apply."),
+    row("warning-unary-request-duration", Duration, "300ms", later("warnings about slow requests", &["300ms"]), "Time after which a warning is logged for a unary request."),
+    row("warning-apply-duration", Duration, "100ms", later("warnings about slow requests", &["100ms"]), "Time after which a warning is logged for an apply."),
 
     // Tracing
     row("enable-distributed-tracing", Bool, "false", later(TRACING, FALSE), "Enable distributed tracing."),

@@ -80,8 +80,6 @@ fn defaults_are_etcds() {
     assert_eq!(config.grpc_keepalive.interval, Duration::from_secs(7200));
     assert_eq!(config.grpc_keepalive.timeout, Duration::from_secs(20));
     assert_eq!(config.watch_progress_notify_interval, Duration::from_secs(600));
-    assert_eq!(config.warning_apply_duration, Duration::from_millis(100));
-    assert_eq!(config.warning_unary_request_duration, Duration::from_millis(300));
     assert_eq!((config.wal_dir, config.client_tls, config.metrics_extensive), (None, None, false));
     let log = Log { level: LogLevel::Info, format: LogFormat::Json, outputs: vec![LogOutput::Stderr] };
     assert_eq!(config.log, log);
@@ -223,10 +221,9 @@ fn flags_that_contradict_each_other_are_refused_in_etcds_words() {
             &["--cert-file=c", "--key-file=k", "--client-cert-auth"],
             "--client-cert-auth needs --trusted-ca-file: the system's CAs are not used",
         ),
-        (&["--tls-min-version=TLS1.1"], "unexpected TLS version \"TLS1.1\" (must be one of: TLS1.2, TLS1.3)"),
         (
-            &["--tls-min-version=TLS1.3", "--tls-max-version=TLS1.2"],
-            "min version (TLS1.3) is greater than max version (TLS1.2)",
+            &["--tls-min-version=TLS1.3"],
+            "--tls-min-version is not there yet: choosing TLS versions (given \"TLS1.3\")",
         ),
         (&["--auto-compaction-mode=often"], "unknown auto-compaction-mode \"often\""),
         (&["--auto-compaction-mode="], "undefined auto-compaction-mode"),
@@ -293,7 +290,6 @@ fn what_kubeadm_passes_is_understood() {
     ]);
     let tls = config.client_tls.expect("certificates");
     assert_eq!(tls.client_ca_file, Some(PathBuf::from("/etc/kubernetes/pki/etcd/ca.crt")));
-    assert_eq!((tls.min_version, tls.max_version), (TlsVersion::Tls12, TlsVersion::Tls13));
     assert!(config.listen_client.iter().all(|listen| listen.tls), "{:?}", config.listen_client);
     assert_eq!(config.listen_client.len(), 2);
     assert!(!config.listen_metrics[0].tls);
