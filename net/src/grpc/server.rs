@@ -144,8 +144,12 @@ impl Server {
         limit: usize,
         bodies: &mut dyn Bodies,
     ) -> bool {
+        let sent_before = self.h2.data_frames_sent();
         let mut puller = Puller { bodies, aborted: Vec::new(), reason: None };
         let mut more = self.h2.poll_transmit(now, out, limit, &mut puller);
+        if self.h2.data_frames_sent() > sent_before {
+            self.calls.strikes.forgive();
+        }
         for (key, status) in puller.aborted {
             self.calls.strikes.forgive();
             more = true;

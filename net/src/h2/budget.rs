@@ -84,6 +84,11 @@ impl Budgets {
         self.reset_period_opened += 1;
     }
 
+    /// DATA frames that were sent.
+    pub fn data_frames_sent(&self) -> u64 {
+        self.data_frames_sent
+    }
+
     /// A DATA frame was sent.
     #[inline]
     pub fn count_data_sent(&mut self) {

@@ -104,6 +104,11 @@ impl<H: Head, S: Default> Connection<H, S> {
         self.ready.len() + self.held_bytes
     }
 
+    /// DATA frames sent so far.
+    pub fn data_frames_sent(&self) -> u64 {
+        self.budgets.data_frames_sent()
+    }
+
     /// Frames in the output that the peer made us send.
     pub fn control_frames_waiting(&self) -> usize {
         self.control_frames

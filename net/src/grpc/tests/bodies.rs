@@ -206,6 +206,20 @@ fn a_watch_may_be_blocked_for_any_time() {
 }
 
 #[test]
+fn pings_between_the_frames_of_a_long_answer_are_no_strikes() {
+    // grpc-go measures the bandwidth of a transfer by pings.
+    let mut pair = Pair::new();
+    let (_, list) = start(&mut pair, Method::KvRange);
+    pair.pull_reply(list, 10 << 20);
+    for _ in 0..20 {
+        pair.feed_client(1 << 16);
+        pair.server.handle_bytes(pair.now, &super::attacks::frame(6, 0, 0, &[0; 8]));
+        pair.feed_server();
+        assert!(pair.server.error().is_none());
+    }
+}
+
+#[test]
 fn a_reset_while_the_body_is_pulled_is_told() {
     let mut pair = Pair::new();
     let (call, list) = start(&mut pair, Method::KvRange);
