@@ -19,6 +19,9 @@ pub mod settings;
 mod stream;
 mod transmit;
 
+#[cfg(test)]
+mod tests;
+
 pub use connection::{Config, Connection, Received, Role};
 pub use error::{ConnectionError, ErrorCode};
 pub use head::Head;
