@@ -38,10 +38,11 @@ impl<'a> Cursor<'a> {
     /// Moves to the first row at or after `key`; false if there is none.
     pub fn seek(&mut self, key: &[u8]) -> Result<bool, Damage> {
         // Rows of a list were often written one after the other.
-        if let Some(Step { node, index }) = self.leaf {
-            if index + 1 < node.count() && node.compare(index + 1, key, &self.pages)?.is_eq() {
-                return self.stand(node, index + 1);
-            }
+        if let Some(Step { node, index }) = self.leaf
+            && index + 1 < node.count()
+            && node.compare(index + 1, key, &self.pages)?.is_eq()
+        {
+            return self.stand(node, index + 1);
         }
         if !self.descend_to(key)? {
             return Ok(false);

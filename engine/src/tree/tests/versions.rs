@@ -173,6 +173,28 @@ fn values_of_all_lengths_around_the_borders_and_the_largest_request_come_back() 
     assert_eq!(tree.in_use_bytes(), 3 * PAGE_SIZE as u64, "two metas and a bitmap are left");
 }
 
+/// Leaves of three rows whose neighbours are too full to merge with become empty, and separators in runs go with them.
+#[test]
+fn long_keys_removed_from_the_front_leave_no_page_behind() {
+    let (file, mut tree) = tree();
+    let key = |number: u32| [&[b'k'; 2000][..], &number.to_be_bytes()].concat();
+    for number in 0..300 {
+        tree.put(Table::Leases, &key(number), &[&[7; 1000]]).unwrap();
+    }
+    for number in 0..280 {
+        assert!(tree.remove(Table::Leases, &key(number)).unwrap());
+        if number % 40 == 39 {
+            tree.publish();
+            assert!(file.checkpoint(&mut tree));
+            let report = verify(&*file).unwrap();
+            assert_eq!(
+                (report.findings, report.rows[Table::Leases as usize]),
+                (vec![], u64::from(299 - number))
+            );
+        }
+    }
+}
+
 #[test]
 fn a_failed_checkpoint_can_be_given_up_and_begun_again() {
     let (file, mut tree) = tree();
