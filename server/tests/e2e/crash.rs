@@ -189,7 +189,7 @@ async fn nothing_acknowledged_is_lost_by_kill_9() {
     // Small heaps force checkpoints to fall into the time under load.
     let options = options();
     let mut server = match crate::program().is_ringd() {
-        true => options.arg("--ringd-heap-limit=4194304").start(),
+        true => options.arg("--ringd-heap-limit=8388608").start(),
         false => options.start(),
     };
     let mut known = vec![Known::default(); WRITERS];

@@ -274,8 +274,14 @@ async fn transactions() {
     let fine = [
         ("128 successes and 128 failures", txn(many(128), many(128)), 12),
         ("the same key in both branches", txn(vec![put_op("a")], vec![put_op("a")]), 13),
-        ("deletes may overlap", txn(vec![delete_op("x", "z"), delete_op("y", "")], vec![]), 13),
-        ("both branches of a nested one", nested(txn(vec![put_op("a")], vec![put_op("a")])), 14),
+        ("an inverted delete covers nothing", txn(vec![delete_op("c", "a"), put_op("c")], vec![]), 14),
+        (
+            "nor does, here, a delete from a key on",
+            txn(vec![delete_op("c", "\0"), put_op("c"), put_op("d")], vec![]),
+            15,
+        ),
+        ("deletes may overlap", txn(vec![delete_op("x", "z"), delete_op("y", "")], vec![]), 15),
+        ("both branches of a nested one", nested(txn(vec![put_op("a")], vec![put_op("a")])), 16),
     ];
     for (what, request, revision) in fine {
         let answer = client.kv.txn(request).await.unwrap_or_else(|status| panic!("{what}: {status}"));

@@ -6,8 +6,10 @@
 mod crash;
 mod differential;
 mod errors;
+mod etcdctl;
 mod kubernetes;
 mod lease;
+mod process;
 mod watch;
 
 use testkit::{Program, Server, ServerOptions};

@@ -32,6 +32,8 @@ pub mod pb {
     pub use mvccpb::{Event, KeyValue};
 }
 
+use std::time::Duration;
+
 use pb::cluster_client::ClusterClient;
 use pb::health::health_client::HealthClient;
 use pb::kv_client::KvClient;
@@ -39,6 +41,9 @@ use pb::lease_client::LeaseClient;
 use pb::maintenance_client::MaintenanceClient;
 use pb::watch_client::WatchClient;
 use tonic::transport::{Channel, Endpoint};
+
+/// How long a call may take until its answer begins: a server that hangs must not hang its test.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// All services of one server over one connection, with no limit on the size of answers.
 #[derive(Clone, Debug)]
@@ -62,7 +67,7 @@ pub struct Client {
 impl Client {
     /// Connects to `url` now (`http://127.0.0.1:2379`).
     pub async fn connect(url: &str) -> Result<Self, tonic::transport::Error> {
-        let endpoint = Endpoint::from_shared(url.to_owned())?.tcp_nodelay(true);
+        let endpoint = Endpoint::from_shared(url.to_owned())?.tcp_nodelay(true).timeout(PATIENCE);
         Ok(Self::over(endpoint.connect().await?))
     }
 
