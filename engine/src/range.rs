@@ -475,7 +475,10 @@ impl Rest {
         let mut rows = state.successive();
         while self.position < self.located.len() && out.len() < full {
             let located = self.located[self.position];
-            let row = rows.live_row(located.revision)?;
+            let row = match self.located.len() {
+                1 => state.live_row(located.revision)?, // a get: no cursor pays for one row
+                _ => rows.live_row(located.revision)?,
+            };
             match self.shape {
                 Shape::Whole => push_framed(out, row.kv),
                 shape => {

@@ -219,13 +219,18 @@ impl<'a> KeyValue<'a> {
 
     /// Appends the encoding.
     pub fn encode(&self, out: &mut Vec<u8>) {
-        for part in self.history_value(false, false, None).parts(self).into_iter().skip(1) {
-            out.extend_from_slice(part);
-        }
+        push_bytes(out, 0x0a, self.key);
+        push_scalar(out, 0x10, self.create_revision);
+        push_scalar(out, 0x18, self.mod_revision);
+        push_scalar(out, 0x20, self.version);
+        push_bytes(out, 0x2a, self.value);
+        push_scalar(out, 0x30, self.lease);
     }
 
-    /// Everything of a `history` value but key and value bytes themselves, which stay where they are.
-    fn history_value(&self, deleted: bool, created: bool, previous: Option<Revision>) -> HistoryValue {
+    /// A `history` value that makes `self` a row: all of it but key and value bytes themselves, which
+    /// stay where they are. A tombstone's `KeyValue` must hold the key alone.
+    pub fn as_history(&self, deleted: bool, created: bool, previous: Option<Revision>) -> HistoryValue {
+        debug_assert!(!deleted || *self == KeyValue { key: self.key, ..KeyValue::default() });
         let mut head = Short::new();
         head.push(if deleted { DELETED } else { 0 } | if created { CREATED } else { 0 });
         head.link(previous);
@@ -239,12 +244,6 @@ impl<'a> KeyValue<'a> {
         let mut tail = Short::new();
         tail.scalar(0x30, self.lease);
         HistoryValue { head, key_tag, middle, tail }
-    }
-
-    /// A `history` value that makes `self` a row. A tombstone's `KeyValue` must hold the key alone.
-    pub fn as_history(&self, deleted: bool, created: bool, previous: Option<Revision>) -> HistoryValue {
-        debug_assert!(!deleted || *self == KeyValue { key: self.key, ..KeyValue::default() });
-        self.history_value(deleted, created, previous)
     }
 }
 
@@ -340,6 +339,21 @@ pub fn push_varint(out: &mut Vec<u8>, mut value: u64) {
         value >>= 7;
     }
     out.push(value as u8);
+}
+
+fn push_scalar(out: &mut Vec<u8>, tag: u8, value: i64) {
+    if value != 0 {
+        out.push(tag);
+        push_varint(out, value as u64);
+    }
+}
+
+fn push_bytes(out: &mut Vec<u8>, tag: u8, bytes: &[u8]) {
+    if !bytes.is_empty() {
+        out.push(tag);
+        push_varint(out, bytes.len() as u64);
+        out.extend_from_slice(bytes);
+    }
 }
 
 fn scalar_len(value: i64) -> usize {
