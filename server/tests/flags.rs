@@ -260,6 +260,9 @@ fn metrics_under_etcds_names() {
     for want in [
         "\netcd_server_has_leader 1\n",
         "\netcd_server_is_leader 1\n",
+        "\netcd_server_id{server_id=\"8e9e05c52164694d\"} 1\n",
+        "\netcd_cluster_version{cluster_version=\"3.7\"} 1\n",
+        "\netcd_server_quota_backend_bytes 2147483648\n",
         "\netcd_server_version{server_version=\"3.7.1\"} 1\n",
         "\ngrpc_server_started_total{grpc_method=\"Range\",grpc_service=\"etcdserverpb.KV\",grpc_type=\"unary\"} 0\n",
         "\n# TYPE etcd_disk_wal_fsync_duration_seconds histogram\n",
@@ -301,6 +304,17 @@ fn a_second_server_on_the_directory_or_the_port_is_turned_away() {
     assert_eq!(code, 16, "{sentence}");
     assert!(sentence.contains(&url), "{sentence}");
     assert!(server.get("/health").starts_with("HTTP/1.1 200"), "the first one goes on");
+}
+
+/// The kernel gives a killed server's socket back some milliseconds after its process is gone, with its rings.
+#[test]
+fn a_killed_server_can_be_started_again_at_once() {
+    let (dir, url) = (scratch(), unused_url());
+    for round in 0..5 {
+        let server = Server::start(&own(&dir.path().join("data"), &url), &url);
+        assert!(server.get("/health").starts_with("HTTP/1.1 200"), "round {round}");
+        drop(server); // SIGKILL
+    }
 }
 
 #[test]
