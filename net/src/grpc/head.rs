@@ -19,6 +19,8 @@ pub struct RequestHead {
     pub method: Option<Method>,
     /// The `:path` that is no method.
     unknown_path: Option<Arc<[u8]>>,
+    /// The `:method` is POST.
+    is_post: bool,
     /// The `:method`, if it is not POST.
     other_verb: Option<Arc<str>>,
     content_type: ContentType,
@@ -57,7 +59,8 @@ pub struct Refusal {
 impl Head for RequestHead {
     fn field(&mut self, field: Field, name: &[u8], value: &[u8]) {
         match field {
-            Field::Method if value != b"POST" => self.other_verb = Some(text(value)),
+            Field::Method if value == b"POST" => self.is_post = true,
+            Field::Method => self.other_verb = Some(text(value)),
             Field::Path => {
                 self.method = Method::from_path(value);
                 self.unknown_path = self.method.is_none().then(|| value.into());
@@ -77,7 +80,10 @@ impl Head for RequestHead {
                     self.refuse(Status::new(Code::InvalidArgument, "etcdserver: invalid client api version"))
                 }
             },
-            Field::Authority | Field::Host if self.authority.is_none() => self.authority = Some(text(value)),
+            // Calls by gRPC have no use for it, and their clients send `:method` first.
+            Field::Authority | Field::Host if !self.is_post && self.authority.is_none() => {
+                self.authority = Some(text(value));
+            }
             Field::Other if name == b"origin" => self.origin = Some(text(value)),
             Field::GatewayAccept => self.metadata.gateway = true,
             Field::Binary if !is_base64(value) => {
@@ -104,7 +110,7 @@ impl RequestHead {
         metadata
     }
 
-    /// The request as plain HTTP, without its body.
+    /// The request as plain HTTP, without its body. Of a POST the host may be missing.
     pub fn to_http(&self) -> http1::Request {
         let target = match (self.method, &self.unknown_path) {
             (Some(method), _) => Cow::Borrowed(method.path()),

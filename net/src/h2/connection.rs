@@ -374,7 +374,7 @@ impl<H: Head, S: Default> Connection<H, S> {
         (self.end == End::Failed || drained) && self.ready.is_empty()
     }
 
-    /// Starts a graceful end (RFC 9113 6.8): GOAWAY(2^31-1) and a PING, whose ack (or a second of time) tells that the
+    /// Starts a graceful end (RFC 9113 6.8): GOAWAY(2^31-1) and a PING, whose ack (or a quarter of a second) tells that the
     /// client knows; then the GOAWAY with the last stream.
     pub fn shutdown(&mut self) {
         if self.end == End::No {

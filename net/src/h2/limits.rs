@@ -91,8 +91,9 @@ pub const WINDOW_UPDATES_FREE: u64 = 5;
 pub const STALL_TIME: Duration = Duration::from_secs(60);
 /// How often streams are looked at for stalls.
 pub const STALL_CHECK_PERIOD: Duration = Duration::from_secs(5);
-/// After the GOAWAY of a graceful end, how long calls under way may take before the final GOAWAY is sent.
-pub const DRAIN_NOTICE_TIME: Duration = Duration::from_secs(1);
+/// After the first GOAWAY of a graceful end, how long the final one waits for the client to have seen it (stopping must
+/// not take longer than a second in all).
+pub const DRAIN_NOTICE_TIME: Duration = Duration::from_millis(250);
 
 const _: () = assert!(HEADER_LIST_SIZE_MAX <= HEADER_LIST_SIZE_FATAL);
 const _: () = assert!(CONTROL_FRAMES_PAUSE < CONTROL_FRAMES_MAX);
