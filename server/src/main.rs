@@ -22,11 +22,7 @@ fn main() -> ExitCode {
     abort_on_panic();
     let config = match config::parse(std::env::args_os().skip(1), std::env::vars_os()) {
         Ok(config) => config,
-        Err(exit) => {
-            print!("{}", exit.stdout);
-            eprint!("{}", exit.stderr);
-            return ExitCode::from(exit.code);
-        }
+        Err(exit) => return ExitCode::from(exit.report()),
     };
     let _log = match logs::init(&config.log) {
         Ok(guard) => guard,

@@ -172,13 +172,20 @@ fn open_state(config: &Config, dir: &DataDir, identity: Identity) -> Result<Open
     let applied = LogPosition { index: Index(applied.index), term: Term(applied.term) };
     let log_identity =
         consensus::log::Identity { cluster: identity.cluster_id, member: NodeId(identity.member_id) };
-    let recovered = recover(&files, log_identity, applied).map_err(|error| damaged(&log_dir, &error))?;
+    let recovered =
+        recover(&files, log_identity, applied).map_err(|error| match store.tree().bad_meta() {
+            // The log does not reach down to what was opened, because what should have been opened is damaged.
+            Some(damage) => tree_damaged(config, &format!("{damage}; {error}")),
+            None => damaged(&log_dir, &error),
+        })?;
     files.sync().map_err(|error| failed("sync the log", &error))?;
     for note in &recovered.notes {
         tracing::warn!("log: {note}");
     }
-    let state = initial_state(config, &recovered, identity)?;
-    let mut log = Log::new(LogConfig::new(nonce), log_identity, recovered.tail);
+    let is_new = recovered.is_new();
+    let Recovered { state, tail, .. } = recovered;
+    let state = if is_new { first_state(config, identity)? } else { state };
+    let mut log = Log::new(LogConfig::new(nonce), log_identity, tail);
     let mut segments: Vec<_> = files.ids().collect();
     if segments.is_empty() {
         let first = log
@@ -214,21 +221,21 @@ fn open_store(
         Ok(store) => Ok(store),
         // No checkpoint was ever completed: everything is in the log.
         Err(engine::tree::OpenError::Empty { .. }) => Ok(Store::create(settings, tree.clone())),
-        Err(error) => Err(Fatal::new(
-            FatalReason::TreeDamaged,
-            format!(
-                "the tree file {} cannot be used: {error}; restore this member from a backup",
-                config.data_dir.join(super::tree_file::TREE_FILE).display()
-            ),
-        )),
+        Err(error) => Err(tree_damaged(config, &error.to_string())),
     }
 }
 
-/// What the log holds, or on the very first start this member as the only one of its cluster.
-fn initial_state(config: &Config, recovered: &Recovered, identity: Identity) -> Result<State, Fatal> {
-    if !recovered.is_new() {
-        return Ok(recovered.state.clone());
-    }
+fn tree_damaged(config: &Config, why: &str) -> Fatal {
+    let path = config.data_dir.join(super::tree_file::TREE_FILE);
+    let message = format!(
+        "the tree file {} cannot be used: {why}; nothing was changed: restore this member from a backup",
+        path.display()
+    );
+    Fatal::new(FatalReason::TreeDamaged, message)
+}
+
+/// What a log begins with on the very first start: this member as the only one of its cluster.
+fn first_state(config: &Config, identity: Identity) -> Result<State, Fatal> {
     let bootstrap = config.bootstrap.as_ref().map_err(|why| Fatal::new(FatalReason::Config, why.clone()))?;
     let member =
         Member { id: identity.member_id, peer_urls: bootstrap.peer_urls.clone(), ..Member::default() };

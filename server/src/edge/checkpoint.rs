@@ -83,6 +83,11 @@ impl Checkpoints {
         self.log_bytes += bytes as u64;
     }
 
+    /// Bytes of log that a restart would replay.
+    pub fn log_bytes(&self) -> u64 {
+        self.log_bytes
+    }
+
     /// Defragment: cut the file as soon as no checkpoint is under way.
     pub fn trim_next(&mut self) {
         self.trim = true;

@@ -16,7 +16,7 @@ use std::time::Duration;
 use consensus::{DropReason, Index, ProposalId};
 use engine::View;
 use glommio::net::AcceptedTcpStream;
-use net::grpc::{self, CallId};
+use net::grpc::{self, CallId, Code, Method, Status};
 use net::http1;
 use net::tls::{ServerConfig, Tls};
 use node::api::{Error, Limits};
@@ -33,6 +33,8 @@ use super::shared::{Note, Shared};
 use super::transport::{ReadBuffers, Transport};
 use super::watches::{self, Streams};
 use super::wiring::Incoming;
+use crate::config::limits::Queue;
+use crate::observe::metrics;
 
 /// How often deadlines are looked at: the precision of every timeout of a connection.
 const HOUSEKEEPING_INTERVAL: Duration = Duration::from_millis(250);
@@ -103,6 +105,10 @@ pub struct Waiter {
     pub connection: ConnectionId,
     /// The call.
     pub call: CallId,
+    /// What it asked for, and when (zero where nobody measures).
+    pub method: Method,
+    /// See `method`.
+    pub since: Duration,
     /// For keep-alives: the request's number in its stream.
     pub request: u64,
 }
@@ -213,28 +219,45 @@ impl ClientCore {
 
     fn written(&self, id: ProposalId, result: Result<Answer, Error>) {
         let Some(waiter) = self.waiting.borrow_mut().writes.remove(&number_of(id)) else { return };
-        self.with_grpc(waiter.connection, |grpc| self.reply(grpc, waiter.call, &result));
+        self.with_grpc(waiter.connection, |grpc| self.reply(grpc, &waiter, &result));
     }
 
     fn answered(&self, id: QueryId, result: Result<QueryAnswer, Error>) {
         let Some(waiter) = self.waiting.borrow_mut().queries.remove(&id.number) else { return };
         self.with_grpc(waiter.connection, |grpc| match result {
-            Ok(QueryAnswer::Answer(answer)) => self.reply(grpc, waiter.call, &Ok(answer)),
+            Ok(QueryAnswer::Answer(answer)) => self.reply(grpc, &waiter, &Ok(answer)),
             Ok(QueryAnswer::KeepAlive(ttl)) => self.kept_alive(grpc, waiter, Ok(ttl)),
             Err(error) => self.query_failed(grpc, waiter, error),
         });
     }
 
     /// Ends a unary call.
-    pub fn reply(&self, grpc: &mut Grpc, call: CallId, result: &Result<Answer, Error>) {
+    pub fn reply(&self, grpc: &mut Grpc, waiter: &Waiter, result: &Result<Answer, Error>) {
         match result {
             Ok(answer) => {
                 let mut scratch = self.scratch.borrow_mut();
                 scratch.clear();
                 answer.encode(&self.identity, self.shared.term(), &mut scratch);
-                grpc.server.reply_raw(call, &scratch);
+                grpc.server.reply_raw(waiter.call, &scratch);
+                self.ended(waiter, Code::Ok);
             }
-            Err(error) => grpc.server.finish(call, &error.status()),
+            Err(error) => self.fail(grpc, waiter, &error.status()),
+        }
+    }
+
+    /// Ends a call with a status.
+    pub fn fail(&self, grpc: &mut Grpc, waiter: &Waiter, status: &Status) {
+        self.ended(waiter, status.code);
+        grpc.server.finish(waiter.call, status);
+    }
+
+    /// Counts the end of a call.
+    pub fn ended(&self, waiter: &Waiter, code: Code) {
+        let cells = metrics::here();
+        let took = if self.shared.config.metrics_extensive { now() - waiter.since } else { Duration::ZERO };
+        cells.call_handled(waiter.method, code, took);
+        if code == Code::Ok {
+            cells.message_sent(waiter.method);
         }
     }
 
@@ -311,7 +334,8 @@ impl ClientCore {
         let number = self.next_number();
         let id = Shared::proposal_id(self.number, number);
         if self.to_raft.push(ToRaft::Propose(id, write)).is_err() {
-            return grpc.server.finish(waiter.call, &Error::TooManyRequests.status());
+            metrics::here().plain.proposals_shed.inc();
+            return self.fail(grpc, &waiter, &Error::TooManyRequests.status());
         }
         let mut waiting = self.waiting.borrow_mut();
         waiting.writes.insert(number, waiter);
@@ -323,7 +347,8 @@ impl ClientCore {
         let number = self.next_number();
         let id = QueryId { core: self.number, number };
         if self.to_store.push(ToStore::Query(id, query)).is_err() {
-            return grpc.server.finish(waiter.call, &Error::TooManyRequests.status());
+            metrics::here().plain.proposals_shed.inc();
+            return self.fail(grpc, &waiter, &Error::TooManyRequests.status());
         }
         let mut waiting = self.waiting.borrow_mut();
         waiting.queries.insert(number, waiter);
@@ -339,7 +364,7 @@ impl ClientCore {
     /// Reads once the view covers what is committed now; at once if it does already.
     pub fn read_linearizable(self: &Rc<Self>, waiter: Waiter, grpc: &mut Grpc, read: Read) {
         let Some(index) = self.shared.read_index() else {
-            return grpc.server.finish(waiter.call, &Error::NoLeader.status());
+            return self.fail(grpc, &waiter, &Error::NoLeader.status());
         };
         if index.0 <= self.view.borrow().applied().index {
             return self.read(waiter, grpc, read);
@@ -449,9 +474,21 @@ impl ClientCore {
             }
         }
         self.time_out(now);
+        self.count_watches();
         self.watch_progress();
         self.end_turn();
         self.note_if_drained();
+    }
+
+    fn count_watches(&self) {
+        let figures = self.hub.borrow().figures();
+        let cells = &metrics::here().plain;
+        cells.watch_streams.set_unsigned(figures.streams as u64);
+        cells.watchers.set_unsigned(figures.watchers as u64);
+        cells.slow_watchers.set_unsigned(figures.lagging as u64);
+        let counted = cells.events.value();
+        cells.events.add(figures.events.saturating_sub(counted));
+        metrics::here().queue_length(Queue::ClientToRaft, self.to_raft.len());
     }
 
     fn time_out(&self, now: Duration) {

@@ -178,7 +178,14 @@ impl Connection {
         };
         let speaks = match protocol {
             Protocol::Undecided => return None,
-            Protocol::Http2 if !self.metrics_only => Speaks::Grpc(Box::new(core.new_grpc())),
+            Protocol::Http2 if !self.metrics_only => {
+                let mut grpc = core.new_grpc();
+                if self.transport.tls().is_some() {
+                    // Under TLS a browser or curl chooses HTTP/2 for the pages, too.
+                    grpc.server.serve_plain_http();
+                }
+                Speaks::Grpc(Box::new(grpc))
+            }
             Protocol::Http1 | Protocol::Http2 => Speaks::Http(Box::new(core.new_http())),
         };
         match std::mem::replace(&mut self.speaks, speaks) {
@@ -214,10 +221,15 @@ impl Connection {
                 while let Some(event) = grpc.server.poll_event() {
                     core.handle_event(self.id, grpc, event);
                 }
+                while let Some((call, request)) = grpc.server.poll_http() {
+                    let page = core.page(&request, self.metrics_only);
+                    grpc.server.respond_http(call, page.status, page.content_type, &page.headers, &page.body);
+                }
             }
             Speaks::Http(http) => {
                 while let Some(request) = http.poll_request() {
-                    core.handle_http(http, &request);
+                    let page = core.page(&request, self.metrics_only);
+                    http.respond(page.status, page.content_type, &page.headers, &page.body);
                 }
             }
         }

@@ -7,24 +7,57 @@ use node::api::http::{self, Health, HttpMethod};
 use node::read;
 
 use super::client_core::ClientCore;
+use crate::observe::metrics;
+
+/// An answer to an HTTP request.
+pub struct Page {
+    /// Status code.
+    pub status: u16,
+    /// `Content-Type`.
+    pub content_type: &'static str,
+    /// Further headers.
+    pub headers: Vec<(&'static str, &'static str)>,
+    /// The body.
+    pub body: Vec<u8>,
+}
+
+/// Paths of a listener for health and metrics alone (`--listen-metrics-urls`), and what is below them.
+const METRICS_PATHS: [&str; 4] = ["/metrics", "/health", "/livez", "/readyz"];
 
 impl ClientCore {
-    /// Answers one request of an HTTP/1.1 connection.
-    pub fn handle_http(&self, connection: &mut http1::Connection, request: &Request) {
+    /// Answers an HTTP request, whatever version of HTTP it came by.
+    pub fn page(&self, request: &Request, metrics_only: bool) -> Page {
         let method = match &request.method {
             http1::HttpMethod::Get | http1::HttpMethod::Head => HttpMethod::Get,
             http1::HttpMethod::Options => HttpMethod::Options,
             http1::HttpMethod::Post | http1::HttpMethod::Other(_) => HttpMethod::Other,
         };
-        if request.path == "/metrics" && method == HttpMethod::Get {
-            let body = self.shared.metrics.render();
-            let kind = crate::observe::metrics::CONTENT_TYPE;
-            return connection.respond(200, kind, &http::CORS_HEADERS, body.as_bytes());
-        }
-        let response = http::respond(method, &request.path, &request.query, &self.health());
         let mut headers = http::CORS_HEADERS.to_vec();
+        if request.path == "/metrics" && method == HttpMethod::Get {
+            self.shared.metrics.set_alarms(self.alarm_names());
+            let body = self.shared.metrics.render().into_bytes();
+            return Page { status: 200, content_type: metrics::CONTENT_TYPE, headers, body };
+        }
+        let path = match metrics_only && !METRICS_PATHS.iter().any(|known| is_below(&request.path, known)) {
+            true => "/", // which is not found
+            false => &request.path,
+        };
+        let response = http::respond(method, path, &request.query, &self.health());
         headers.extend_from_slice(response.headers);
-        connection.respond(response.status, response.content_type, &headers, response.body.as_bytes());
+        Page {
+            status: response.status,
+            content_type: response.content_type,
+            headers,
+            body: response.body.into_owned().into_bytes(),
+        }
+    }
+
+    fn alarm_names(&self) -> Vec<(u64, &'static str)> {
+        let name = |kind| match kind {
+            AlarmKind::NoSpace => "NOSPACE",
+            AlarmKind::Corrupt => "CORRUPT",
+        };
+        self.view().alarms().iter().map(|alarm| (alarm.member, name(alarm.kind))).collect()
     }
 
     /// What this member knows about itself. The reads are done here: the version at hand is this member's newest, and
@@ -49,4 +82,8 @@ impl ClientCore {
             linearizable_read_error: barrier,
         }
     }
+}
+
+fn is_below(path: &str, known: &str) -> bool {
+    path.strip_prefix(known).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }

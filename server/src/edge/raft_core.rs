@@ -19,6 +19,7 @@ use super::clock::now;
 use super::messages::{Committed, FromLog, ToClient, ToLog, ToRaft, ToStore};
 use super::ring::{Ready, Receiver, Sender, drain};
 use super::shared::Shared;
+use crate::observe::metrics;
 
 /// Messages taken from one ring in one turn: enough for any batch, small enough that a tick is never far.
 const TURN_MESSAGES: usize = 4096;
@@ -137,6 +138,9 @@ impl RaftCore {
 
     fn tick(&mut self, late: Duration) {
         self.shared.metrics.tick(late);
+        let cells = &metrics::here().plain;
+        cells.proposals_committed.set_unsigned(self.shared.commit());
+        cells.proposals_pending.set_unsigned(self.commands.len() as u64);
         self.node.step(Input::Tick, &mut self.outputs);
         self.turn();
     }
@@ -197,6 +201,7 @@ impl RaftCore {
     }
 
     fn dropped(&mut self, id: ProposalId, reason: DropReason) {
+        metrics::here().plain.proposals_failed.inc();
         let Some(core) = Shared::client_of(id) else {
             return self.store_outbox.push_back(ToStore::Dropped(id));
         };

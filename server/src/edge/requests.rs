@@ -1,10 +1,11 @@
 //! What happens to a call: decoded by `node::api`, then answered here, by the store core, or through the log.
 
 use std::rc::Rc;
+use std::time::Duration;
 
 use crossbeam::epoch;
 use engine::{AlarmKind, View, quota};
-use net::grpc::{CallId, Event, Kind, Metadata, Method};
+use net::grpc::{CallId, Code, Event, Kind, Metadata, Method};
 use net::pb::etcdserverpb::AlarmType;
 use node::api::{self, Context, Error, Refusal, Request};
 use node::lease;
@@ -13,8 +14,10 @@ use node::read;
 
 use super::calls::Call;
 use super::client_core::{ClientCore, Waiter};
+use super::clock::now;
 use super::connection::{ConnectionId, Grpc};
 use super::messages::Query;
+use crate::observe::metrics;
 
 /// Range answers up to this size are put together at once; longer ones are pulled as the peer takes them.
 const WHOLE_ANSWER_BYTES: u64 = 16 << 10;
@@ -27,23 +30,44 @@ impl ClientCore {
     pub fn handle_event(self: &Rc<Self>, connection: ConnectionId, grpc: &mut Grpc, event: Event) {
         match event {
             Event::Request { call, method, metadata, message, .. } => {
-                self.shared.metrics.request(method);
+                let waiter = self.begin(connection, call, method, &metadata, false);
+                metrics::here().message_received(method);
                 match self.admit(method, &metadata) {
-                    Ok(()) => self.request(connection, grpc, call, method, &message),
-                    Err(refusal) => grpc.server.finish(call, &refusal.status()),
+                    Ok(()) => self.request(waiter, grpc, &message),
+                    Err(refusal) => self.fail(grpc, &waiter, &refusal.status()),
                 }
             }
             Event::Open { call, method, metadata, .. } => {
-                self.shared.metrics.request(method);
+                let waiter = self.begin(connection, call, method, &metadata, true);
                 match self.admit(method, &metadata) {
                     Ok(()) => self.open(connection, grpc, call, method),
-                    Err(refusal) => grpc.server.finish(call, &refusal.status()),
+                    Err(refusal) => self.fail(grpc, &waiter, &refusal.status()),
                 }
             }
             Event::Message { call, message } => self.stream_message(connection, grpc, call, &message),
             Event::HalfClose { call } => self.half_closed(grpc, call),
             Event::Canceled { call } => self.canceled(grpc, call),
         }
+    }
+
+    /// A call has come: counts it.
+    fn begin(
+        &self,
+        connection: ConnectionId,
+        call: CallId,
+        method: Method,
+        metadata: &Metadata,
+        stream: bool,
+    ) -> Waiter {
+        let cells = metrics::here();
+        cells.call_started(method);
+        if let Some(version) = &metadata.client_api_version {
+            cells.client_request(metrics::client_version(Some(version)), stream);
+        } else {
+            cells.client_request(metrics::client_version(None), stream);
+        }
+        let since = if self.shared.config.metrics_extensive { now() } else { Duration::ZERO };
+        Waiter { connection, call, method, since, request: 0 }
     }
 
     fn admit(&self, method: Method, metadata: &Metadata) -> Result<(), Refusal> {
@@ -56,26 +80,18 @@ impl ClientCore {
         Ok(())
     }
 
-    fn request(
-        self: &Rc<Self>,
-        connection: ConnectionId,
-        grpc: &mut Grpc,
-        call: CallId,
-        method: Method,
-        message: &bytes::Bytes,
-    ) {
+    fn request(self: &Rc<Self>, waiter: Waiter, grpc: &mut Grpc, message: &bytes::Bytes) {
         let mut ids = self.ids.borrow_mut();
         let mut context = Context { limits: self.limits, space: self.shared.space(), ids: &mut ids };
-        let decoded = api::decode(&mut context, method, message);
+        let decoded = api::decode(&mut context, waiter.method, message);
         drop(ids);
-        let waiter = Waiter { connection, call, request: 0 };
         match decoded {
             Ok(request) => self.dispatch(waiter, grpc, request),
             Err(refusal) => {
                 if refusal == Refusal::Error(Error::NoSpace) {
                     self.out_of_space();
                 }
-                grpc.server.finish(call, &refusal.status());
+                self.fail(grpc, &waiter, &refusal.status());
             }
         }
     }
@@ -87,7 +103,7 @@ impl ClientCore {
             | Request::MemberList { linearizable: true } => self.read_linearizable(waiter, grpc, request),
             Request::Write(write) if self.shared.is_log_space_lost() && takes_space(&write.command) => {
                 self.out_of_space();
-                grpc.server.finish(waiter.call, &Error::NoSpace.status());
+                self.fail(grpc, &waiter, &Error::NoSpace.status());
             }
             Request::Write(write) => self.propose(grpc, waiter, write),
             Request::LeaseTimeToLive { id, keys } => {
@@ -105,17 +121,17 @@ impl ClientCore {
         let view = self.view();
         let guard = &epoch::pin();
         match request {
-            Request::Range { options, .. } => self.range(grpc, call, &options),
-            Request::TxnRead { txn, .. } => self.reply(grpc, call, &read::txn(&view, guard, &txn)),
-            Request::MemberList { .. } => self.reply(grpc, call, &read::member_list(&view, guard)),
-            Request::Hash => self.reply(grpc, call, &read::hash(&view, guard)),
+            Request::Range { options, .. } => self.range(grpc, &waiter, &options),
+            Request::TxnRead { txn, .. } => self.reply(grpc, &waiter, &read::txn(&view, guard, &txn)),
+            Request::MemberList { .. } => self.reply(grpc, &waiter, &read::member_list(&view, guard)),
+            Request::Hash => self.reply(grpc, &waiter, &read::hash(&view, guard)),
             Request::HashKv { revision } => self.hash_kv(waiter, grpc, revision),
-            Request::Status => self.status(grpc, call),
+            Request::Status => self.status(grpc, &waiter),
             Request::HealthCheck { service } => match api::health::check(&service) {
-                Ok(message) => grpc.server.reply(call, &message),
-                Err(error) => grpc.server.finish(call, &error.status()),
+                Ok(message) => self.reply_message(grpc, &waiter, &message),
+                Err(error) => self.fail(grpc, &waiter, &error.status()),
             },
-            Request::HealthList => grpc.server.reply(call, &api::health::list()),
+            Request::HealthList => self.reply_message(grpc, &waiter, &api::health::list()),
             Request::HealthWatch { service } => {
                 grpc.server.send(call, &api::health::watch(&service));
                 grpc.calls.0.insert(call, Call::Open);
@@ -129,27 +145,38 @@ impl ClientCore {
         }
     }
 
-    fn range(&self, grpc: &mut Grpc, call: CallId, options: &engine::RangeOptions) {
+    fn reply_message(&self, grpc: &mut Grpc, waiter: &Waiter, message: &impl prost::Message) {
+        grpc.server.reply(waiter.call, message);
+        self.ended(waiter, Code::Ok);
+    }
+
+    fn range(&self, grpc: &mut Grpc, waiter: &Waiter, options: &engine::RangeOptions) {
+        let call = waiter.call;
+        metrics::here().plain.range_total.inc();
         let view = self.view();
         let guard = &epoch::pin();
         let reply = match read::range(&view, guard, options, &self.identity, self.shared.term()) {
             Ok(reply) => reply,
-            Err(error) => return grpc.server.finish(call, &error.status()),
+            Err(error) => return self.fail(grpc, waiter, &error.status()),
         };
         if reply.message_len() > WHOLE_ANSWER_BYTES {
             grpc.server.reply_pulled(call, reply.message_len());
+            self.ended(waiter, Code::Ok);
             grpc.calls.0.insert(call, Call::Body(Box::new(reply)));
             return;
         }
         let mut scratch = self.scratch.borrow_mut();
         scratch.clear();
         match reply.encode(guard, &mut scratch) {
-            Ok(()) => grpc.server.reply_raw(call, &scratch),
-            Err(error) => grpc.server.finish(call, &error.status()),
+            Ok(()) => {
+                grpc.server.reply_raw(call, &scratch);
+                self.ended(waiter, Code::Ok);
+            }
+            Err(error) => self.fail(grpc, waiter, &error.status()),
         }
     }
 
-    fn status(&self, grpc: &mut Grpc, call: CallId) {
+    fn status(&self, grpc: &mut Grpc, waiter: &Waiter) {
         let view = self.view();
         let guard = &epoch::pin();
         let config = &self.shared.config;
@@ -166,14 +193,14 @@ impl ClientCore {
             storage_version: read::cluster_version(&view, guard).ok().flatten().unwrap_or_default(),
         };
         let header = self.identity.header(view.revision(), self.shared.term());
-        grpc.server.reply(call, &api::maintenance::status(header, &member));
+        self.reply_message(grpc, waiter, &api::maintenance::status(header, &member));
     }
 
     /// A hash of the whole history takes long: a task of its own does it in steps.
     fn hash_kv(self: &Rc<Self>, waiter: Waiter, grpc: &mut Grpc, revision: i64) {
         let mut job = match read::hash_kv(&self.view(), &epoch::pin(), revision) {
             Ok(job) => job,
-            Err(error) => return grpc.server.finish(waiter.call, &error.status()),
+            Err(error) => return self.fail(grpc, &waiter, &error.status()),
         };
         let core = self.clone();
         glommio::spawn_local(async move {
@@ -186,7 +213,7 @@ impl ClientCore {
                     Err(error) => break Err(error),
                 }
             };
-            core.with_grpc(waiter.connection, |grpc| core.reply(grpc, waiter.call, &result));
+            core.with_grpc(waiter.connection, |grpc| core.reply(grpc, &waiter, &result));
             core.end_turn();
         })
         .detach();
@@ -219,7 +246,10 @@ impl ClientCore {
             Some(Call::KeepAlive(state)) => match api::lease::decode_keep_alive(message) {
                 Ok(lease) => {
                     let request = state.answers.begin(lease);
-                    self.query(grpc, Waiter { connection, call, request }, Query::KeepAlive { lease });
+                    let method = Method::LeaseKeepAlive;
+                    metrics::here().message_received(method);
+                    let waiter = Waiter { connection, call, method, since: Duration::ZERO, request };
+                    self.query(grpc, waiter, Query::KeepAlive { lease });
                 }
                 Err(error) => self.end_call(grpc, call, Some(error)),
             },
@@ -250,7 +280,7 @@ impl ClientCore {
         if matches!(grpc.calls.0.get(&waiter.call), Some(Call::KeepAlive(_))) {
             self.kept_alive(grpc, waiter, Err(error));
         } else {
-            grpc.server.finish(waiter.call, &error.status());
+            self.fail(grpc, &waiter, &error.status());
         }
     }
 
@@ -268,6 +298,7 @@ impl ClientCore {
         match grpc.calls.0.remove(&call) {
             Some(Call::Watch(stream)) => {
                 self.close_watch(stream);
+                metrics::here().call_handled(Method::Watch, Code::Canceled, Duration::ZERO);
                 grpc.server.finish(call, &Error::WatchCanceled.status());
             }
             Some(_) => grpc.server.release(call),
@@ -280,6 +311,7 @@ impl ClientCore {
     fn end_call(&self, grpc: &mut Grpc, call: CallId, error: Option<Error>) {
         grpc.calls.0.remove(&call);
         let status = error.map_or(net::grpc::Status::OK, Error::status);
+        metrics::here().call_handled(Method::LeaseKeepAlive, status.code, Duration::ZERO);
         grpc.server.finish(call, &status);
     }
 

@@ -124,6 +124,11 @@ impl<T> Receiver<T> {
         item
     }
 
+    /// Items waiting, for the queue-depth metrics.
+    pub fn len(&self) -> usize {
+        self.shared.items.len()
+    }
+
     /// Ready once there is an item to [`Receiver::pop`] or the producer is gone and the ring is empty.
     pub fn poll_ready(&self, cx: &mut Context<'_>) -> Poll<Ready> {
         for attempt in 0..2 {

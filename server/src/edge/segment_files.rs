@@ -5,6 +5,7 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
+use super::segments;
 use consensus::log::{ReadError, SegmentId, SegmentInfo, SegmentReader};
 
 /// The segment files of a directory, open for reading.
@@ -26,6 +27,7 @@ impl SegmentFiles {
             }
             let Some(id) = SegmentId::from_file_name(name) else { continue };
             let file = File::open(entry.path())?;
+            segments::lock(&file)?;
             let size = file.metadata()?.len();
             files.push((SegmentInfo { id, size }, file));
         }

@@ -6,8 +6,10 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use consensus::log::{NewSegment, SegmentId};
 use glommio::io::{DmaFile, OpenOptions as DmaOpenOptions};
@@ -45,11 +47,35 @@ fn write_zeros(path: &Path, size: u64) -> io::Result<()> {
 /// Opens a segment for the log core: `O_DIRECT | O_DSYNC`, so that the completion of a write is its durability.
 pub async fn open_direct(dir: &Path, id: SegmentId) -> io::Result<DmaFile> {
     let path: PathBuf = dir.join(id.file_name());
-    DmaOpenOptions::new()
+    let file = DmaOpenOptions::new()
         .read(true) // glommio wants both for direct files
         .write(true)
         .custom_flags(libc::O_DSYNC)
         .dma_open(&path)
         .await
-        .map_err(io::Error::from)
+        .map_err(io::Error::from)?;
+    // SAFETY: `file` owns the descriptor and outlives this borrow.
+    lock(unsafe { BorrowedFd::borrow_raw(file.as_raw_fd()) })?;
+    Ok(file)
+}
+
+/// How long a write of a predecessor that was killed may still be on its way to the disk.
+const PREDECESSOR_PATIENCE: Duration = Duration::from_secs(10);
+
+/// Locks a segment's open file, waiting for a predecessor's last write.
+///
+/// After a kill -9 a direct write may still be in flight, and it may land after a successor has recovered the log. The
+/// request holds the open file it goes through, and the kernel keeps that file's lock until the write is over: so the
+/// log core locks every segment it writes through, and recovery locks every segment before it reads.
+pub fn lock(file: impl AsFd) -> io::Result<()> {
+    let give_up = Instant::now() + PREDECESSOR_PATIENCE;
+    loop {
+        match rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => return Ok(()),
+            Err(rustix::io::Errno::WOULDBLOCK) if Instant::now() < give_up => {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
 }

@@ -10,15 +10,17 @@ use std::future::poll_fn;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use consensus::{Index, ProposalId};
 use engine::compact::Progress;
+use engine::tree::Table;
 use engine::{Alarm, AlarmKind, Store};
 use node::Answer;
 use node::api::{Error, Space};
 use node::apply::{self, Effect};
 use node::lease::{EXPIRY_INTERVAL, Expiry, Renewals};
-use node::propose::{self, IdGenerator, Write};
+use node::propose::{self, Command, IdGenerator, Write};
 use rustc_hash::FxHashSet;
 
 use super::checkpoint::Checkpoints;
@@ -27,6 +29,8 @@ use super::failpoint::failpoint;
 use super::messages::{Committed, Query, QueryAnswer, QueryId, ToClient, ToRaft, ToStore};
 use super::ring::{Ready, Receiver, Sender, drain};
 use super::shared::{Note, Shared};
+use crate::config::limits::Queue;
+use crate::observe::metrics::{self, Op};
 use crate::sys::{Fatal, FatalReason};
 
 /// Committed entries applied before a version is published and its outcomes answered.
@@ -201,13 +205,19 @@ impl StoreCore {
         let space = self.space();
         for Committed { entry, command } in batch {
             self.checkpoints.applied_bytes(entry.data.len());
+            let counted = command.as_ref().and_then(count);
             match apply::apply(&mut self.store, started, space, &entry, command) {
-                Ok(Some(applied)) => self.applied(applied),
+                Ok(Some(applied)) => {
+                    if let Some(op) = counted {
+                        metrics::here().applied(op, applied.result.is_ok(), Duration::ZERO);
+                    }
+                    self.applied(applied);
+                }
                 Ok(None) => {}
                 Err(fatal) => self.cannot_apply(&fatal),
             }
         }
-        self.shared.metrics.applied(now() - started);
+        metrics::here().plain.apply_batch.observe_duration(now() - started);
     }
 
     fn applied(&mut self, applied: apply::Applied) {
@@ -457,6 +467,7 @@ impl StoreCore {
             return;
         }
         for lease in self.expiry.poll(&mut self.store, now()) {
+            metrics::here().plain.lease_expired.inc();
             let write = propose::lease_revoke(&mut self.ids, lease);
             let id = self.propose(write);
             self.revocations.insert(id);
@@ -480,7 +491,21 @@ impl StoreCore {
         self.checkpoints.begin_if_due(&mut self.store, now());
     }
 
+    fn count_figures(&self) {
+        let cells = &metrics::here().plain;
+        cells.proposals_applied.set_unsigned(self.published);
+        cells.current_revision.set(self.store.revision());
+        cells.compact_revision.set(self.store.compact_revision());
+        cells.file_pages.set_unsigned(u64::from(self.store.tree().file_pages()));
+        cells.log_bytes_since_checkpoint.set_unsigned(self.checkpoints.log_bytes());
+        if let Ok(keys) = self.store.tree().count(Table::Keys, &[], None) {
+            cells.keys.set_unsigned(keys);
+        }
+        metrics::here().queue_length(Queue::RaftToStore, self.rings.from_raft.len());
+    }
+
     fn tick(&mut self) {
+        self.count_figures();
         if self.leadership == Leadership::Leads {
             if self.announced == Announced::No {
                 self.announce();
@@ -490,6 +515,38 @@ impl StoreCore {
         self.send();
         self.checkpoint();
     }
+}
+
+/// Counts a command as etcd does, and says under which name its application is counted.
+fn count(command: &Command) -> Option<Op> {
+    let cells = &metrics::here().plain;
+    Some(match command {
+        Command::Put(_) => {
+            cells.put_total.inc();
+            Op::Put
+        }
+        Command::DeleteRange(_) => {
+            cells.delete_total.inc();
+            Op::DeleteRange
+        }
+        Command::Txn(_) => {
+            cells.txn_total.inc();
+            Op::Txn
+        }
+        Command::Compact { .. } => Op::Compaction,
+        Command::LeaseGrant { .. } => {
+            cells.lease_granted.inc();
+            Op::LeaseGrant
+        }
+        Command::LeaseRevoke { .. } => {
+            cells.lease_revoked.inc();
+            Op::LeaseRevoke
+        }
+        Command::Alarm(_) => Op::Alarm,
+        Command::ClusterVersionSet { .. } => Op::ClusterVersionSet,
+        Command::ClusterMemberAttrSet(_) => Op::ClusterMemberAttrSet,
+        Command::Nothing => return None,
+    })
 }
 
 async fn tick_loop(core: Rc<RefCell<StoreCore>>) {
