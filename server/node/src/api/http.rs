@@ -42,7 +42,7 @@ pub enum Needs {
 pub struct Response {
     /// Status code.
     pub status: u16,
-    /// Value of `Content-Type`.
+    /// Value of `Content-Type`; empty for none.
     pub content_type: &'static str,
     /// Further headers.
     pub headers: &'static [(&'static str, &'static str)],
@@ -60,11 +60,11 @@ pub const CORS_HEADERS: [(&str, &str); 3] = [
 /// The method of a request, as far as it matters here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HttpMethod {
-    /// GET, or HEAD, whose body the connection leaves out.
+    /// GET.
     Get,
     /// OPTIONS.
     Options,
-    /// Any other.
+    /// Any other, HEAD too: etcd answers it with 405.
     Other,
 }
 
@@ -131,7 +131,7 @@ pub fn needs(method: HttpMethod, path: &str, query: &str) -> Needs {
 /// The answer to a request for any path but `/metrics`. `query` is what follows the `?`, still encoded.
 pub fn respond(method: HttpMethod, path: &str, query: &str, health: &Health) -> Response {
     if method == HttpMethod::Options {
-        return Response { status: 200, content_type: TEXT, headers: &[], body: "".into() };
+        return Response { status: 200, content_type: "", headers: &[], body: "".into() };
     }
     let is_probe = probe(path);
     if !matches!(path, "/version" | "/health") && is_probe.is_none() {
@@ -339,7 +339,8 @@ mod tests {
         let post = respond(HttpMethod::Other, "/version", "", &good());
         assert_eq!((post.status, post.headers), (405, ALLOW_GET));
         assert_eq!(respond(HttpMethod::Other, "/nope", "", &good()).status, 404);
-        assert_eq!(respond(HttpMethod::Options, "/nope", "", &good()).status, 200);
+        let options = respond(HttpMethod::Options, "/nope", "", &good());
+        assert_eq!((options.status, options.content_type, &options.body[..]), (200, "", ""));
         let cases = [
             ("/version", "", Needs::Nothing),
             ("/health", "", Needs::Linearizable),

@@ -5,7 +5,8 @@
 //! transactions included, both of their branches. Three facts are etcd's and surprise:
 //! - the same key may be put in both branches of one nested transaction, since only one of them runs;
 //! - a nested delete that overlaps an *earlier* sibling's nested put is not seen;
-//! - a delete "from key on" (range_end of one zero byte) counts as its first key alone.
+//! - a delete whose range_end is not behind its key counts as none; that includes "from key on" (one zero byte), which
+//!   does delete. A key may so be deleted and put, in either order, within one revision (seen on etcd 3.7.1).
 
 use std::collections::{BTreeMap, HashSet};
 
@@ -40,12 +41,11 @@ impl Intervals {
     }
 
     fn add(&mut self, delete: &pb::DeleteRangeRequest) {
-        // etcd adt: an end that is not behind the start leaves the point of the start.
-        if delete.range_end.is_empty() || delete.range_end <= delete.key {
+        if delete.range_end.is_empty() {
             let mut end = delete.key.to_vec();
             end.push(0);
             self.insert(&delete.key, &end);
-        } else {
+        } else if delete.key < delete.range_end {
             self.insert(&delete.key, &delete.range_end);
         }
     }
@@ -141,8 +141,12 @@ mod tests {
             ("deletes overlap", vec![del("a", "c"), del("b", "d")], true),
             ("put after merged deletes", vec![del("b", "d"), del("a", "c"), put("c")], false),
             ("put beside merged deletes", vec![del("b", "d"), del("a", "c"), put("d")], true),
-            ("from key on counts as its first key", vec![del("a", "\0"), put("b")], true),
-            ("from key on, that key", vec![del("a", "\0"), put("a")], false),
+            ("from key on", vec![del("a", "\0"), put("b")], true),
+            ("from key on, that key", vec![del("a", "\0"), put("a")], true),
+            ("that key, then from key on", vec![put("a"), del("a", "\0")], true),
+            ("an end before the key", vec![del("c", "b"), put("c")], true),
+            ("an end at the key", vec![del("c", "c"), put("c")], true),
+            ("from key on inside a nested txn", vec![txn(vec![del("c", "\0")], vec![]), put("c")], true),
             ("reads never conflict", vec![put("a"), get("a"), get("a")], true),
             ("both branches of a nested txn", vec![txn(vec![put("a")], vec![put("a")])], true),
             ("same key in siblings", vec![txn(vec![put("a")], vec![]), txn(vec![], vec![put("a")])], false),
