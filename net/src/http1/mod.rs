@@ -77,6 +77,9 @@ struct Pending {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Refusal(u16);
 
+/// The connection's end without an answer.
+const NOT_HTTP: Refusal = Refusal(0);
+
 /// An HTTP/1.1 connection in the server's role.
 #[derive(Debug)]
 pub struct Connection {
@@ -134,6 +137,12 @@ impl Connection {
         if self.pending.is_none() {
             match self.parse_head() {
                 Ok(pending) => self.pending = pending,
+                Err(NOT_HTTP) => {
+                    self.closing = true;
+                    self.deadline = None;
+                    self.input = Vec::new();
+                    return;
+                }
                 Err(Refusal(status)) => return self.refuse(status),
             }
         }
@@ -154,6 +163,8 @@ impl Connection {
             Ok(httparse::Status::Complete(size)) if size <= HEADER_SIZE_MAX => size,
             Ok(httparse::Status::Partial) if self.input.len() <= HEADER_SIZE_MAX => return Ok(None),
             Ok(_) | Err(httparse::Error::TooManyHeaders) => return Err(Refusal(431)),
+            // Not even the first line is HTTP/1: an answer in HTTP/1 would only be taken for something else.
+            Err(httparse::Error::Token | httparse::Error::Version) => return Err(NOT_HTTP),
             Err(_) => return Err(Refusal(400)),
         };
         let (pending, expects_continue) = head_of(&parsed, self.max_body)?;

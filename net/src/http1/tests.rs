@@ -77,11 +77,9 @@ fn bad_requests_are_refused_and_their_connection_closed() {
     let endless = format!("GET /{}", "x".repeat(17_000));
     let many = format!("GET / HTTP/1.1\r\nHost: h\r\n{}\r\n", "A: b\r\n".repeat(101));
     let cases = [
-        ("\x16\x03\x01\x02\x00", 400),
         ("GET / HTTP/1.1\r\n\r\n", 400),
         ("GET x HTTP/1.1\r\nHost: h\r\n\r\n", 400),
         ("GET / HTTP/1.1\r\nHost: h\r\nHost: h\r\n\r\n", 400),
-        ("GET / HTTP/3.1\r\nHost: h\r\n\r\n", 400),
         ("GET / HTTP/1.1\r\nHost : h\r\n\r\n", 400),
         ("POST / HTTP/1.1\r\nHost: h\r\nContent-Length: x\r\n\r\n", 400),
         ("POST / HTTP/1.1\r\nHost: h\r\nContent-Length: -1\r\n\r\n", 400),
@@ -100,6 +98,18 @@ fn bad_requests_are_refused_and_their_connection_closed() {
         let out = output(&mut c);
         assert!(out.starts_with(&format!("HTTP/1.1 {status} ")), "{text:.60}: {out}");
         assert!(out.contains("Connection: close\r\n") && c.is_finished() && !c.wants_read());
+    }
+}
+
+#[test]
+fn what_is_no_http_gets_no_answer() {
+    for text in
+        ["\x16\x03\x01\x02\x00", "INVALID CONNECTION PREFACE\r\n\r\n", "GET / HTTP/3.1\r\n\r\n", "\x00"]
+    {
+        let mut c = connection();
+        c.handle_bytes(NOW, text.as_bytes());
+        assert_eq!((c.poll_request(), output(&mut c)), (None, String::new()), "{text:?}");
+        assert!(c.is_finished() && !c.wants_read());
     }
 }
 
