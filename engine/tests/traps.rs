@@ -437,3 +437,25 @@ fn long_values_and_odd_keys() {
         assert!(kv.key == key && kv.value == long);
     }
 }
+
+#[test]
+fn a_compaction_in_the_same_batch_takes_nothing_from_a_watcher_that_is_up_to_date() {
+    let mut store = store();
+    for value in ["1", "2", "3"] {
+        store.put(&put("k", value)).unwrap();
+    }
+    assert_eq!(store.publish().unwrap().history_intact_from(), -1);
+    store.compact(4).unwrap();
+    let view = store.publish().unwrap();
+    assert_eq!((view.compact_revision(), view.history_intact_from()), (4, -1), "nothing is removed yet");
+    let guard = epoch::pin();
+    let mut events = view.events(&guard, engine::Revision::start_of(3));
+    for before in [b"1", b"2"] {
+        let event = events.next().unwrap().unwrap();
+        assert!(view.prev_kv(&guard, &event).unwrap().is_none(), "for one that comes late");
+        let prev_kv = view.prev_kv_from(&guard, &event, 2).unwrap().unwrap();
+        assert_eq!(engine::row::KeyValue::decode(prev_kv).unwrap().value, before);
+    }
+    store.compact_slice(1).unwrap();
+    assert_eq!(store.publish().unwrap().history_intact_from(), 4);
+}
