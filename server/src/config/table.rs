@@ -246,7 +246,7 @@ pub static FLAGS: &[Flag] = &[
     // Ours
     row("ringd-placement", Word(&["auto", "unpinned"]), "auto", Works, "Bind executors to CPUs ('auto') or not ('unpinned')."),
     row("ringd-executors", Uint32, "0", Works, "At most so many executors; 0 means one per usable CPU."),
-    row("ringd-heap-limit", Uint, "268435456", Works, "Bytes of changed tree pages in memory that force a checkpoint."),
+    row("ringd-heap-limit", Uint, "67108864", Works, "Bytes of changed tree pages in memory that force a checkpoint."),
 
     row("config-file", Text, "", later("configuration files: use flags or ETCD_ variables", EMPTY), "Path to the server configuration file."),
     row("version", Bool, "false", Asks, "Print the version and exit."),

@@ -134,7 +134,7 @@ impl ClientCore {
                 request_bytes_max: config.max_request_bytes as usize,
                 txn_ops_max: config.max_txn_ops as usize,
             },
-            read_buffers: RefCell::new(ReadBuffers::new()),
+            read_buffers: RefCell::default(),
             scratch: RefCell::new(Vec::new()),
             ids: RefCell::new(ids),
             hub: RefCell::new(watches::new_hub(&shared, number, &view)),
@@ -488,7 +488,7 @@ impl ClientCore {
         cells.slow_watchers.set_unsigned(figures.lagging as u64);
         let counted = cells.events.value();
         cells.events.add(figures.events.saturating_sub(counted));
-        metrics::here().queue_length(Queue::ClientToRaft, self.to_raft.len());
+        metrics::here().queue_length(Queue::ClientToRaft, self.to_raft.queued());
     }
 
     fn time_out(&self, now: Duration) {

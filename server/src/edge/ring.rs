@@ -102,7 +102,7 @@ impl<T> Sender<T> {
     }
 
     /// Items waiting, for the queue-depth metrics.
-    pub fn len(&self) -> usize {
+    pub fn queued(&self) -> usize {
         self.shared.items.len()
     }
 }
@@ -125,7 +125,7 @@ impl<T> Receiver<T> {
     }
 
     /// Items waiting, for the queue-depth metrics.
-    pub fn len(&self) -> usize {
+    pub fn queued(&self) -> usize {
         self.shared.items.len()
     }
 

@@ -36,8 +36,8 @@ use crate::sys::{Fatal, FatalReason};
 /// Committed entries applied before a version is published and its outcomes answered.
 const ENTRIES_PER_PUBLISH: usize = 4096;
 
-/// Rows of history that one slice of a compaction looks at: about a millisecond.
-const COMPACTION_SLICE_ROWS: usize = 1000;
+/// Rows of history that one slice of a compaction looks at: about half a millisecond.
+const COMPACTION_SLICE_ROWS: usize = 200;
 
 /// The cluster version that a first start decides on: major and minor of the etcd we show.
 const CLUSTER_VERSION: &str = "3.7.0";
@@ -501,7 +501,7 @@ impl StoreCore {
         if let Ok(keys) = self.store.tree().count(Table::Keys, &[], None) {
             cells.keys.set_unsigned(keys);
         }
-        metrics::here().queue_length(Queue::RaftToStore, self.rings.from_raft.len());
+        metrics::here().queue_length(Queue::RaftToStore, self.rings.from_raft.queued());
     }
 
     fn tick(&mut self) {

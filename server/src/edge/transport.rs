@@ -32,9 +32,9 @@ pub struct ReadBuffers {
     plain: Vec<u8>,
 }
 
-impl ReadBuffers {
+impl Default for ReadBuffers {
     /// Buffers of [`READ_BYTES`].
-    pub fn new() -> ReadBuffers {
+    fn default() -> ReadBuffers {
         ReadBuffers { raw: vec![0; READ_BYTES], plain: Vec::new() }
     }
 }

@@ -68,13 +68,13 @@ impl TreeFile {
     }
 
     /// Length of the file, in bytes.
-    pub fn len(&self) -> u64 {
+    pub fn bytes(&self) -> u64 {
         self.file_bytes.load(Ordering::Acquire)
     }
 
     /// Cuts the file to `bytes`; the caller has shown that nothing above is reachable.
     pub fn trim(&self, bytes: u64) -> io::Result<()> {
-        if bytes < self.len() {
+        if bytes < self.bytes() {
             self.file_bytes.store(bytes, Ordering::Release);
             self.file.set_len(bytes)?;
         }
@@ -82,7 +82,7 @@ impl TreeFile {
     }
 
     fn grow_to(&self, bytes: u64) -> io::Result<()> {
-        if bytes <= self.len() {
+        if bytes <= self.bytes() {
             return Ok(());
         }
         let length = bytes.next_multiple_of(GROWTH_BYTES);
@@ -101,7 +101,7 @@ impl TreeFile {
     /// A hint: where the kernel refuses, reads fault as usual.
     pub fn populate(&self, bytes: u64) {
         const STEP: usize = 4 << 20;
-        let end = bytes.min(self.len()) as usize;
+        let end = bytes.min(self.bytes()) as usize;
         for at in (0..end).step_by(STEP) {
             if self.map.advise_range(memmap2::Advice::PopulateRead, at, STEP.min(end - at)).is_err() {
                 return;
@@ -114,7 +114,7 @@ impl Map for TreeFile {
     fn pages(&self, first: PageId, count: u32) -> Option<&[u8]> {
         let from = (first.0 as usize).checked_mul(PAGE_SIZE)?;
         let to = from.checked_add((count as usize).checked_mul(PAGE_SIZE)?)?;
-        if to as u64 > self.len() {
+        if to as u64 > self.bytes() {
             return None;
         }
         self.map.get(from..to)
@@ -148,7 +148,7 @@ mod tests {
         tree.write_pages(PageId(3), &[7; 2 * PAGE_SIZE]).unwrap();
         tree.sync().unwrap();
         assert_eq!(tree.pages(PageId(3), 2).unwrap(), &[7; 2 * PAGE_SIZE][..]);
-        assert_eq!(tree.len(), GROWTH_BYTES);
+        assert_eq!(tree.bytes(), GROWTH_BYTES);
         let pages = (GROWTH_BYTES / PAGE_SIZE as u64) as u32;
         assert!(tree.pages(PageId(pages - 1), 1).is_some());
         assert!(tree.pages(PageId(pages), 1).is_none());
