@@ -3,6 +3,7 @@
 //! Every test starts a server of its own. `RINGD_TEST_SERVER=etcd` runs the same tests against the real etcd, which is
 //! how they are proved to ask the right thing; tests of what only ringd has say so and return early there.
 
+mod attacks;
 mod crash;
 mod differential;
 mod errors;
