@@ -5,6 +5,7 @@
 
 mod attacks;
 mod crash;
+mod damage;
 mod differential;
 mod errors;
 mod etcdctl;
