@@ -83,7 +83,7 @@ pub fn start(config: Config) -> Result<Running, Fatal> {
     let sockets = bind_all(&config)?;
     let listeners = listeners(&config)?;
     let opened = open_state(&config, &dir, identity)?;
-    let (shared, notes) = Shared::new(config, identity, plan.clients().len());
+    let (shared, notes) = Shared::new(config, identity, plan.clients().len(), opened.tree.clone());
     describe(&shared);
     let orders = launch(&shared, &plan, opened, sockets, listeners)?;
     Ok(Running { notes, shared, orders, _dir: dir })

@@ -16,7 +16,7 @@ use engine::tree::Checkpoint;
 
 use super::background::Background;
 use super::clock::now;
-use super::failpoint::failpoint;
+use super::failpoint::{failpoint, fault};
 use super::messages::{CheckpointError, ToStore};
 use super::ring::Sender;
 use super::shared::Shared;
@@ -190,16 +190,18 @@ fn write(file: &TreeFile, checkpoint: &mut Checkpoint) -> Result<(), CheckpointE
     file.grow_to_pages(checkpoint.file_pages()).map_err(Write)?;
     let mut buffer = Vec::with_capacity(WRITE_BYTES);
     while let Some(first) = checkpoint.fill(&mut buffer, WRITE_BYTES) {
-        file.write_pages(first, &buffer).map_err(Write)?;
+        fault("checkpoint-write").and_then(|()| file.write_pages(first, &buffer)).map_err(Write)?;
         buffer.clear();
         failpoint("checkpoint-between-pages");
     }
     failpoint("checkpoint-before-sync");
-    file.sync().map_err(Sync)?;
+    fault("checkpoint-sync").and_then(|()| file.sync()).map_err(Sync)?;
     failpoint("checkpoint-before-meta");
     let (slot, meta) = checkpoint.meta();
     // From here on the new version may be the durable one: a failure is as bad as that of a sync.
-    file.write_pages(slot, &meta[..]).map_err(Sync)?;
+    fault("checkpoint-meta-write").and_then(|()| file.write_pages(slot, &meta[..])).map_err(Sync)?;
     failpoint("checkpoint-before-meta-sync");
-    file.sync().map_err(Sync)
+    fault("checkpoint-meta-sync").and_then(|()| file.sync()).map_err(Sync)?;
+    failpoint("checkpoint-after-meta-sync");
+    Ok(())
 }

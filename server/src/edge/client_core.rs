@@ -245,6 +245,14 @@ impl ClientCore {
         }
     }
 
+    /// Ends a call that was answered from the store. Damage ends the process instead.
+    pub fn reply_read(&self, grpc: &mut Grpc, waiter: &Waiter, result: &Result<Answer, Error>) {
+        if matches!(result, Err(Error::Corrupt)) {
+            self.shared.tree_damaged();
+        }
+        self.reply(grpc, waiter, result);
+    }
+
     /// Ends a call with a status.
     pub fn fail(&self, grpc: &mut Grpc, waiter: &Waiter, status: &Status) {
         self.ended(waiter, status.code);
@@ -400,7 +408,7 @@ impl ClientCore {
         if self.shutting_down.get() {
             server.shutdown();
         }
-        Grpc { server, calls: Calls::default() }
+        Grpc { server, calls: Calls(FxHashMap::default(), self.shared.clone()) }
     }
 
     /// A protocol machine for a new HTTP/1.1 connection.

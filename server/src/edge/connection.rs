@@ -8,10 +8,11 @@ use std::cell::RefCell;
 use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use net::grpc::{Bodies, CallId, Fill, Server};
+use net::grpc::{Bodies, CallId, Code, Fill, Server};
 use net::tls::Alpn;
 use net::{Protocol, http1};
 use rustc_hash::FxHashMap;
@@ -19,6 +20,7 @@ use rustc_hash::FxHashMap;
 use super::calls::Call;
 use super::client_core::ClientCore;
 use super::clock::now;
+use super::shared::Shared;
 use super::transport::{Received, Transport, release};
 
 /// A new connection must have said which protocol it speaks (and finished its TLS handshake) by then.
@@ -73,8 +75,7 @@ pub struct Grpc {
 }
 
 /// Open calls with state, by their id.
-#[derive(Default)]
-pub struct Calls(pub FxHashMap<CallId, Call>);
+pub struct Calls(pub FxHashMap<CallId, Call>, pub Arc<Shared>);
 
 impl Bodies for Calls {
     fn fill(&mut self, call: CallId, max: usize, out: &mut Vec<u8>) -> Fill {
@@ -82,6 +83,9 @@ impl Bodies for Calls {
             return Fill::Abort(node::api::Error::Canceled.status());
         };
         let fill = body.fill(&crossbeam::epoch::pin(), max, out);
+        if matches!(&fill, Fill::Abort(status) if status.code == Code::DataLoss) {
+            self.1.tree_damaged();
+        }
         if !matches!(fill, Fill::Wrote(_)) {
             self.0.remove(&call);
         }

@@ -1,34 +1,103 @@
-//! Named places where a test can make the process die, compiled in only with the feature `failpoints`.
+//! Named places where a test can make the process die or an operation fail, compiled in only with the feature
+//! `failpoints`.
 //!
-//! `RINGD_FAILPOINTS=log-before-submit=100,checkpoint-before-meta=1` kills the process (as `kill -9` does: no unwinding, no
-//! flushing) when the named place is reached for the given time. Names in use: `log-before-submit`,
-//! `log-after-completion`, `commit-before-apply`, `apply-before-publish`, `checkpoint-before-pages`,
-//! `checkpoint-before-sync`, `checkpoint-before-meta`, `checkpoint-between-pages`,
-//! `checkpoint-before-meta-sync`, `checkpoint-after-end`.
+//! The variable `RINGD_FAILPOINTS` lists them, separated by commas:
+//!
+//! - `log-before-submit=100` kills the process (as `kill -9` does: no unwinding, no flushing) when that place is reached
+//!   for the 100th time;
+//! - `log-write=eio@50` lets the 50th operation at that place fail with EIO, before anything is done (`enospc@50`:
+//!   with ENOSPC).
+//!
+//! | place | when |
+//! |---|---|
+//! | `log-before-submit` | a batch is encoded |
+//! | `log-after-submit` | its write is with the kernel and has not been seen to end |
+//! | `log-after-completion` | it is durable; nobody knows |
+//! | `log-after-report` | the raft core has been told |
+//! | `segment-before-sync`, `segment-before-rename`, `segment-after-rename` | a new segment is filled; synced; in place, its directory not synced |
+//! | `commit-before-apply` | committed entries have reached the store |
+//! | `apply-before-publish` | they are applied |
+//! | `publish-before-answer` | readers could see them; no proposer has its answer |
+//! | `checkpoint-before-pages`, `checkpoint-between-pages` | nothing, a part is written |
+//! | `checkpoint-before-sync`, `checkpoint-before-meta` | all pages are written; synced |
+//! | `checkpoint-before-meta-sync`, `checkpoint-after-meta-sync` | the meta page is written; synced, and the store does not know |
+//! | `checkpoint-after-end` | the store knows, the log does not |
+//!
+//! Operations that can be made to fail: `log-write`, `log-write-report` (done, and reported as failed), `segment-write`,
+//! `checkpoint-write`, `checkpoint-sync`, `checkpoint-meta-write`, `checkpoint-meta-sync`.
 
 /// Dies here if a test asked for it; nothing otherwise.
 #[cfg(not(feature = "failpoints"))]
 #[inline(always)]
 pub fn failpoint(_name: &str) {}
 
-/// Dies here if a test asked for it; nothing otherwise.
+/// The error that a test wants here; never one otherwise.
+#[cfg(not(feature = "failpoints"))]
+#[inline(always)]
+pub fn fault(_name: &str) -> std::io::Result<()> {
+    Ok(())
+}
+
 #[cfg(feature = "failpoints")]
-pub fn failpoint(name: &str) {
+pub use armed::{failpoint, fault, is_planned};
+
+#[cfg(feature = "failpoints")]
+mod armed {
+    use std::io;
     use std::sync::OnceLock;
     use std::sync::atomic::{AtomicU64, Ordering};
-    static POINTS: OnceLock<Vec<(String, u64, AtomicU64)>> = OnceLock::new();
-    let points = POINTS.get_or_init(|| {
-        let plan = std::env::var("RINGD_FAILPOINTS").unwrap_or_default();
-        let mut points = Vec::new();
-        for (name, at) in plan.split(',').filter_map(|point| point.split_once('=')) {
-            let at = at.parse().expect("a failpoint's count is a number");
-            points.push((name.to_owned(), at, AtomicU64::new(0)));
+
+    use rustix::process::{Signal, getpid, kill_process};
+
+    /// What a test asked for.
+    struct Point {
+        name: String,
+        /// The error to fail with; none: die.
+        errno: Option<i32>,
+        /// Which time.
+        at: u64,
+        hits: AtomicU64,
+    }
+
+    /// Dies here if a test asked for it; nothing otherwise.
+    pub fn failpoint(name: &str) {
+        if reached(name).is_some() {
+            let _ = kill_process(getpid(), Signal::KILL);
+            // The signal is on its way: this thread must do nothing more.
+            loop {
+                std::thread::park();
+            }
         }
+    }
+
+    /// The error that a test wants here; never one otherwise.
+    pub fn fault(name: &str) -> io::Result<()> {
+        match reached(name).and_then(|point| point.errno) {
+            Some(errno) => Err(io::Error::from_raw_os_error(errno)),
+            None => Ok(()),
+        }
+    }
+
+    fn reached(name: &str) -> Option<&'static Point> {
+        static POINTS: OnceLock<Vec<Point>> = OnceLock::new();
+        let points = POINTS.get_or_init(|| {
+            let plan = std::env::var("RINGD_FAILPOINTS").unwrap_or_default();
+            plan.split(',').filter(|text| !text.is_empty()).map(parse).collect()
+        });
         points
-    });
-    for (point, at, hits) in points {
-        if point == name && hits.fetch_add(1, Ordering::Relaxed) + 1 == *at {
-            let _ = rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL);
-        }
+            .iter()
+            .find(|point| point.name == name && point.hits.fetch_add(1, Ordering::Relaxed) + 1 == point.at)
+    }
+
+    fn parse(text: &str) -> Point {
+        let (name, action) = text.split_once('=').expect("a failpoint is name=action");
+        let (errno, at) = match action.split_once('@') {
+            None => (None, action),
+            Some(("eio", at)) => (Some(libc::EIO), at),
+            Some(("enospc", at)) => (Some(libc::ENOSPC), at),
+            Some((other, _)) => panic!("no action of a failpoint: {other}"),
+        };
+        let at = at.parse().expect("a failpoint's count is a number");
+        Point { name: name.to_owned(), errno, at, hits: AtomicU64::new(0) }
     }
 }

@@ -14,12 +14,12 @@ use std::time::Duration;
 
 use consensus::log::{Log, SegmentId, WritePlan};
 use futures_lite::future::or;
-use glommio::io::DmaFile;
+use glommio::io::{DmaBuffer, DmaFile};
 use rustc_hash::FxHashMap;
 
 use super::background::Background;
 use super::clock::now;
-use super::failpoint::failpoint;
+use super::failpoint::{failpoint, fault};
 use super::messages::{FromLog, SegmentPrepared, ToLog};
 use super::ring::{Ready, Receiver, Sender};
 use super::segments;
@@ -137,13 +137,12 @@ impl LogCore {
         let mut buffer = file.alloc_dma_buffer(plan.len);
         self.log.encode(plan, buffer.as_bytes_mut());
         failpoint("log-before-submit");
-        let result = file.write_at(buffer, plan.offset).await;
-        failpoint("log-after-completion");
-        match result {
+        match submit(file, buffer, plan.offset).await {
             Ok(count) if count == plan.len => {}
             Ok(_) => return self.die(&plan.segment, "write", &std::io::ErrorKind::WriteZero.into()),
-            Err(error) => return self.die(&plan.segment, "write", &error.into()),
+            Err(error) => return self.die(&plan.segment, "write", &error),
         }
+        failpoint("log-after-completion");
         self.shared.metrics.log_write(now() - started, plan.len);
         if let Some(ready) = self.log.written(now()) {
             // The ring holds more Readys than raft may have open.
@@ -151,6 +150,7 @@ impl LogCore {
                 self.durable.send(FromLog(ready)).await;
             }
             self.durable.flush();
+            failpoint("log-after-report");
         }
     }
 
@@ -186,4 +186,22 @@ impl LogCore {
             }
         }
     }
+}
+
+/// One durable write. Its completion is its durability.
+async fn submit(file: &DmaFile, buffer: DmaBuffer, offset: u64) -> std::io::Result<usize> {
+    fault("log-write")?;
+    let write = async { file.write_at(buffer, offset).await.map_err(std::io::Error::from) };
+    #[cfg(feature = "failpoints")]
+    let write = or(write, async {
+        if super::failpoint::is_planned("log-after-submit") {
+            // A timer fires only after the executor has handed to the kernel what was queued before.
+            glommio::timer::sleep(Duration::from_micros(10)).await;
+            failpoint("log-after-submit");
+        }
+        std::future::pending().await
+    });
+    let count = write.await?;
+    fault("log-write-report")?;
+    Ok(count)
 }

@@ -28,9 +28,12 @@ impl ClientCore {
     /// Answers an HTTP request, whatever version of HTTP it came by.
     pub fn page(&self, request: &Request, metrics_only: bool) -> Page {
         let method = match &request.method {
-            http1::HttpMethod::Get | http1::HttpMethod::Head => HttpMethod::Get,
+            http1::HttpMethod::Get => HttpMethod::Get,
             http1::HttpMethod::Options => HttpMethod::Options,
-            http1::HttpMethod::Post | http1::HttpMethod::Other(_) => HttpMethod::Other,
+            // etcd answers HEAD with 405, too.
+            http1::HttpMethod::Head | http1::HttpMethod::Post | http1::HttpMethod::Other(_) => {
+                HttpMethod::Other
+            }
         };
         let mut headers = http::CORS_HEADERS.to_vec();
         if request.path == "/metrics" && method == HttpMethod::Get {

@@ -122,9 +122,9 @@ impl ClientCore {
         let guard = &epoch::pin();
         match request {
             Request::Range { options, .. } => self.range(grpc, &waiter, &options),
-            Request::TxnRead { txn, .. } => self.reply(grpc, &waiter, &read::txn(&view, guard, &txn)),
-            Request::MemberList { .. } => self.reply(grpc, &waiter, &read::member_list(&view, guard)),
-            Request::Hash => self.reply(grpc, &waiter, &read::hash(&view, guard)),
+            Request::TxnRead { txn, .. } => self.reply_read(grpc, &waiter, &read::txn(&view, guard, &txn)),
+            Request::MemberList { .. } => self.reply_read(grpc, &waiter, &read::member_list(&view, guard)),
+            Request::Hash => self.reply_read(grpc, &waiter, &read::hash(&view, guard)),
             Request::HashKv { revision } => self.hash_kv(waiter, grpc, revision),
             Request::Status => self.status(grpc, &waiter),
             Request::HealthCheck { service } => match api::health::check(&service) {
@@ -157,6 +157,7 @@ impl ClientCore {
         let guard = &epoch::pin();
         let reply = match read::range(&view, guard, options, &self.identity, self.shared.term()) {
             Ok(reply) => reply,
+            Err(Error::Corrupt) => self.shared.tree_damaged(),
             Err(error) => return self.fail(grpc, waiter, &error.status()),
         };
         if reply.message_len() > WHOLE_ANSWER_BYTES {
@@ -172,7 +173,7 @@ impl ClientCore {
                 grpc.server.reply_raw(call, &scratch);
                 self.ended(waiter, Code::Ok);
             }
-            Err(error) => self.fail(grpc, waiter, &error.status()),
+            Err(_) => self.shared.tree_damaged(),
         }
     }
 
@@ -213,7 +214,7 @@ impl ClientCore {
                     Err(error) => break Err(error),
                 }
             };
-            core.with_grpc(waiter.connection, |grpc| core.reply(grpc, &waiter, &result));
+            core.with_grpc(waiter.connection, |grpc| core.reply_read(grpc, &waiter, &result));
             core.end_turn();
         })
         .detach();

@@ -10,6 +10,7 @@ use consensus::log::{ReadError, SegmentId, SegmentInfo, SegmentReader};
 
 /// The segment files of a directory, open for reading.
 pub struct SegmentFiles {
+    dir: File,
     files: Vec<(SegmentInfo, File)>,
 }
 
@@ -32,12 +33,13 @@ impl SegmentFiles {
             files.push((SegmentInfo { id, size }, file));
         }
         files.sort_by_key(|(info, _)| info.id);
-        Ok(SegmentFiles { files })
+        Ok(SegmentFiles { dir: File::open(dir)?, files })
     }
 
-    /// Makes durable whatever recovery may have read from a cache.
+    /// Makes durable whatever recovery may have read from a cache: what a killed predecessor wrote, and the names it gave.
     pub fn sync(&self) -> io::Result<()> {
-        self.files.iter().try_for_each(|(_, file)| file.sync_data())
+        self.files.iter().try_for_each(|(_, file)| file.sync_data())?;
+        self.dir.sync_all()
     }
 
     /// The segments' numbers, ascending.

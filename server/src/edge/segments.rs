@@ -14,6 +14,8 @@ use std::time::{Duration, Instant};
 use consensus::log::{NewSegment, SegmentId};
 use glommio::io::{DmaFile, OpenOptions as DmaOpenOptions};
 
+use super::failpoint::{failpoint, fault};
+
 /// Zeros are written in steps of this size.
 const ZERO_STEP: usize = 1 << 20;
 
@@ -28,11 +30,14 @@ pub fn prepare(dir: &Path, segment: &NewSegment) -> io::Result<()> {
     write_zeros(&temporary, segment.size).inspect_err(|_| {
         let _ = std::fs::remove_file(&temporary);
     })?;
+    failpoint("segment-before-rename");
     std::fs::rename(&temporary, &final_path)?;
+    failpoint("segment-after-rename");
     File::open(dir)?.sync_all()
 }
 
 fn write_zeros(path: &Path, size: u64) -> io::Result<()> {
+    fault("segment-write")?;
     let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?;
     let zeros = vec![0u8; ZERO_STEP];
     let mut left = size;
@@ -41,6 +46,7 @@ fn write_zeros(path: &Path, size: u64) -> io::Result<()> {
         file.write_all(&zeros[..step])?;
         left -= step as u64;
     }
+    failpoint("segment-before-sync");
     file.sync_all()
 }
 

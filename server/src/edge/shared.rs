@@ -9,9 +9,10 @@ use consensus::{Index, NodeId, ProposalId, Term};
 use node::Identity;
 use node::api::Space;
 
+use super::tree_file::TreeFile;
 use crate::config::Config;
 use crate::observe::metrics::Metrics;
-use crate::sys::Fatal;
+use crate::sys::{Fatal, FatalReason};
 
 /// "Not the only voter" in [`Shared::single_voter`].
 const NOT_SINGLE: u64 = u64::MAX;
@@ -37,6 +38,7 @@ pub struct Shared {
     space_allocated: AtomicU64,
     /// Open connections of each client core.
     connections: Box<[AtomicUsize]>,
+    tree: Arc<TreeFile>,
     log_space_lost: AtomicBool,
     notes: crossbeam::channel::Sender<Note>,
 }
@@ -58,6 +60,7 @@ impl Shared {
         config: Config,
         identity: Identity,
         clients: usize,
+        tree: Arc<TreeFile>,
     ) -> (Arc<Shared>, crossbeam::channel::Receiver<Note>) {
         let (notes, heard) = crossbeam::channel::unbounded();
         let shared = Shared {
@@ -69,6 +72,7 @@ impl Shared {
             leader: AtomicU64::new(0),
             commit: AtomicU64::new(0),
             applied: AtomicU64::new(0),
+            tree,
             space_allocated: AtomicU64::new(0),
             connections: (0..clients).map(|_| AtomicUsize::new(0)).collect(),
             log_space_lost: AtomicBool::new(false),
@@ -85,6 +89,26 @@ impl Shared {
     /// Ends the process with this reason, at once: nothing that is not durable gets acknowledged any more.
     pub fn fatal(&self, fatal: Fatal) -> ! {
         crate::sys::exit(&fatal)
+    }
+
+    /// A read met a page that is not what was written: nothing may be answered from this file any more. Looks through the
+    /// whole file to say where.
+    pub fn tree_damaged(&self) -> ! {
+        let path = self.config.data_dir.join(super::tree_file::TREE_FILE);
+        let place = match engine::tree::verify(&*self.tree) {
+            Ok(report) => match report.findings.first() {
+                Some(finding) => format!("{finding} ({} findings in all)", report.finding_count),
+                None => "a page that the newest checkpoint does not reach".to_owned(),
+            },
+            Err(error) => error.to_string(),
+        };
+        self.fatal(Fatal::new(
+            FatalReason::TreeDamaged,
+            format!(
+                "the tree file {} is damaged: {place}; nothing was changed: restore this member from a backup",
+                path.display()
+            ),
+        ))
     }
 
     /// Raft core: the index every read confirmed by this single voter must cover, or `None` once it isn't single.

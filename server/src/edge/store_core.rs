@@ -252,11 +252,12 @@ impl StoreCore {
     }
 
     fn cannot_apply(&self, fatal: &apply::Fatal) -> ! {
-        let reason = match fatal {
-            apply::Fatal::Damaged(_) => FatalReason::TreeDamaged,
-            apply::Fatal::Entry { .. } | apply::Fatal::Member(_) => FatalReason::LogDamaged,
-        };
-        self.shared.fatal(Fatal::new(reason, fatal.to_string()))
+        match fatal {
+            apply::Fatal::Damaged(_) => self.shared.tree_damaged(),
+            apply::Fatal::Entry { .. } | apply::Fatal::Member(_) => {
+                self.shared.fatal(Fatal::new(FatalReason::LogDamaged, fatal.to_string()))
+            }
+        }
     }
 
     fn take_queries(&mut self) {
@@ -326,6 +327,7 @@ impl StoreCore {
             Ok(view) => view,
             Err(damage) => self.cannot_apply(&damage.into()),
         };
+        failpoint("publish-before-answer");
         self.store.tree_mut().reclaim();
         self.published = view.applied().index;
         self.publish_figures();

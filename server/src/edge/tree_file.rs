@@ -44,6 +44,10 @@ impl TreeFile {
             .truncate(false)
             .mode(0o600)
             .open(dir.join(TREE_FILE))?;
+        // A predecessor that was killed may have left its last meta in the page cache alone. What is opened from it will
+        // free log segments, so it must not be lost in a power cut; and the file's name must not be either.
+        file.sync_all()?;
+        File::open(dir)?.sync_all()?;
         let length = file.metadata()?.len();
         let map = reserve(&file)?;
         let tree = TreeFile { file, map, file_bytes: AtomicU64::new(length) };

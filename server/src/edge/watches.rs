@@ -122,10 +122,7 @@ impl ClientCore {
             match hub.advance(&epoch::pin(), &mut sink) {
                 Ok(true) => {}
                 Ok(false) => return false,
-                Err(damage) => self.shared.fatal(crate::sys::Fatal::new(
-                    crate::sys::FatalReason::TreeDamaged,
-                    format!("the store is damaged: {damage}; restore this member from a backup"),
-                )),
+                Err(_) => self.shared.tree_damaged(),
             }
         }
         true

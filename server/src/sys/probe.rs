@@ -5,7 +5,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::fd::{FromRawFd, OwnedFd};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
@@ -129,9 +129,16 @@ pub fn direct_io(dir: &Path) -> Result<(), Fatal> {
             format!("{shown} is on {name}, which keeps nothing: --data-dir and --wal-dir must be on a disk"),
         ));
     }
-    let path = dir.join(".direct-io-probe");
-    let result = write_direct(&path);
-    let _ = fs::remove_file(&path);
+    // A member that has data must come up on a full disk, too: then one of its own files is proof enough.
+    let result = match existing_segment(dir) {
+        Some(segment) => open_direct(&segment, false).map(drop),
+        None => {
+            let path = dir.join(".direct-io-probe");
+            let result = write_direct(&path);
+            let _ = fs::remove_file(&path);
+            result
+        }
+    };
     result.map_err(|error| match error.raw_os_error() {
         Some(libc::EINVAL | libc::EOPNOTSUPP) => Fatal::new(
             FatalReason::DirectIoUnsupported,
@@ -144,15 +151,24 @@ pub fn direct_io(dir: &Path) -> Result<(), Fatal> {
     })
 }
 
-fn write_direct(path: &Path) -> io::Result<()> {
-    let file: File = OpenOptions::new()
+fn existing_segment(dir: &Path) -> Option<PathBuf> {
+    let entries = fs::read_dir(dir).ok()?;
+    entries.flatten().map(|entry| entry.path()).find(|path| path.extension().is_some_and(|end| end == "seg"))
+}
+
+fn open_direct(path: &Path, create: bool) -> io::Result<File> {
+    OpenOptions::new()
         .read(true)
         .write(true)
-        .create(true)
-        .truncate(true)
+        .create(create)
+        .truncate(create)
         .mode(0o600)
         .custom_flags(libc::O_DIRECT | libc::O_DSYNC)
-        .open(path)?;
+        .open(path)
+}
+
+fn write_direct(path: &Path) -> io::Result<()> {
+    let file = open_direct(path, true)?;
     let buffer = vec![0_u8; 2 * BLOCK];
     let skip = buffer.as_ptr().align_offset(BLOCK);
     let block = buffer.get(skip..skip + BLOCK).ok_or_else(|| io::Error::other("no aligned block"))?;
