@@ -78,15 +78,23 @@ mod armed {
         }
     }
 
+    /// Whether a test has something in mind for this place.
+    pub fn is_planned(name: &str) -> bool {
+        plan().iter().any(|point| point.name == name)
+    }
+
     fn reached(name: &str) -> Option<&'static Point> {
-        static POINTS: OnceLock<Vec<Point>> = OnceLock::new();
-        let points = POINTS.get_or_init(|| {
-            let plan = std::env::var("RINGD_FAILPOINTS").unwrap_or_default();
-            plan.split(',').filter(|text| !text.is_empty()).map(parse).collect()
-        });
-        points
+        plan()
             .iter()
             .find(|point| point.name == name && point.hits.fetch_add(1, Ordering::Relaxed) + 1 == point.at)
+    }
+
+    fn plan() -> &'static [Point] {
+        static POINTS: OnceLock<Vec<Point>> = OnceLock::new();
+        POINTS.get_or_init(|| {
+            let plan = std::env::var("RINGD_FAILPOINTS").unwrap_or_default();
+            plan.split(',').filter(|text| !text.is_empty()).map(parse).collect()
+        })
     }
 
     fn parse(text: &str) -> Point {
