@@ -327,7 +327,7 @@ fn unused_address() -> Ipv4Addr {
     Ipv4Addr::new(127, 1 + ((pid >> 8) % 254) as u8, pid as u8, 2 + count as u8)
 }
 
-/// A directory below `target/` for data of servers: on the disk of the build, so with O_DIRECT, which a tmpfs on /tmp
+/// A directory below `target/` for data of servers: on the disk of the build, so with O_DIRECT, which a tmpfs
 /// would not have.
 pub fn scratch_dir() -> PathBuf {
     let dir = target_dir().join("tmp");
