@@ -271,7 +271,10 @@ impl Log {
     pub fn segment_wanted(&mut self) -> Option<NewSegment> {
         let current = usize::from(self.current.is_none());
         // A first small segment that is still free is the current one to be.
-        if self.free.len() + self.preparing >= self.config.spare_segments + current {
+        let enough = self.free.len() + self.preparing >= self.config.spare_segments + current;
+        // Recycled, it counts as a spare; a batch that is longer needs another one all the same.
+        let stuck = self.is_stuck() && self.preparing == 0;
+        if enough && !stuck {
             return None;
         }
         let first = self.segment_next == 1;

@@ -185,6 +185,24 @@ fn without_a_free_segment_the_write_waits() {
 }
 
 #[test]
+fn a_batch_longer_than_the_recycled_first_segment_gets_one_that_fits() {
+    let mut log = new_log(small_log());
+    for index in 1..=5 {
+        log.append(append(index, index, 1, &[3500])); // 1 to 4 fill the first segment
+        write(&mut log).unwrap();
+    }
+    log.checkpointed(Index(4));
+    assert_eq!(prepare(&mut log), [], "the first segment is free again and counts as the spare");
+    log.append(append(6, 6, 1, &[30_000]));
+    assert_eq!(log.poll_write(), None);
+    assert!(log.is_stuck());
+    let wanted = prepare(&mut log);
+    assert_eq!(wanted.len(), 1);
+    let (plan, _, ready) = write(&mut log).unwrap();
+    assert_eq!((plan.segment, ready), (wanted[0].id, Some(6)));
+}
+
+#[test]
 fn a_pause_is_marked_once() {
     let config = small_log();
     let mut log = new_log(config);
