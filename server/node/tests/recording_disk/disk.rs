@@ -98,11 +98,6 @@ impl TreeDisk {
         self.medium.sync();
     }
 
-    /// Whether a power cut would leave what readers see.
-    pub fn is_synced(&self) -> bool {
-        self.medium.is_synced()
-    }
-
     fn cut_power(&mut self, rng: &mut Rng) {
         self.medium.cut_power(rng);
         let image = self.medium.image();
@@ -215,6 +210,12 @@ pub struct Disk {
 impl Disk {
     pub fn new() -> Disk {
         Disk { tree: TreeDisk::new(), log: LogDisk::default() }
+    }
+
+    /// Whether a power cut would leave what a read shows.
+    pub fn is_synced(&self) -> bool {
+        let segment = |segment: &Segment| segment.named && segment.medium.is_synced();
+        self.tree.medium.is_synced() && self.log.segments.values().all(segment)
     }
 
     /// kill -9: the page cache stays, with all that was never synced in it.

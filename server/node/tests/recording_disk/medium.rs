@@ -22,7 +22,7 @@ type Sector = [u8; SECTOR];
 pub struct Medium {
     durable: Vec<u8>,
     /// By number of the sector: what was written to it since it was durable, oldest first.
-    pending: BTreeMap<usize, Vec<Box<Sector>>>,
+    pending: BTreeMap<usize, Vec<Sector>>,
     /// Lengths since the last sync, oldest first.
     lengths: Vec<usize>,
 }
@@ -80,7 +80,7 @@ impl Medium {
     /// A write to the page cache or the device's cache. It lies within the file.
     pub fn write(&mut self, at: usize, bytes: &[u8]) {
         for (number, sector) in sectors(at, bytes, self.len()) {
-            self.pending.entry(number).or_default().push(Box::new(*sector));
+            self.pending.entry(number).or_default().push(*sector);
         }
     }
 

@@ -102,16 +102,18 @@ impl State {
         if !ops.iter().all(granted) {
             return None;
         }
-        let revision = self.revision;
+        let (before, mut after) = (self.revision, self.revision);
         for op in ops {
-            self.revision = revision; // each sees the same one; the last to change something moves it
+            self.revision = before;
             match op {
                 Op::Put { key, value, lease } => self.put(key, value, *lease),
                 Op::Delete { key, range_end } if range_end.is_empty() => self.remove(|k, _| k == key),
                 Op::Delete { key, range_end } => self.remove(|k, _| k >= key && k < range_end),
                 other => unreachable!("no list holds {other:?}"),
             }
+            after = after.max(self.revision);
         }
+        self.revision = after;
         Some(())
     }
 
@@ -165,17 +167,20 @@ impl Model {
     }
 
     /// The node appends to the log.
-    pub fn append(&mut self, entries: &[Entry], member_name: &str) -> Result<(), String> {
+    pub fn append(&mut self, entries: &[Entry]) -> Result<(), String> {
         for entry in entries {
             if entry.index.0 <= self.durable {
-                return Err(format!("entry {} is appended, though {} are durable", entry.index, self.durable));
+                return Err(format!(
+                    "entry {} is appended, though {} are durable",
+                    entry.index, self.durable
+                ));
             }
             self.truncate(entry.index.0 - 1);
             let before = self.newest();
             let op = entry.proposal.and_then(|id| self.proposed.get(&id));
             let mut state = op.map_or_else(|| before.clone(), |op| before.after(op));
             if entry.kind == EntryKind::ConfChange {
-                state.member = Some(member_name.to_owned());
+                state.member = Some(String::new());
             }
             self.states.push(state);
             self.entries.push(entry.clone());

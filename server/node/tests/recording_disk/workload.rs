@@ -12,8 +12,9 @@ use prost::Message;
 use crate::model::State;
 use crate::rng::Rng;
 
-/// Longest value: a run of several pages, and an entry that fills most of a segment.
-const VALUE_BYTES_MAX: usize = 24 << 10;
+/// Longest value: a run of several pages, and an entry that fills most of a segment. What is longer than the log allows is
+/// refused, as where a transaction holds several.
+const VALUE_BYTES_MAX: usize = 20 << 10;
 
 const KEYS: usize = 48;
 const LEASES: usize = 6;
@@ -21,18 +22,41 @@ const LEASES: usize = 6;
 /// One write. The lists of transactions hold puts and deletes of single keys, each key once.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Op {
-    Put { key: Bytes, value: Bytes, lease: i64 },
+    Put {
+        key: Bytes,
+        value: Bytes,
+        lease: i64,
+    },
     /// Of one key, or of all keys from it on up to `range_end`.
-    Delete { key: Bytes, range_end: Bytes },
+    Delete {
+        key: Bytes,
+        range_end: Bytes,
+    },
     /// `success` if `key` exists, else `failure`.
-    Txn { key: Bytes, success: Vec<Op>, failure: Vec<Op> },
-    Compact { revision: i64, physical: bool },
-    Grant { lease: i64, ttl: i64 },
-    Revoke { lease: i64 },
+    Txn {
+        key: Bytes,
+        success: Vec<Op>,
+        failure: Vec<Op>,
+    },
+    Compact {
+        revision: i64,
+        physical: bool,
+    },
+    Grant {
+        lease: i64,
+        ttl: i64,
+    },
+    Revoke {
+        lease: i64,
+    },
     /// The member's own: its name.
-    Attributes { name: String },
+    Attributes {
+        name: String,
+    },
     /// The member's own: the cluster version.
-    ClusterVersion { version: String },
+    ClusterVersion {
+        version: String,
+    },
 }
 
 impl Op {
@@ -45,8 +69,9 @@ impl Op {
             80..87 => Op::Grant { lease: lease(rng), ttl: rng.between(1, 1000) as i64 },
             87..92 => Op::Revoke { lease: lease(rng) },
             _ => {
-                // now and then one that must be refused: compacted already, or in the future
-                let first = newest.compact_revision.max(0) as usize;
+                // Now and then one that must be refused: compacted already, or in the future. Not 0: its hash would stay
+                // behind as that of "the newest revision", as in etcd.
+                let first = newest.compact_revision.max(1) as usize;
                 let revision = rng.between(first, newest.revision as usize + 2) as i64;
                 Op::Compact { revision, physical: rng.permille(300) }
             }
@@ -166,7 +191,8 @@ fn op_key(op: &Op) -> &Bytes {
 fn key(rng: &mut Rng) -> Bytes {
     // some long ones, so that branches split
     let number = rng.below(KEYS);
-    let tail = if number.is_multiple_of(5) { "/a/rather/long/name".repeat(1 + number / 10) } else { String::new() };
+    let tail =
+        if number.is_multiple_of(5) { "/a/rather/long/name".repeat(1 + number / 10) } else { String::new() };
     format!("key/{number:02}{tail}").into()
 }
 
