@@ -86,8 +86,8 @@ pub fn store_config(nonce: u64) -> engine::Config {
 
 const LOG_IDENTITY: Identity = Identity { cluster: CLUSTER, member: NodeId(MEMBER) };
 
-/// Sizes of the first segment, of the others, and of a batch: small, so that segments are recycled often. No entry is longer
-/// than the first segment.
+/// Sizes of the first segment, of the others, and of a batch: small, so that segments are recycled often. Some entries are
+/// longer than the first segment.
 const LOG_SIZES: [(u64, u64, usize); 3] =
     [(16 << 10, 24 << 10, 4 << 10), (32 << 10, 48 << 10, 8 << 10), (64 << 10, 128 << 10, 16 << 10)];
 
@@ -136,7 +136,7 @@ impl World {
     }
 
     fn node_config(&self, nonce: u64) -> Config {
-        let entry_bytes_max = self.log_sizes.0 as usize - 1024;
+        let entry_bytes_max = self.log_sizes.1 as usize - 1024;
         Config { entry_bytes_max, ..Config::new(NodeId(MEMBER), nonce, nonce) }
     }
 
