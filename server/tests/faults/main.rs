@@ -1,0 +1,28 @@
+//! Faults at certain moments: death at each named failpoint, I/O errors, full disks, flipped bits in each region of the
+//! files. `cargo test -p ringd --features failpoints --test faults`; what needs no failpoint runs without the feature.
+
+#[cfg(feature = "failpoints")]
+mod errors;
+#[cfg(feature = "failpoints")]
+mod kills;
+#[cfg(feature = "failpoints")]
+mod load;
+
+use std::path::Path;
+
+use testkit::{Program, ServerOptions};
+
+/// A server on `dir`, which outlives it. The smallest heap there is, so that checkpoints fall into the time under load.
+#[cfg_attr(not(feature = "failpoints"), expect(dead_code))]
+fn options(dir: &Path) -> ServerOptions {
+    ServerOptions::new(Program::Ringd(env!("CARGO_BIN_EXE_ringd").into()))
+        .arg("--ringd-placement=unpinned")
+        .arg("--ringd-heap-limit=8388608")
+        .data_dir(&dir.join("data"))
+}
+
+/// A directory for the data of one test's servers.
+#[cfg_attr(not(feature = "failpoints"), expect(dead_code))]
+fn directory() -> tempfile::TempDir {
+    tempfile::tempdir_in(testkit::scratch_dir()).expect("the target directory is writable")
+}
