@@ -86,7 +86,7 @@ impl std::fmt::Display for Fatal {
         match self {
             Fatal::Entry { index, error } => write!(f, "cannot apply entry {}: {error}", index.0),
             Fatal::Member(error) => write!(f, "cannot apply a change of membership: {error}"),
-            Fatal::Damaged(damage) => write!(f, "the store is damaged: {damage:?}"),
+            Fatal::Damaged(damage) => write!(f, "the store is damaged: {damage}"),
         }
     }
 }

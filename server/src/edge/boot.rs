@@ -195,7 +195,7 @@ fn open_state(config: &Config, dir: &DataDir, identity: Identity) -> Result<Open
         log.segment_ready(first.id, first.size);
         segments.push(first.id);
     }
-    let node = Node::new(node_config(config, identity, nonce), state, applied, conf_state(&store)?);
+    let node = Node::new(node_config(config, identity, nonce), state, applied, conf_state(config, &store)?);
     Ok(Opened { store, tree, node, log, segments, log_dir })
 }
 
@@ -242,9 +242,9 @@ fn first_state(config: &Config, identity: Identity) -> Result<State, Fatal> {
     Ok(State::bootstrap(&[(NodeId(identity.member_id), member.encode().into())]))
 }
 
-fn conf_state(store: &Store) -> Result<ConfState, Fatal> {
+fn conf_state(config: &Config, store: &Store) -> Result<ConfState, Fatal> {
     let members = node::apply::members(store)
-        .map_err(|error| Fatal::new(FatalReason::TreeDamaged, format!("cannot read the members: {error}")))?;
+        .map_err(|error| tree_damaged(config, &format!("cannot read the members: {error}")))?;
     let (voters, learners) = voters_and_learners(&members);
     let nodes = |ids: Vec<u64>| ids.into_iter().map(NodeId).collect();
     Ok(ConfState { voters: nodes(voters), learners: nodes(learners) })
@@ -341,7 +341,7 @@ fn launch(
     let covered = Index(store.applied().index);
     let view = store
         .publish()
-        .map_err(|damage| Fatal::new(FatalReason::TreeDamaged, format!("the store is damaged: {damage}")))?;
+        .map_err(|damage| tree_damaged(&shared.config, &damage.to_string()))?;
     let (done_tx, done_rx) = ring(RING_CHECKPOINTS_MAX);
     let checkpoints = Checkpoints::new(opened.tree, tree_background, done_tx, covered, shared.clone());
     let rings = wiring.store_rings(done_rx);

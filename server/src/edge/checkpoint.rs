@@ -34,6 +34,9 @@ const INTERVAL_MAX: Duration = Duration::from_secs(30);
 /// After a failed write, how long until the next try.
 const RETRY_INTERVAL: Duration = Duration::from_secs(5);
 
+/// Checkpoints after which no meta reaches what was freed before: the file has two.
+const DEFRAGMENT_CHECKPOINTS: u8 = 2;
+
 /// Decides about checkpoints; owned by the store core.
 pub struct Checkpoints {
     file: Arc<TreeFile>,
@@ -46,13 +49,16 @@ pub struct Checkpoints {
     last: Duration,
     retry_at: Duration,
     log_bytes: u64,
-    trim: bool,
+    /// Checkpoints to be made until the file can be cut: see [`Checkpoints::defragment`].
+    defragment: u8,
 }
 
 struct Running {
     index: Index,
     started: Duration,
     log_bytes: u64,
+    /// It is one of those that a Defragment waits for.
+    defragments: bool,
 }
 
 impl Checkpoints {
@@ -74,7 +80,7 @@ impl Checkpoints {
             last: now(),
             retry_at: Duration::ZERO,
             log_bytes: 0,
-            trim: false,
+            defragment: 0,
         }
     }
 
@@ -88,29 +94,41 @@ impl Checkpoints {
         self.log_bytes
     }
 
-    /// Defragment: cut the file as soon as no checkpoint is under way.
-    pub fn trim_next(&mut self) {
-        self.trim = true;
+    /// Defragment: makes checkpoints until neither meta reaches anything freed by now, then cuts the file.
+    pub fn defragment(&mut self) {
+        self.defragment = DEFRAGMENT_CHECKPOINTS;
+        if let Some(running) = &mut self.running {
+            running.defragments = false; // it began too early
+        }
     }
 
-    /// Begins a checkpoint of the last published version if one is due.
-    pub fn begin_if_due(&mut self, store: &mut Store, now: Duration) {
-        if self.running.is_some() || now < self.retry_at {
+    /// Whether a Defragment is not over yet.
+    pub fn is_defragmenting(&self) -> bool {
+        self.defragment > 0
+    }
+
+    /// Whether a version should be published so that a Defragment has one to write.
+    pub fn wants_version(&self) -> bool {
+        self.is_defragmenting() && self.running.is_none()
+    }
+
+    /// Begins a checkpoint of the last published version if one is due. A Defragment waits for a compaction to end.
+    pub fn begin_if_due(&mut self, store: &mut Store, now: Duration, compacting: bool) {
+        let defragments = self.is_defragmenting() && !compacting;
+        if self.running.is_some() || (now < self.retry_at && !defragments) {
             return;
-        }
-        if std::mem::take(&mut self.trim) {
-            self.cut(store);
         }
         let applied = Index(store.applied().index);
         let stale = now >= self.last + INTERVAL_MAX && applied > self.covered;
         let heap = store.tree().heap_bytes() >= self.shared.config.heap_limit_bytes / 2;
         // Without room for another segment, what the log holds must become reusable.
         let cramped = self.shared.is_log_space_lost() && applied > self.covered;
-        if !(heap || stale || cramped || self.log_bytes >= LOG_SINCE_CHECKPOINT_BYTES_MAX / 2) {
+        if !(defragments || heap || stale || cramped || self.log_bytes >= LOG_SINCE_CHECKPOINT_BYTES_MAX / 2)
+        {
             return;
         }
         let Some(checkpoint) = store.tree_mut().begin_checkpoint() else { return };
-        self.running = Some(Running { index: applied, started: now, log_bytes: self.log_bytes });
+        self.running = Some(Running { index: applied, started: now, log_bytes: self.log_bytes, defragments });
         let (file, answer) = (self.file.clone(), self.answer.clone());
         self.background.run(move || {
             let mut checkpoint = Box::new(checkpoint);
@@ -153,11 +171,18 @@ impl Checkpoints {
                 self.covered = running.index;
                 self.last = now();
                 self.log_bytes -= running.log_bytes;
+                if running.defragments {
+                    self.defragment -= 1;
+                    if self.defragment == 0 {
+                        self.cut(store);
+                    }
+                }
                 Ok(Some(running.index))
             }
             Err(CheckpointError::Write(error)) if is_full_disk(&error) => {
                 store.tree_mut().abandon_checkpoint(checkpoint);
                 self.retry_at = now() + RETRY_INTERVAL;
+                self.defragment = 0;
                 metrics::here().plain.checkpoint_failures.inc();
                 tracing::error!(%error, "no room to write a checkpoint; it will be tried again");
                 Ok(None)

@@ -55,6 +55,8 @@ pub struct StoreCore {
     expiry: Expiry,
     /// Physical compactions whose answer waits for the rows to go.
     compactions: Vec<(i64, Outcome)>,
+    /// Defragment calls that wait for its checkpoints.
+    defragments: Vec<QueryId>,
     leadership: Leadership,
     proposals: u64,
     outcomes: Vec<Vec<Outcome>>,
@@ -120,6 +122,7 @@ impl StoreCore {
             renewals: Renewals::default(),
             expiry: Expiry::default(),
             compactions: Vec::new(),
+            defragments: Vec::new(),
             leadership: Leadership::Follows,
             proposals: 0,
             outcomes: (0..cores).map(|_| Vec::new()).collect(),
@@ -161,6 +164,7 @@ impl StoreCore {
         applied |= self.take_committed();
         self.take_queries();
         applied |= self.compact();
+        applied |= self.checkpoints.wants_version() && !self.compacting;
         if applied {
             self.publish();
         }
@@ -172,10 +176,21 @@ impl StoreCore {
         let mut any = false;
         while let Some(message) = self.rings.from_background.pop() {
             let ToStore::CheckpointDone(checkpoint, result) = message else { continue };
-            match self.checkpoints.end(&mut self.store, *checkpoint, result) {
-                Ok(Some(index)) => self.to_raft.push_back(ToRaft::Checkpointed(index)),
-                Ok(None) => self.raise_no_space(),
+            let defragmented = match self.checkpoints.end(&mut self.store, *checkpoint, result) {
+                Ok(Some(index)) => {
+                    self.to_raft.push_back(ToRaft::Checkpointed(index));
+                    Ok(Answer { header: node::answer::HeaderKind::None, ..Answer::bare(0) })
+                }
+                Ok(None) => {
+                    self.raise_no_space();
+                    Err(Error::NoSpace)
+                }
                 Err(fatal) => self.shared.fatal(fatal),
+            };
+            if !self.checkpoints.is_defragmenting() {
+                for id in self.defragments.drain(..) {
+                    self.answers[id.core].push((id, defragmented.clone().map(QueryAnswer::Answer)));
+                }
             }
             any = true;
         }
@@ -287,11 +302,9 @@ impl StoreCore {
             }
             Query::Leases => Some(Ok(QueryAnswer::Answer(node::lease::leases(&self.store)))),
             Query::Defragment => {
-                self.checkpoints.trim_next();
-                Some(Ok(QueryAnswer::Answer(Answer {
-                    header: node::answer::HeaderKind::None,
-                    ..Answer::bare(0)
-                })))
+                self.checkpoints.defragment();
+                self.defragments.push(id);
+                None
             }
         }
     }
@@ -490,7 +503,7 @@ impl StoreCore {
     }
 
     fn checkpoint(&mut self) {
-        self.checkpoints.begin_if_due(&mut self.store, now());
+        self.checkpoints.begin_if_due(&mut self.store, now(), self.compacting);
     }
 
     fn count_figures(&self) {
