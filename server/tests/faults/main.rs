@@ -7,13 +7,13 @@ mod errors;
 mod kills;
 #[cfg(feature = "failpoints")]
 mod load;
+mod space;
 
 use std::path::Path;
 
 use testkit::{Program, ServerOptions};
 
 /// A server on `dir`, which outlives it. The smallest heap there is, so that checkpoints fall into the time under load.
-#[cfg_attr(not(feature = "failpoints"), expect(dead_code))]
 fn options(dir: &Path) -> ServerOptions {
     ServerOptions::new(Program::Ringd(env!("CARGO_BIN_EXE_ringd").into()))
         .arg("--ringd-placement=unpinned")
@@ -22,7 +22,6 @@ fn options(dir: &Path) -> ServerOptions {
 }
 
 /// A directory for the data of one test's servers.
-#[cfg_attr(not(feature = "failpoints"), expect(dead_code))]
 fn directory() -> tempfile::TempDir {
     tempfile::tempdir_in(testkit::scratch_dir()).expect("the target directory is writable")
 }
