@@ -345,6 +345,10 @@ impl StoreCore {
         self.published = view.applied().index;
         self.publish_figures();
         for (core, outbox) in self.to_clients.iter_mut().enumerate() {
+            // A version that the client core has not even been sent is of no use once there is a newer one.
+            if matches!(outbox.back(), Some(ToClient::Published(_))) {
+                outbox.pop_back();
+            }
             outbox.push_back(ToClient::Published(view.clone()));
             if !self.outcomes[core].is_empty() {
                 outbox.push_back(ToClient::Outcomes(std::mem::take(&mut self.outcomes[core])));
