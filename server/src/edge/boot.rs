@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use consensus::log::{Log, LogConfig, RecoverError, Recovered, SegmentId, State, recover};
 use consensus::{ConfState, Index, LogPosition, Node, NodeId, Term};
 use engine::Store;
+use engine::tree::Damage;
 use net::tls::ServerConfig;
 use node::Identity;
 use node::membership::{Member, voters_and_learners};
@@ -164,7 +165,7 @@ fn open_state(config: &Config, dir: &DataDir, identity: Identity) -> Result<Open
     let (tree, existed) =
         TreeFile::open(&config.data_dir).map_err(|error| probe::from_write(&config.data_dir, &error))?;
     let nonce = random()?;
-    let store = open_store(config, &tree, existed, identity, nonce)?;
+    let (store, torn) = open_store(config, &tree, existed, identity, nonce)?;
     let log_dir = dir.log_path.clone();
     fs::create_dir_all(&log_dir).map_err(|error| probe::from_write(&log_dir, &error))?;
     let files = SegmentFiles::open(&log_dir).map_err(|error| failed("read the log's directory", &error))?;
@@ -173,7 +174,7 @@ fn open_state(config: &Config, dir: &DataDir, identity: Identity) -> Result<Open
     let log_identity =
         consensus::log::Identity { cluster: identity.cluster_id, member: NodeId(identity.member_id) };
     let recovered =
-        recover(&files, log_identity, applied).map_err(|error| match store.tree().bad_meta() {
+        recover(&files, log_identity, applied).map_err(|error| match store.tree().bad_meta().or(torn) {
             // The log does not reach down to what was opened, because what should have been opened is damaged.
             Some(damage) => tree_damaged(config, &format!("{damage}; {error}")),
             None => damaged(&log_dir, &error),
@@ -199,13 +200,14 @@ fn open_state(config: &Config, dir: &DataDir, identity: Identity) -> Result<Open
     Ok(Opened { store, tree, node, log, segments, log_dir })
 }
 
+/// The store, and the damage to a meta page that made it begin with nothing.
 fn open_store(
     config: &Config,
     tree: &Arc<TreeFile>,
     existed: bool,
     identity: Identity,
     nonce: u64,
-) -> Result<Store, Fatal> {
+) -> Result<(Store, Option<Damage>), Fatal> {
     let settings = engine::Config {
         tree: engine::tree::Config {
             identity: engine::tree::Identity { cluster: identity.cluster_id, member: identity.member_id },
@@ -215,12 +217,12 @@ fn open_store(
         lease_ttl_s_min: (config.election_timeout * 3 / 2).as_millis().div_ceil(1000) as i64,
     };
     if !existed {
-        return Ok(Store::create(settings, tree.clone()));
+        return Ok((Store::create(settings, tree.clone()), None));
     }
     match Store::open(settings.clone(), tree.clone()) {
-        Ok(store) => Ok(store),
-        // No checkpoint was ever completed: everything is in the log.
-        Err(engine::tree::OpenError::Empty { .. }) => Ok(Store::create(settings, tree.clone())),
+        Ok(store) => Ok((store, None)),
+        // No checkpoint was ever completed: everything is in the log. If it is not, the metas were damaged.
+        Err(engine::tree::OpenError::Empty { torn }) => Ok((Store::create(settings, tree.clone()), torn)),
         Err(error) => Err(tree_damaged(config, &error.to_string())),
     }
 }
@@ -339,9 +341,7 @@ fn launch(
     let ids = |lane: usize| IdGenerator::new(shared.identity.member_id, unix_ms, lane as u16, lanes);
     let mut store = opened.store;
     let covered = Index(store.applied().index);
-    let view = store
-        .publish()
-        .map_err(|damage| tree_damaged(&shared.config, &damage.to_string()))?;
+    let view = store.publish().map_err(|damage| tree_damaged(&shared.config, &damage.to_string()))?;
     let (done_tx, done_rx) = ring(RING_CHECKPOINTS_MAX);
     let checkpoints = Checkpoints::new(opened.tree, tree_background, done_tx, covered, shared.clone());
     let rings = wiring.store_rings(done_rx);

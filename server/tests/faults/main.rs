@@ -3,6 +3,7 @@
 
 #[cfg(feature = "failpoints")]
 mod errors;
+mod flips;
 #[cfg(feature = "failpoints")]
 mod kills;
 #[cfg(feature = "failpoints")]
