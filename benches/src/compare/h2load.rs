@@ -5,6 +5,8 @@ use std::io::{self, Write};
 use std::path::Path;
 use std::process::Command;
 
+use crate::measure;
+
 /// What h2load is to do: the same request over and over.
 #[derive(Clone, Debug)]
 pub struct Load<'a> {
@@ -53,17 +55,17 @@ pub fn run_p99(load: &Load<'_>, log: &Path) -> Result<(Report, f64), String> {
     let text = fs::read_to_string(log).map_err(|error| format!("{}: {error}", log.display()))?;
     let _ = fs::remove_file(log);
     // h2load(1): start time, status code, microseconds until the end of the response; by tabs.
-    let mut times: Vec<u64> = Vec::new();
+    let mut times_us = measure::histogram();
     for line in text.lines() {
         match line.split('\t').nth(2).and_then(|field| field.parse().ok()) {
-            Some(time) => times.push(time),
+            Some(time) => times_us.saturating_record(time),
             None => return Err(format!("unexpected line in h2load's log: {line:?}")),
         }
     }
-    times.sort_unstable();
-    let rank = (times.len() * 99).div_ceil(100);
-    let p99 = rank.checked_sub(1).and_then(|at| times.get(at)).ok_or("h2load's log is empty")?;
-    Ok((report, *p99 as f64))
+    if times_us.is_empty() {
+        return Err("h2load's log is empty".to_owned());
+    }
+    Ok((report, times_us.value_at_quantile(0.99) as f64))
 }
 
 fn call(load: &Load<'_>, log: Option<&Path>) -> Result<String, String> {
