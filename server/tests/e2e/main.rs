@@ -12,6 +12,7 @@ mod etcdctl;
 mod kubernetes;
 mod lease;
 mod process;
+mod tls;
 mod watch;
 
 use testkit::{Program, Server, ServerOptions};
