@@ -68,7 +68,8 @@ struct Value {
 impl Value {
     fn new(number: u64) -> Value {
         // Rows within a page, and every ninth in a run of pages of its own.
-        let length = if number % 9 == 0 { 9_000 + (number * 997) % 80_000 } else { 8 + number % 1_500 };
+        let length =
+            if number.is_multiple_of(9) { 9_000 + (number * 997) % 80_000 } else { 8 + number % 1_500 };
         Value { number, length: length as usize }
     }
 
