@@ -45,6 +45,9 @@ use crate::sys::{self, Fatal, FatalReason, probe};
 /// Ticks per heartbeat: one. etcd too.
 const HEARTBEAT_TICKS: usize = 1;
 
+/// The segment that is made first.
+const FIRST_SEGMENT: SegmentId = SegmentId(1);
+
 /// Answers of the background thread that may wait for the log core; more than segments are ever under preparation.
 const RING_SEGMENTS_MAX: usize = 64;
 
@@ -184,6 +187,9 @@ fn open_state(config: &Config, dir: &DataDir, identity: Identity) -> Result<Open
         tracing::warn!("log: {note}");
     }
     let is_new = recovered.is_new();
+    if is_new {
+        refuse_lost_beginning(&log_dir, &files)?;
+    }
     let Recovered { state, tail, .. } = recovered;
     let state = if is_new { first_state(config, identity)? } else { state };
     let mut log = Log::new(LogConfig::new(nonce), log_identity, tail);
@@ -198,6 +204,23 @@ fn open_state(config: &Config, dir: &DataDir, identity: Identity) -> Result<Open
     }
     let node = Node::new(node_config(config, identity, nonce), state, applied, conf_state(config, &store)?);
     Ok(Opened { store, tree, node, log, segments, log_dir })
+}
+
+/// A log without a batch is new, unless it lacks the segment that every log begins with: no other is made before that
+/// one is complete and its name durable.
+fn refuse_lost_beginning(log_dir: &Path, files: &SegmentFiles) -> Result<(), Fatal> {
+    match files.ids().next() {
+        None | Some(FIRST_SEGMENT) => Ok(()),
+        Some(_) => Err(Fatal::new(
+            FatalReason::LogDamaged,
+            format!(
+                "the Raft log in {} cannot be used: its first file {} is gone; restore the data directory from a \
+                 snapshot, or remove the member and add it again",
+                log_dir.display(),
+                FIRST_SEGMENT.file_name()
+            ),
+        )),
+    }
 }
 
 /// The store, and the damage to a meta page that made it begin with nothing.

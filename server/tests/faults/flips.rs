@@ -21,18 +21,18 @@ const LOG_DAMAGED: i32 = 20;
 const TREE_DAMAGED: i32 = 21;
 
 /// Revision to key and value: the whole history.
-type History = BTreeMap<i64, (Vec<u8>, Vec<u8>)>;
+pub type History = BTreeMap<i64, (Vec<u8>, Vec<u8>)>;
 
 /// How a start on damaged files ends.
 #[derive(Debug)]
-enum Outcome {
+pub enum Outcome {
     /// It ended with this code and this log.
     Refused(i32, String),
     /// It served all of this.
     Served(Box<History>),
 }
 
-async fn put(client: &mut Client, history: &mut History, key: String, value: Vec<u8>) {
+pub async fn put(client: &mut Client, history: &mut History, key: String, value: Vec<u8>) {
     let put = PutRequest { key: key.clone().into(), value: value.clone(), ..Default::default() };
     let answer = client.kv.put(put).await.expect("a put").into_inner();
     history.insert(answer.header.expect("a header").revision, (key.into_bytes(), value));
@@ -68,7 +68,7 @@ async fn read_all(server: &Server, events: usize) -> Result<History, String> {
 }
 
 /// Starts on what is there and reads everything.
-async fn start_and_read(server: &mut Server, events: usize) -> Outcome {
+pub async fn start_and_read(server: &mut Server, events: usize) -> Outcome {
     server.restart_unready();
     let deadline = Instant::now() + Duration::from_secs(20);
     while !server.log().contains("ready to serve client requests") {
@@ -188,7 +188,7 @@ fn restore(data_dir: &Path, before: &[(PathBuf, Vec<u8>)]) {
 }
 
 /// The segment with the first batch, and where its batches are: offset and length.
-fn batches(server: &Server) -> (PathBuf, Vec<(u64, u64)>) {
+pub fn batches(server: &Server) -> (PathBuf, Vec<(u64, u64)>) {
     let mut segments: Vec<PathBuf> = fs::read_dir(server.data_dir().join("log"))
         .expect("the log's directory")
         .map(|entry| entry.expect("an entry").path())

@@ -3,6 +3,7 @@
 
 #[cfg(feature = "failpoints")]
 mod errors;
+mod files;
 mod flips;
 #[cfg(feature = "failpoints")]
 mod kills;
