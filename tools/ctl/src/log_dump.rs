@@ -39,7 +39,8 @@ pub fn run(data_dir: &Path, wal_dir: Option<&Path>, out: &mut impl Write) -> Res
 /// What the last checkpoint covers; nothing if there has been none.
 fn applied(dir: &DataDir) -> Result<LogPosition, String> {
     // The shortest TTL matters for grants only, and nothing is granted here.
-    let config = Config { tree: engine::tree::Config::default(), lease_ttl_s_min: 1 };
+    let identity = engine::tree::Identity { cluster: dir.identity.cluster, member: dir.identity.member.0 };
+    let config = Config { tree: engine::tree::Config { identity, nonce: 0 }, lease_ttl_s_min: 1 };
     match Store::open(config, Arc::new(dir.tree()?)) {
         Ok(store) => {
             let applied = store.applied();
