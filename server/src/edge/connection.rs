@@ -47,7 +47,7 @@ pub struct Connection {
     transport: Transport,
     out: Vec<u8>,
     sent: usize,
-    /// Bodies wait for something other than the socket (nothing was at hand).
+    /// When it must have said what it speaks.
     first_bytes_due: Duration,
     waker: Option<Waker>,
     /// It came by a listener for health and metrics alone.
