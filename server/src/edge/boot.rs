@@ -24,6 +24,7 @@ use super::background::Background;
 use super::checkpoint::Checkpoints;
 use super::client_core::{ClientCore, Listener};
 use super::executors::{self, ClientWork, Work};
+use super::failpoint::failpoint;
 use super::listen;
 use super::log_core::LogCore;
 use super::messages::{FromLog, ToClient, ToLog};
@@ -39,7 +40,7 @@ use crate::config::limits::PROPOSALS_IN_FLIGHT_BYTES_MAX;
 use crate::config::{ClientTls, Config};
 use crate::observe::metrics::{self, Facts};
 use crate::placement::{self, Plan, Role};
-use crate::sys::data_dir::DataDir;
+use crate::sys::data_dir::{DataDir, TREE_FILE};
 use crate::sys::{self, Fatal, FatalReason, probe};
 
 /// Ticks per heartbeat: one. etcd too.
@@ -83,10 +84,10 @@ pub fn start(config: Config) -> Result<Running, Fatal> {
     tracing::info!(plan = %plan, notes = ?plan.notes, "placement of roles on CPUs");
     probe::memlock(executors::locked_bytes(&plan))?;
     probe::io_uring()?;
-    let (dir, identity) = open_data_dir(&config)?;
+    let (mut dir, identity) = open_data_dir(&config)?;
     let sockets = bind_all(&config)?;
     let listeners = listeners(&config)?;
-    let opened = open_state(&config, &dir, identity)?;
+    let opened = open_state(&config, &mut dir, identity)?;
     let (shared, notes) = Shared::new(config, identity, plan.clients().len(), opened.tree.clone());
     describe(&shared);
     let orders = launch(&shared, &plan, opened, sockets, listeners)?;
@@ -107,8 +108,11 @@ fn open_data_dir(config: &Config) -> Result<(DataDir, Identity), Fatal> {
         None => {
             let bootstrap =
                 config.bootstrap.as_ref().map_err(|why| Fatal::new(FatalReason::Config, why.clone()))?;
-            let identity =
-                sys::identity::Identity { member: bootstrap.member_id.0, cluster: bootstrap.cluster_id.0 };
+            let identity = sys::identity::Identity {
+                member: bootstrap.member_id.0,
+                cluster: bootstrap.cluster_id.0,
+                log_begun: false,
+            };
             dir.found(identity)?;
             identity
         }
@@ -164,7 +168,8 @@ struct Opened {
     log_dir: PathBuf,
 }
 
-fn open_state(config: &Config, dir: &DataDir, identity: Identity) -> Result<Opened, Fatal> {
+fn open_state(config: &Config, dir: &mut DataDir, identity: Identity) -> Result<Opened, Fatal> {
+    let log_begun = dir.identity.is_some_and(|identity| identity.log_begun);
     let (tree, existed) =
         TreeFile::open(&config.data_dir).map_err(|error| probe::from_write(&config.data_dir, &error))?;
     let nonce = random()?;
@@ -174,17 +179,36 @@ fn open_state(config: &Config, dir: &DataDir, identity: Identity) -> Result<Open
     let files = SegmentFiles::open(&log_dir).map_err(|error| failed("read the log's directory", &error))?;
     let applied = store.applied();
     let applied = LogPosition { index: Index(applied.index), term: Term(applied.term) };
+    let tree_lost = log_begun && !existed;
+    let log_exists = files.ids().next().is_some();
+    if !log_exists && (log_begun || applied.index.0 > 0) {
+        if tree_lost {
+            let _ = tree.trim(0); // as it was found
+        }
+        return Err(log_lost(&log_dir));
+    }
     let log_identity =
         consensus::log::Identity { cluster: identity.cluster_id, member: NodeId(identity.member_id) };
     let recovered =
         recover(&files, log_identity, applied).map_err(|error| match store.tree().bad_meta().or(torn) {
             // The log does not reach down to what was opened, because what should have been opened is damaged.
             Some(damage) => tree_damaged(config, &format!("{damage}; {error}")),
+            None if tree_lost => {
+                let _ = tree.trim(0); // as it was found
+                let why =
+                    format!("it is gone or empty, and the log does not go back to the beginning: {error}");
+                tree_damaged(config, &why)
+            }
             None => damaged(&log_dir, &error),
         })?;
     files.sync().map_err(|error| failed("sync the log", &error))?;
     for note in &recovered.notes {
         tracing::warn!("log: {note}");
+    }
+    if tree_lost {
+        tracing::warn!(
+            "the tree file was gone or empty; the log goes back to the beginning, so it is made anew"
+        );
     }
     let is_new = recovered.is_new();
     if is_new {
@@ -202,6 +226,9 @@ fn open_state(config: &Config, dir: &DataDir, identity: Identity) -> Result<Open
         log.segment_ready(first.id, first.size);
         segments.push(first.id);
     }
+    failpoint("log-before-begun");
+    dir.begin_log()?;
+    failpoint("log-after-begun");
     let node = Node::new(node_config(config, identity, nonce), state, applied, conf_state(config, &store)?);
     Ok(Opened { store, tree, node, log, segments, log_dir })
 }
@@ -221,6 +248,22 @@ fn refuse_lost_beginning(log_dir: &Path, files: &SegmentFiles) -> Result<(), Fat
             ),
         )),
     }
+}
+
+/// A log that was begun has segments.
+fn log_lost(log_dir: &Path) -> Fatal {
+    Fatal::new(
+        FatalReason::LogDamaged,
+        format!(
+            "the Raft log in {} is gone: there is no {} or later file, but the file {:?} of the data directory says that \
+             the log was begun, so writes were acknowledged that only the log has; nothing was changed: mount or name (--wal-dir) \
+             the directory that holds the log, or restore the data directory from a backup; a member that never served \
+             can be begun anew in an empty data directory",
+            log_dir.display(),
+            FIRST_SEGMENT.file_name(),
+            sys::identity::FILE,
+        ),
+    )
 }
 
 /// The store, and the damage to a meta page that made it begin with nothing.
@@ -251,7 +294,7 @@ fn open_store(
 }
 
 fn tree_damaged(config: &Config, why: &str) -> Fatal {
-    let path = config.data_dir.join(super::tree_file::TREE_FILE);
+    let path = config.data_dir.join(TREE_FILE);
     let message = format!(
         "the tree file {} cannot be used: {why}; nothing was changed: restore this member from a backup",
         path.display()

@@ -15,6 +15,7 @@
 //! | `log-after-completion` | it is durable; nobody knows |
 //! | `log-after-report` | the raft core has been told |
 //! | `segment-before-sync`, `segment-before-rename`, `segment-after-rename` | a new segment is filled; synced; in place, its directory not synced |
+//! | `log-before-begun`, `log-after-begun` | a first start: first segment and tree file are there; and that is noted |
 //! | `commit-before-apply` | committed entries have reached the store |
 //! | `apply-before-publish` | they are applied |
 //! | `publish-before-answer` | readers could see them; no proposer has its answer |

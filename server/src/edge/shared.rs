@@ -94,7 +94,7 @@ impl Shared {
     /// A read met a page that is not what was written: nothing may be answered from this file any more. Looks through the
     /// whole file to say where.
     pub fn tree_damaged(&self) -> ! {
-        let path = self.config.data_dir.join(super::tree_file::TREE_FILE);
+        let path = self.config.data_dir.join(crate::sys::data_dir::TREE_FILE);
         let place = match engine::tree::verify(&*self.tree) {
             Ok(report) => match report.findings.first() {
                 Some(finding) => format!("{finding} ({} findings in all)", report.finding_count),

@@ -14,8 +14,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use engine::tree::{Map, PAGE_SIZE, PageId};
 use memmap2::{Mmap, MmapOptions};
 
-/// Name of the tree file inside the data directory.
-pub const TREE_FILE: &str = "tree";
+use crate::sys::data_dir::TREE_FILE;
 
 /// Address space reserved for the map when the kernel grants it; halved until it does.
 const RESERVED_BYTES_MAX: usize = 1 << 40;
@@ -25,6 +24,9 @@ const RESERVED_BYTES_MIN: usize = 1 << 30;
 
 /// The tree file grows in steps of this many bytes, so that its length (and the file system's journal) rarely changes.
 const GROWTH_BYTES: u64 = 16 << 20;
+
+/// A new tree file has room for the metas, all zeros, so that one without any content has lost it.
+const NEW_BYTES: u64 = 2 * PAGE_SIZE as u64;
 
 /// The open file with its map. Shared: readers look through [`Map`], the background thread writes.
 pub struct TreeFile {
@@ -44,14 +46,17 @@ impl TreeFile {
             .truncate(false)
             .mode(0o600)
             .open(dir.join(TREE_FILE))?;
+        let found = file.metadata()?.len();
+        if found == 0 {
+            file.set_len(NEW_BYTES)?;
+        }
         // A predecessor that was killed may have left its last meta in the page cache alone. What is opened from it will
         // free log segments, so it must not be lost in a power cut; and the file's name must not be either.
         file.sync_all()?;
         File::open(dir)?.sync_all()?;
-        let length = file.metadata()?.len();
         let map = reserve(&file)?;
-        let tree = TreeFile { file, map, file_bytes: AtomicU64::new(length) };
-        Ok((Arc::new(tree), length > 0))
+        let tree = TreeFile { file, map, file_bytes: AtomicU64::new(found.max(NEW_BYTES)) };
+        Ok((Arc::new(tree), found > 0))
     }
 
     /// Writes `bytes` at page `first`, growing the file when needed. Not durable before [`TreeFile::sync`].
@@ -148,7 +153,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (tree, existed) = TreeFile::open(dir.path()).unwrap();
         assert!(!existed);
-        assert!(tree.pages(PageId(0), 1).is_none());
+        assert_eq!(tree.pages(PageId(0), 2).unwrap(), &[0; 2 * PAGE_SIZE][..]);
+        assert!(tree.pages(PageId(2), 1).is_none());
         tree.write_pages(PageId(3), &[7; 2 * PAGE_SIZE]).unwrap();
         tree.sync().unwrap();
         assert_eq!(tree.pages(PageId(3), 2).unwrap(), &[7; 2 * PAGE_SIZE][..]);

@@ -24,6 +24,8 @@ use super::probe::from_write;
 
 /// Name of the lock file.
 pub const LOCK_FILE: &str = "lock";
+/// Name of the tree file.
+pub const TREE_FILE: &str = "tree";
 /// Name of the folder of the Raft log where there is no `--wal-dir`.
 pub const LOG_DIR: &str = "log";
 
@@ -84,6 +86,24 @@ impl DataDir {
         assert!(self.identity.is_none(), "a data directory changes its owner never");
         identity.write(&self.path)?;
         self.identity = Some(identity);
+        Ok(())
+    }
+
+    /// Notes durably that the log is begun: its first segment and the tree file are there. See `sys::identity`.
+    ///
+    /// # Errors
+    /// As [`DataDir::found`].
+    ///
+    /// # Panics
+    /// If it is nobody's.
+    pub fn begin_log(&mut self) -> Result<(), Fatal> {
+        let identity = self.identity.expect("a data directory is founded before its log is begun");
+        if identity.log_begun {
+            return Ok(());
+        }
+        let begun = Identity { log_begun: true, ..identity };
+        begun.write(&self.path)?;
+        self.identity = Some(begun);
         Ok(())
     }
 }
@@ -147,6 +167,11 @@ fn refuse_foreign(path: &Path) -> Result<(), Fatal> {
         );
     }
     match names.iter().find(|name| !HARMLESS.contains(&name.as_str())) {
+        Some(name) if name == TREE_FILE => foreign(format!(
+            "holds {name:?} but no {:?} file, so it can't be told whose it is: restore that file, or give an empty or a \
+             new --data-dir",
+            identity::FILE
+        )),
         Some(name) => foreign(format!(
             "holds {name:?} but no {:?} file, so it isn't ringd's: give an empty or a new --data-dir",
             identity::FILE
@@ -224,7 +249,7 @@ fn locked(dir: &Path, file: &mut File) -> Fatal {
 mod tests {
     use super::*;
 
-    const ID: Identity = Identity { member: 1, cluster: 2 };
+    const ID: Identity = Identity { member: 1, cluster: 2, log_begun: false };
 
     fn temporary() -> tempfile::TempDir {
         tempfile::tempdir().expect("a temporary directory")

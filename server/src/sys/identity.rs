@@ -1,18 +1,26 @@
 //! Whose data this is: the first file a start writes, and the last thing an operator should lose.
 //!
-//! `identity` in the data directory, five lines of text so that `cat` shows it:
+//! `identity` in the data directory, six lines of text so that `cat` shows it:
 //!
 //! ```text
 //! ringd data directory
-//! format 1
+//! format 2
 //! member 8e9e05c52164694d
 //! cluster cdf818194e3a8c32
-//! crc32 xxxxxxxx            CRC-32 (IEEE) of the four lines before it, their newlines included
+//! log begun                 or: log none
+//! crc32 xxxxxxxx            CRC-32 (IEEE) of the five lines before it, their newlines included
 //! ```
 //!
-//! Ids are 16 digits of lower-case hexadecimal. The file is written once, to a temporary name, synced, renamed, and the
-//! directory synced, before there is a log or a tree; so it is there whole or not at all, and one that doesn't parse was
-//! damaged or is foreign. Version rule: a reader refuses a format it doesn't know; a new one raises the number.
+//! Ids are 16 digits of lower-case hexadecimal. The file is written to a temporary name, synced, renamed, and the
+//! directory synced; so it is there whole or not at all, and one that doesn't parse was damaged or is foreign.
+//!
+//! It is written twice. First, with `log none`, before there is a log or a tree. Then, with `log begun`, when the
+//! log's first segment and the tree file are there durably and before anything is written to the log. So a log or a
+//! tree that is missing is told from one that never was: without this, a log that was lost before the first checkpoint
+//! would look like a first start, and what was acknowledged would be gone without a word.
+//!
+//! Version rule: a reader refuses a format it doesn't know; a new one raises the number. Format 1 had no line `log …`; it
+//! is read as `log begun`, because a start that got as far as writing it nearly always began its log too.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
@@ -37,14 +45,21 @@ pub struct Identity {
     pub member: u64,
     /// etcd's cluster id.
     pub cluster: u64,
+    /// Whether a log was begun: then its segments and the tree file were there, and something may be acknowledged.
+    pub log_begun: bool,
 }
 
 impl Identity {
     /// The file's text.
     pub fn encode(self) -> String {
+        let log = if self.log_begun { "log begun\n" } else { "log none\n" };
+        self.text(2, log)
+    }
+
+    fn text(self, format: u8, log: &str) -> String {
+        let Identity { member, cluster, .. } = self;
         let body = format!(
-            "ringd data directory\nformat 1\nmember {:016x}\ncluster {:016x}\n",
-            self.member, self.cluster
+            "ringd data directory\nformat {format}\nmember {member:016x}\ncluster {cluster:016x}\n{log}"
         );
         let sum = crc32fast::hash(body.as_bytes());
         format!("{body}crc32 {sum:08x}\n")
@@ -60,11 +75,12 @@ impl Identity {
         if lines.next() != Some("ringd data directory") {
             return Err("it is not ringd's".into());
         }
-        match lines.next().and_then(|line| line.strip_prefix("format ")) {
-            Some("1") => {}
+        let format = match lines.next().and_then(|line| line.strip_prefix("format ")) {
+            Some("1") => 1,
+            Some("2") => 2,
             Some(other) => return Err(format!("its format {other} is not one this version reads")),
             None => return Err("it has no format".into()),
-        }
+        };
         let mut id = |name: &str| {
             let digits = lines.next().and_then(|line| line.strip_prefix(name))?.strip_prefix(' ')?;
             (digits.len() == 16).then(|| u64::from_str_radix(digits, 16).ok())?
@@ -72,9 +88,11 @@ impl Identity {
         let (Some(member), Some(cluster)) = (id("member"), id("cluster")) else {
             return Err("it has no ids".into());
         };
-        let identity = Identity { member, cluster };
+        let log_begun = format == 1 || lines.next() == Some("log begun");
+        let identity = Identity { member, cluster, log_begun };
         // The text is canonical, so the checksum is compared by writing it again.
-        if identity.encode().as_bytes() != bytes {
+        let canonical = if format == 1 { identity.text(1, "") } else { identity.encode() };
+        if canonical.as_bytes() != bytes {
             return Err("its checksum is wrong".into());
         }
         Ok(identity)
@@ -135,25 +153,40 @@ impl Identity {
 mod tests {
     use super::*;
 
-    const ID: Identity = Identity { member: 0x8e9e_05c5_2164_694d, cluster: 0xcdf8_1819_4e3a_8c32 };
-    const GOLDEN: &str =
+    const ID: Identity =
+        Identity { member: 0x8e9e_05c5_2164_694d, cluster: 0xcdf8_1819_4e3a_8c32, log_begun: true };
+    const FORMAT_1: &str =
         "ringd data directory\nformat 1\nmember 8e9e05c52164694d\ncluster cdf818194e3a8c32\ncrc32 1b38553b\n";
+    const NONE: &str = "ringd data directory\nformat 2\nmember 8e9e05c52164694d\ncluster cdf818194e3a8c32\n\
+                        log none\ncrc32 244332eb\n";
+    const BEGUN: &str = "ringd data directory\nformat 2\nmember 8e9e05c52164694d\ncluster cdf818194e3a8c32\n\
+                         log begun\ncrc32 58e6e4d2\n";
 
     #[test]
     fn golden_bytes() {
-        assert_eq!(ID.encode(), GOLDEN);
-        assert_eq!(Identity::decode(GOLDEN.as_bytes()), Ok(ID));
+        let none = Identity { log_begun: false, ..ID };
+        for (identity, golden) in [(none, NONE), (ID, BEGUN)] {
+            assert_eq!(identity.encode(), golden);
+            assert_eq!(Identity::decode(golden.as_bytes()), Ok(identity));
+        }
+    }
+
+    #[test]
+    fn format_1_is_read_as_one_whose_log_was_begun() {
+        assert_eq!(Identity::decode(FORMAT_1.as_bytes()), Ok(ID));
     }
 
     #[test]
     fn no_flipped_bit_and_no_cut_is_taken() {
-        let bytes = GOLDEN.as_bytes();
-        for at in 0..bytes.len() {
-            assert!(Identity::decode(&bytes[..at]).is_err(), "cut at {at}");
-            for bit in 0..8 {
-                let mut flipped = bytes.to_vec();
-                flipped[at] ^= 1 << bit;
-                assert!(Identity::decode(&flipped).is_err(), "bit {bit} of byte {at}");
+        for golden in [FORMAT_1, NONE, BEGUN] {
+            let bytes = golden.as_bytes();
+            for at in 0..bytes.len() {
+                assert!(Identity::decode(&bytes[..at]).is_err(), "cut at {at}");
+                for bit in 0..8 {
+                    let mut flipped = bytes.to_vec();
+                    flipped[at] ^= 1 << bit;
+                    assert!(Identity::decode(&flipped).is_err(), "bit {bit} of byte {at}");
+                }
             }
         }
     }
@@ -164,7 +197,7 @@ mod tests {
             ("", "it is not ringd's"),
             ("hello\n", "it is not ringd's"),
             ("ringd data directory\n", "it has no format"),
-            ("ringd data directory\nformat 2\n", "its format 2 is not one this version reads"),
+            ("ringd data directory\nformat 3\n", "its format 3 is not one this version reads"),
             ("ringd data directory\nformat 1\nmember 8e9e\n", "it has no ids"),
         ] {
             assert_eq!(Identity::decode(text.as_bytes()), Err(want.to_string()), "{text:?}");

@@ -9,6 +9,7 @@ mod flips;
 mod kills;
 #[cfg(feature = "failpoints")]
 mod load;
+mod missing;
 mod space;
 
 use std::path::Path;
