@@ -28,6 +28,9 @@ pub mod read;
 /// Leases where they are timed: keep-alives, time to live, expiry.
 pub mod lease;
 
+/// Compaction by the server itself.
+pub mod auto_compact;
+
 /// The members table.
 pub mod membership;
 

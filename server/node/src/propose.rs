@@ -158,6 +158,12 @@ pub fn lease_revoke(ids: &mut IdGenerator, lease: i64) -> Write {
     own(ids, field::LEASE_REVOKE, &message, Command::LeaseRevoke { id: lease })
 }
 
+/// A compaction that the server asks for itself; its rows go in the background.
+pub fn compact(ids: &mut IdGenerator, revision: i64) -> Write {
+    let message = pb::CompactionRequest { revision, physical: false }.encode_to_vec();
+    own(ids, field::COMPACTION, &message, Command::Compact { revision, physical: false })
+}
+
 /// Raises an alarm of `member`.
 pub fn raise_alarm(ids: &mut IdGenerator, member: u64, alarm: pb::AlarmType) -> Write {
     let request = pb::AlarmRequest {

@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use node::auto_compact::Retention;
+
 use super::args::Given;
 use super::cluster::Initial;
 use super::table::{Class, Kind};
@@ -24,6 +26,9 @@ const REQUEST_RECOMMENDED_MAX: u64 = 10 << 20;
 const PROGRESS_DEFAULT: Duration = Duration::from_secs(600);
 /// etcd's lower limit.
 const PROGRESS_MIN: Duration = Duration::from_millis(100);
+
+/// etcd's default, where 0 is given.
+const WARNING_UNARY_DEFAULT: Duration = Duration::from_millis(300);
 
 /// etcd 3.7's gates: name, default, stage, and what asking for the other value means here.
 const GATES: &[(&str, bool, &str, Gate)] = &[
@@ -88,6 +93,12 @@ pub(super) fn config(mut given: Given) -> Result<Config, String> {
             timeout: duration(&given, "grpc-keepalive-timeout")?,
         },
         watch_progress_notify_interval: progress_interval(&given)?,
+        auto_compaction: auto_compaction(&given)?,
+        warning_apply: duration(&given, "warning-apply-duration")?,
+        warning_unary: match duration(&given, "warning-unary-request-duration")? {
+            Duration::ZERO => WARNING_UNARY_DEFAULT,
+            given => given,
+        },
         feature_gates,
         metrics_extensive: given.text("metrics") == "extensive",
         log,
@@ -414,6 +425,31 @@ fn max_request_bytes(given: &mut Given) -> Result<u32, String> {
 fn progress_interval(given: &Given) -> Result<Duration, String> {
     let interval = duration(given, "watch-progress-notify-interval")?;
     Ok(if interval.is_zero() { PROGRESS_DEFAULT } else { interval.max(PROGRESS_MIN) })
+}
+
+/// etcd `embed/etcd.go`, `parseCompactionRetention`: a plain number counts hours or revisions, anything else is a duration,
+/// whose nanoseconds count as revisions where revisions are asked for. Less than 0, which etcd would run with, is refused.
+fn auto_compaction(given: &Given) -> Result<Option<Retention>, String> {
+    let text = match given.text("auto-compaction-retention") {
+        "" => "0",
+        text => text,
+    };
+    let is_periodic = given.text("auto-compaction-mode") == "periodic";
+    let number: Option<i64> = text.parse().ok().filter(|&number| number >= 0);
+    let value = match number {
+        Some(hours) if is_periodic => hours.checked_mul(3_600_000_000_000),
+        Some(revisions) => Some(revisions),
+        None => Some(
+            values::parse_duration(text)
+                .map_err(|error| format!("error parsing CompactionRetention: {error}"))?,
+        ),
+    };
+    match value.and_then(|value| u64::try_from(value).ok()) {
+        None => Err(format!("--auto-compaction-retention is out of range (set to {text})")),
+        Some(0) => Ok(None),
+        Some(nanos) if is_periodic => Ok(Some(Retention::Period(Duration::from_nanos(nanos)))),
+        Some(revisions) => Ok(Some(Retention::Revisions(revisions as i64))),
+    }
 }
 
 fn placement(given: &Given) -> Result<placement::Options, String> {

@@ -27,6 +27,7 @@ use std::time::Duration;
 
 pub use args::{Exit, parse};
 pub use cluster::{ClusterId, MemberId};
+use node::auto_compact::Retention;
 pub use table::Class;
 
 use crate::placement;
@@ -84,6 +85,13 @@ pub struct Config {
     pub grpc_keepalive: GrpcKeepalive,
     /// `--watch-progress-notify-interval`; 10 minutes if not given.
     pub watch_progress_notify_interval: Duration,
+
+    /// `--auto-compaction-mode`, `--auto-compaction-retention`; `None`: nobody compacts but clients.
+    pub auto_compaction: Option<Retention>,
+    /// `--warning-apply-duration`: longer applies and reads are logged.
+    pub warning_apply: Duration,
+    /// `--warning-unary-request-duration`: unary calls that take longer are logged. 300 ms if 0 is given, as in etcd.
+    pub warning_unary: Duration,
 
     /// `--feature-gates`: all of etcd's, with what is asked for.
     pub feature_gates: Vec<FeatureGate>,

@@ -171,7 +171,7 @@ pub static FLAGS: &[Flag] = &[
     row("strict-reconfig-check", Bool, "true", Cluster, "Reject reconfiguration requests that would cause quorum loss."),
     row("pre-vote", Bool, "true", Cluster, "Enable the raft Pre-Vote algorithm."),
     row("auto-compaction-mode", Word(&["periodic", "revision"]), "periodic", Works, "Interpret 'auto-compaction-retention' as 'periodic' or 'revision'."),
-    row("auto-compaction-retention", Text, "0", later("compaction by the server itself", &["0", ""]), "Auto compaction retention. 0 means disable auto compaction."),
+    row("auto-compaction-retention", Text, "0", Works, "A duration or hours ('periodic'), or a number of revisions ('revision'). 0 means disable auto compaction."),
 
     // Security
     row("cert-file", Text, "", Works, "Path to the client server TLS cert file."),
@@ -218,8 +218,8 @@ pub static FLAGS: &[Flag] = &[
     row("log-format", Word(&["json", "console"]), "json", Works, "Log format: 'json' or 'console'."),
     row("enable-log-rotation", Bool, "false", later("rotating log files", FALSE), "Enable log rotation of a single log-outputs file target."),
     row("log-rotation-config-json", Text, LOG_ROTATION, later("rotating log files", &[LOG_ROTATION]), "Configures log rotation."),
-    row("warning-unary-request-duration", Duration, "300ms", later("warnings about slow requests", &["300ms"]), "Time after which a warning is logged for a unary request."),
-    row("warning-apply-duration", Duration, "100ms", later("warnings about slow requests", &["100ms"]), "Time after which a warning is logged for an apply."),
+    row("warning-unary-request-duration", Duration, "300ms", Works, "Time after which a warning is logged for a unary request."),
+    row("warning-apply-duration", Duration, "100ms", Works, "Time after which a warning is logged for an apply."),
 
     // Tracing
     row("enable-distributed-tracing", Bool, "false", later(TRACING, FALSE), "Enable distributed tracing."),

@@ -332,6 +332,36 @@ fn values_at_their_edges() {
 }
 
 #[test]
+fn the_server_compacts_by_itself_as_asked() {
+    use node::auto_compact::Retention::{Period, Revisions};
+    let hours = |count: u64| Duration::from_secs(count * 3600);
+    // mode, retention, what it asks for
+    let cases = [
+        ("periodic", "", None),
+        ("periodic", "0", None),
+        ("periodic", "0s", None),
+        ("revision", "0", None),
+        ("periodic", "1", Some(Period(hours(1)))),
+        ("periodic", "72", Some(Period(hours(72)))),
+        ("periodic", "5m", Some(Period(Duration::from_secs(300)))),
+        ("periodic", "1h30m", Some(Period(Duration::from_secs(5400)))),
+        ("revision", "1000", Some(Revisions(1000))),
+        ("revision", "1us", Some(Revisions(1000))),
+    ];
+    for (mode, retention, want) in cases {
+        let words =
+            [format!("--auto-compaction-mode={mode}"), format!("--auto-compaction-retention={retention}")];
+        let config = good(&[&words[0], &words[1]]);
+        assert_eq!(config.auto_compaction, want, "{words:?}");
+    }
+    assert_eq!(refusal(&["--auto-compaction-retention=x"]), "error parsing CompactionRetention: parse error");
+    for text in ["-1h", "2562048", "9223372036854775807"] {
+        let sentence = refusal(&[&format!("--auto-compaction-retention={text}")]);
+        assert_eq!(sentence, format!("--auto-compaction-retention is out of range (set to {text})"));
+    }
+}
+
+#[test]
 fn what_is_large_or_odd_only_warns() {
     for (words, about) in [
         (&["--name=a", "--quota-backend-bytes=8589934593"][..], "quota-backend-bytes"),

@@ -84,6 +84,38 @@ pub fn parse_duration(text: &str) -> Result<i64, String> {
     i64::try_from(sign * total).map_err(|_| bad())
 }
 
+/// Go's `time.Duration.String`: `1h30m0s`, `1.5s`, `300ms`, `2µs`, `0s`.
+pub fn show_duration(duration: std::time::Duration) -> String {
+    let nanos = duration.as_nanos();
+    // Digits below the unit without the zeros at their end.
+    let with_fraction = |per: u128, unit: &str| {
+        let text = format!("{:0width$}", nanos % per, width = per.ilog10() as usize);
+        match text.trim_end_matches('0') {
+            "" => format!("{}{unit}", nanos / per),
+            fraction => format!("{}.{fraction}{unit}", nanos / per),
+        }
+    };
+    match nanos {
+        0 => "0s".into(),
+        1..1_000 => format!("{nanos}ns"),
+        1_000..1_000_000 => with_fraction(1_000, "µs"),
+        1_000_000..1_000_000_000 => with_fraction(1_000_000, "ms"),
+        1_000_000_000..60_000_000_000 => with_fraction(1_000_000_000, "s"),
+        _ => {
+            let minutes = nanos / 60_000_000_000;
+            let below = std::time::Duration::from_nanos((nanos % 60_000_000_000) as u64);
+            let seconds = match show_duration(below) {
+                text if below.as_secs() > 0 || below.is_zero() => text,
+                _ => format!("0.{}s", format!("{:09}", below.as_nanos()).trim_end_matches('0')),
+            };
+            match minutes / 60 {
+                0 => format!("{minutes}m{seconds}"),
+                hours => format!("{hours}h{}m{seconds}", minutes % 60),
+            }
+        }
+    }
+}
+
 /// `number` of `unit` in nanoseconds, the fraction cut off below one.
 fn nanos(number: &str, unit: &str) -> Option<i128> {
     let unit: i128 = match unit {
@@ -208,6 +240,33 @@ pub fn check_host(urls: &[Url]) -> Result<(), String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn durations_as_go_writes_them() {
+        for text in [
+            "0s",
+            "1ns",
+            "999ns",
+            "1µs",
+            "1.5µs",
+            "300ms",
+            "1.000001ms",
+            "5s",
+            "1.5s",
+            "59.999999999s",
+            "1m0s",
+            "1m0.5s",
+            "1m0.000000001s",
+            "1m30s",
+            "59m59s",
+            "1h0m0s",
+            "2h45m0.25s",
+            "100h0m0s",
+        ] {
+            let nanos = parse_duration(text).expect("Go's own");
+            assert_eq!(show_duration(std::time::Duration::from_nanos(nanos as u64)), text);
+        }
+    }
 
     #[test]
     fn durations_as_go_reads_them() {

@@ -27,6 +27,8 @@ pub mod segment_files;
 /// Segment files: made and opened for writing.
 pub mod segments;
 
+/// The server's own compactions.
+pub mod auto_compaction;
 /// When the tree is written, and by whom.
 pub mod checkpoint;
 /// The store core.

@@ -23,6 +23,7 @@ use node::lease::{EXPIRY_INTERVAL, Expiry, Renewals};
 use node::propose::{self, Command, IdGenerator, Write};
 use rustc_hash::FxHashSet;
 
+use super::auto_compaction::AutoCompaction;
 use super::checkpoint::Checkpoints;
 use super::clock::now;
 use super::failpoint::failpoint;
@@ -71,6 +72,8 @@ pub struct StoreCore {
     revocations: FxHashSet<ProposalId>,
     /// This member's NOSPACE alarm is proposed and not yet applied.
     alarm: Option<ProposalId>,
+    /// Compacts by itself, and the proposal that is under way for it.
+    auto_compaction: Option<AutoCompaction>,
 }
 
 /// The store core's ends of the rings.
@@ -113,6 +116,8 @@ impl StoreCore {
         shared: Arc<Shared>,
     ) -> StoreCore {
         let cores = rings.to_clients.len();
+        let retention = shared.config.auto_compaction;
+        let auto_compaction = retention.map(|kept| AutoCompaction::new(kept, now(), store.revision()));
         StoreCore {
             store,
             rings,
@@ -134,6 +139,7 @@ impl StoreCore {
             published: 0,
             revocations: FxHashSet::default(),
             alarm: None,
+            auto_compaction,
         }
     }
 
@@ -143,6 +149,8 @@ impl StoreCore {
         self.send();
         let core = Rc::new(RefCell::new(self));
         let ticker = glommio::spawn_local(tick_loop(core.clone())).detach();
+        let compacts = core.borrow().auto_compaction.is_some();
+        let compactor = compacts.then(|| glommio::spawn_local(compaction_loop(core.clone())).detach());
         loop {
             let compacting = core.borrow().compacting;
             let ready = if compacting {
@@ -157,6 +165,9 @@ impl StoreCore {
             core.borrow_mut().turn();
         }
         ticker.cancel();
+        if let Some(compactor) = compactor {
+            compactor.cancel();
+        }
     }
 
     fn turn(&mut self) {
@@ -258,7 +269,7 @@ impl StoreCore {
 
     fn outcome(&mut self, id: ProposalId, result: Result<Answer, Error>, when_compacted: bool) {
         match Shared::client_of(id) {
-            None => self.own_proposal_applied(id),
+            None => self.own_proposal_applied(id, result.err()),
             Some(_) if when_compacted && result.is_ok() => {
                 self.compactions.push((self.store.compact_revision(), (id, result)));
             }
@@ -406,6 +417,9 @@ impl StoreCore {
     }
 
     fn lead(&mut self, leader: bool) {
+        if let Some(auto) = &mut self.auto_compaction {
+            auto.lead(leader);
+        }
         if !leader {
             self.leadership = Leadership::Follows;
             self.store.lease_demote();
@@ -455,11 +469,12 @@ impl StoreCore {
         id
     }
 
-    fn own_proposal_applied(&mut self, id: ProposalId) {
+    fn own_proposal_applied(&mut self, id: ProposalId, error: Option<Error>) {
         if self.announced == Announced::Proposed(id) {
             self.announced = Announced::Yes;
             self.shared.note(Note::Ready);
         }
+        self.compaction_over(id, error);
         self.own_proposal_over(id);
     }
 
@@ -467,6 +482,7 @@ impl StoreCore {
         if self.announced == Announced::Proposed(id) {
             self.announced = Announced::No; // the next tick tries again
         }
+        self.compaction_over(id, Some(Error::NoLeader));
         self.own_proposal_over(id);
     }
 
@@ -490,6 +506,27 @@ impl StoreCore {
             let write = propose::lease_revoke(&mut self.ids, lease);
             let id = self.propose(write);
             self.revocations.insert(id);
+        }
+    }
+
+    /// Takes the step of `--auto-compaction-…` that is due.
+    fn auto_compact(&mut self) {
+        let revision = self.store.revision();
+        let wanted = self.auto_compaction.as_mut().and_then(|auto| auto.step(now(), revision));
+        if let Some(wanted) = wanted {
+            let write = propose::compact(&mut self.ids, wanted);
+            let id = self.propose(write);
+            if let Some(auto) = &mut self.auto_compaction {
+                auto.proposed(id);
+            }
+            self.send();
+        }
+    }
+
+    fn compaction_over(&mut self, id: ProposalId, error: Option<Error>) {
+        let revision = self.store.revision();
+        if let Some(auto) = &mut self.auto_compaction {
+            auto.over(id, now(), revision, error);
         }
     }
 
@@ -566,6 +603,16 @@ fn count(command: &Command) -> Option<Op> {
         Command::ClusterMemberAttrSet(_) => Op::ClusterMemberAttrSet,
         Command::Nothing => return None,
     })
+}
+
+/// Sleeps until the compactor's next step. While a compaction is under way it looks every [`EXPIRY_INTERVAL`].
+async fn compaction_loop(core: Rc<RefCell<StoreCore>>) {
+    loop {
+        let due = core.borrow().auto_compaction.as_ref().and_then(AutoCompaction::next_timeout);
+        let pause = due.map_or(EXPIRY_INTERVAL, |due| due.saturating_sub(now()));
+        glommio::timer::sleep(pause).await;
+        core.borrow_mut().auto_compact();
+    }
 }
 
 async fn tick_loop(core: Rc<RefCell<StoreCore>>) {

@@ -4,6 +4,7 @@
 //! how they are proved to ask the right thing; tests of what only ringd has say so and return early there.
 
 mod attacks;
+mod compaction;
 mod crash;
 mod damage;
 mod differential;
