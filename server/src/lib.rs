@@ -2,6 +2,7 @@
 //!
 //! In reading order; the binary (`main.rs`) joins them with the edge.
 
+pub mod bootstrap;
 pub mod config;
 pub mod edge;
 pub mod observe;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use node::auto_compact::Retention;
 
 use super::args::Given;
-use super::cluster::Initial;
+use super::cluster::{ClusterState, Initial};
 use super::table::{Class, Kind};
 use super::values::{self, Url};
 use super::{
@@ -59,6 +59,7 @@ pub(super) fn config(mut given: Given) -> Result<Config, String> {
     let client_tls = client_tls(&given)?;
     let listen_client = listen(&mut given, &urls.client, client_tls.as_ref(), "client")?;
     let listen_metrics = listen(&mut given, &urls.metrics, client_tls.as_ref(), "metrics")?;
+    let listen_peer = listen_peer(&urls.peer)?;
     let name = given.text("name").to_string();
     if name == "default" {
         given.warn("it isn't recommended to use default name, please set a value for --name".into(), "name");
@@ -74,6 +75,7 @@ pub(super) fn config(mut given: Given) -> Result<Config, String> {
         bootstrap,
         advertise_client_urls: urls.advertise_client.into_iter().map(|url| url.text).collect(),
         listen_client,
+        listen_peer,
         listen_metrics,
         socket_reuse_port: given.bool("socket-reuse-port"),
         socket_reuse_address: given.bool("socket-reuse-address"),
@@ -83,6 +85,8 @@ pub(super) fn config(mut given: Given) -> Result<Config, String> {
         initial_election_tick_advance: given.bool("initial-election-tick-advance"),
         pre_vote: given.bool("pre-vote"),
         strict_reconfig_check: given.bool("strict-reconfig-check"),
+        max_learners: max_learners(&given)?,
+        force_new_cluster: given.bool("force-new-cluster"),
         quota_backend_bytes: quota(&mut given),
         max_txn_ops: bounded(&given, "max-txn-ops", u64::from(u32::MAX))?,
         max_request_bytes: max_request_bytes(&mut given)?,
@@ -143,6 +147,7 @@ fn same_value(kind: Kind, a: &str, b: &str) -> bool {
 
 struct ListenUrls {
     client: Vec<Url>,
+    peer: Vec<Url>,
     metrics: Vec<Url>,
     advertise_client: Vec<Url>,
     advertise_peer: Vec<Url>,
@@ -179,7 +184,7 @@ impl ListenUrls {
         if client.is_empty() {
             return Err("--listen-client-urls names no URL: without one nobody could be served".into());
         }
-        Ok(ListenUrls { client, metrics, advertise_client, advertise_peer })
+        Ok(ListenUrls { client, peer, metrics, advertise_client, advertise_peer })
     }
 }
 
@@ -202,7 +207,10 @@ fn bootstrap(given: &Given, name: &str, peer_urls: &[Url]) -> Result<super::Boot
     let initial = Initial {
         name,
         cluster: &cluster,
-        state: given.text("initial-cluster-state"),
+        state: match given.text("initial-cluster-state") {
+            "existing" => ClusterState::Existing,
+            _ => ClusterState::New,
+        },
         token: given.text("initial-cluster-token"),
         peer_urls,
     };
@@ -409,6 +417,27 @@ fn quota(given: &mut Given) -> Option<u64> {
         );
     }
     Some(if bytes == 0 { QUOTA_DEFAULT } else { bytes })
+}
+
+/// The sockets of `--listen-peer-urls`.
+fn listen_peer(urls: &[Url]) -> Result<Vec<Listen>, String> {
+    let unusable = |url: &&Url| !url.is_tcp();
+    if let Some(url) = urls.iter().find(unusable) {
+        return Err(format!("cannot listen on {}: unix sockets are not there yet", url.text));
+    }
+    let listen = |url: &Url| Listen {
+        url: url.text.clone(),
+        host: url.host.clone(),
+        port: url.port,
+        tls: url.scheme == "https",
+    };
+    Ok(urls.iter().map(listen).collect())
+}
+
+/// etcd `ValidateMaxLearnerConfig`: fewer than none is more than may be.
+fn max_learners(given: &Given) -> Result<usize, String> {
+    let learners = values::parse_int(given.text("max-learners")).expect("checked when it was given");
+    usize::try_from(learners).map_err(|_| "membership: too many learner members in cluster".into())
 }
 
 fn max_request_bytes(given: &mut Given) -> Result<u32, String> {

@@ -5,8 +5,8 @@
 //!                        ↑ table: every flag, its kind, default and what we do with it
 //! ```
 //!
-//! A flag of etcd falls in one of five classes ([`Class`]): it works; it describes the cluster and may only name this
-//! member; it belongs to later work and is refused unless it says what we do anyway; it can't have a meaning here and is
+//! A flag of etcd falls in one of five classes ([`Class`]): it works; it describes the
+//! cluster; it belongs to later work and is refused unless it says what we do anyway; it can't have a meaning here and is
 //! accepted with a warning; it is ignored silently, as etcd does. Nothing is dropped without a word that etcd would
 //! have obeyed.
 //!
@@ -26,7 +26,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 pub use args::{Exit, parse};
-pub use cluster::{ClusterId, MemberId};
+pub use cluster::{ClusterId, ClusterState, Founder, MemberId};
 use node::auto_compact::Retention;
 pub use table::Class;
 
@@ -53,6 +53,8 @@ pub struct Config {
 
     /// `--listen-client-urls`: gRPC, and HTTP/1.1 if `listen_client_http` is empty.
     pub listen_client: Vec<Listen>,
+    /// `--listen-peer-urls`: the other members.
+    pub listen_peer: Vec<Listen>,
     /// `--listen-metrics-urls`: `/metrics`, `/health`, `/livez`, `/readyz` only.
     pub listen_metrics: Vec<Listen>,
     /// `--socket-reuse-port`
@@ -72,6 +74,10 @@ pub struct Config {
     pub pre_vote: bool,
     /// `--strict-reconfig-check`
     pub strict_reconfig_check: bool,
+    /// `--max-learners`
+    pub max_learners: usize,
+    /// `--force-new-cluster`: start over as the only member, with the data that is there.
+    pub force_new_cluster: bool,
 
     /// `--quota-backend-bytes`: bytes of the tree file that may be allocated; `None` = no quota.
     pub quota_backend_bytes: Option<u64>,
@@ -109,17 +115,21 @@ pub struct Config {
     pub warnings: Vec<Warning>,
 }
 
-/// How a new cluster of this one member starts.
+/// How this member finds its cluster on its very first start.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Bootstrap {
+    /// Whether the cluster is founded or joined. Who joins takes the ids below from the cluster instead.
+    pub state: ClusterState,
     /// This member, from its peer URLs and the cluster token.
     pub member_id: MemberId,
     /// The cluster, from the ids of its members.
     pub cluster_id: ClusterId,
     /// `--initial-cluster-token`
     pub cluster_token: String,
-    /// `--initial-advertise-peer-urls`, sorted.
+    /// This member's peer URLs as `--initial-cluster` has them, sorted.
     pub peer_urls: Vec<String>,
+    /// All that `--initial-cluster` names, by id.
+    pub members: Vec<Founder>,
 }
 
 /// A line for the log at start: something given that has no effect, or is not recommended.

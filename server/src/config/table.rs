@@ -32,7 +32,7 @@ pub enum Kind {
 pub enum Class {
     /// It has etcd's effect.
     Works,
-    /// It describes the cluster: checked as etcd does, and may only name this member until there are clusters.
+    /// It describes the cluster: checked as etcd does.
     Cluster,
     /// It belongs to later work. Refused, unless its value is one of those that ask for what we do anyway.
     Later {
@@ -123,7 +123,7 @@ pub static FLAGS: &[Flag] = &[
     row("heartbeat-interval", Uint, "100", Works, "Time (in milliseconds) of a heartbeat interval."),
     row("election-timeout", Uint, "1000", Works, "Time (in milliseconds) for an election to timeout."),
     row("initial-election-tick-advance", Bool, "true", Works, "Whether to fast-forward initial election ticks on boot."),
-    row("listen-peer-urls", Urls, "http://localhost:2380", Cluster, "List of URLs to listen on for peer traffic."),
+    row("listen-peer-urls", Urls, "http://localhost:2380", Works, "List of URLs to listen on for peer traffic."),
     row("listen-client-urls", Urls, "http://localhost:2379", Works, "List of URLs to listen on for client grpc traffic and http."),
     row("listen-client-http-urls", Urls, "", later("HTTP on a port of its own", EMPTY), "List of URLs to listen on for http only client traffic."),
     row("listen-metrics-urls", Urls, "", Works, "List of URLs to listen on for the /metrics and /health endpoints."),
@@ -147,11 +147,11 @@ pub static FLAGS: &[Flag] = &[
     row("feature-gates", Text, "", Works, "key=value pairs of feature gates, comma-separated."),
 
     // Clustering
-    row("initial-advertise-peer-urls", Urls, "http://localhost:2380", Cluster, "List of this member's peer URLs to advertise to the rest of the cluster."),
+    row("initial-advertise-peer-urls", Urls, "http://localhost:2380", Works, "List of this member's peer URLs to advertise to the rest of the cluster."),
     row("advertise-client-urls", Urls, "http://localhost:2379", Works, "List of this member's client URLs to advertise to the public."),
-    row("initial-cluster", Text, "default=http://localhost:2380", Cluster, "Initial cluster configuration for bootstrapping."),
-    row("initial-cluster-state", OneOf(&["new", "existing"]), "new", Cluster, "Initial cluster state ('new' or 'existing')."),
-    row("initial-cluster-token", Text, "etcd-cluster", Cluster, "Initial cluster token; part of the member and cluster ids."),
+    row("initial-cluster", Text, "default=http://localhost:2380", Works, "Initial cluster configuration for bootstrapping."),
+    row("initial-cluster-state", OneOf(&["new", "existing"]), "new", Works, "Initial cluster state ('new' or 'existing')."),
+    row("initial-cluster-token", Text, "etcd-cluster", Works, "Initial cluster token; part of the member and cluster ids."),
     row("discovery-token", Text, "", later(DISCOVERY, EMPTY), "V3 discovery: discovery token."),
     row("discovery-endpoints", List, "", later(DISCOVERY, EMPTY), "V3 discovery: gRPC endpoints of the discovery service."),
     row("discovery-dial-timeout", Duration, "2s", later(DISCOVERY, &["2s"]), "V3 discovery: dial timeout."),
@@ -168,7 +168,7 @@ pub static FLAGS: &[Flag] = &[
     row("discovery-srv", Text, "", later(DISCOVERY, EMPTY), "DNS srv domain used to bootstrap the cluster."),
     row("discovery-srv-name", Text, "", later(DISCOVERY, EMPTY), "Suffix to the dns srv name queried when bootstrapping."),
     row("discovery-fallback", OneOf(&["exit", "proxy"]), "exit", Works, "Expected behavior when discovery fails ('exit')."),
-    row("strict-reconfig-check", Bool, "true", Cluster, "Reject reconfiguration requests that would cause quorum loss."),
+    row("strict-reconfig-check", Bool, "true", Works, "Reject reconfiguration requests that would cause quorum loss."),
     row("pre-vote", Bool, "true", Cluster, "Enable the raft Pre-Vote algorithm."),
     row("auto-compaction-mode", Word(&["periodic", "revision"]), "periodic", Works, "Interpret 'auto-compaction-retention' as 'periodic' or 'revision'."),
     row("auto-compaction-retention", Text, "0", Works, "A duration or hours ('periodic'), or a number of revisions ('revision'). 0 means disable auto compaction."),
@@ -236,7 +236,7 @@ pub static FLAGS: &[Flag] = &[
     row("watch-progress-notify-interval", Duration, "0s", Works, "Duration of periodical watch progress notification (0 means 10m)."),
     row("downgrade-check-time", Duration, "5s", Cluster, "Duration of time between two downgrade status checks."),
     row("bootstrap-defrag-threshold-megabytes", Uint, "0", meaningless("ringd's tree file needs no defragmentation at start"), "Accepted for etcd's manifests."),
-    row("max-learners", Int, "1", Cluster, "Maximum number of learners that can be part of the cluster membership."),
+    row("max-learners", Int, "1", Works, "Maximum number of learners that can be part of the cluster membership."),
     row("v2-deprecation", OneOf(&["not-yet", "write-only", "write-only-skip-check", "write-only-drop-data", "gone"]), "write-only", meaningless("there is no v2 store; etcd ignores it too"), "Accepted for etcd's manifests."),
 
     // Unsafe

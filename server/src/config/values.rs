@@ -146,7 +146,7 @@ fn nanos(number: &str, unit: &str) -> Option<i128> {
 /// A URL as etcd takes them: scheme, host and port, no path.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Url {
-    /// As given, but for spaces around it.
+    /// As given, but for spaces around it, and the scheme in small letters.
     pub text: String,
     /// `http`, `https`, `unix`, `unixs`
     pub scheme: String,
@@ -178,14 +178,17 @@ pub fn parse_urls(text: &str) -> Result<Vec<Url>, String> {
 }
 
 /// One URL. Rules and texts are those of etcd's `types.NewURLs`.
-fn parse_url(text: &str) -> Result<Url, String> {
+///
+/// # Errors
+/// etcd's sentence.
+pub fn parse_url(text: &str) -> Result<Url, String> {
     let text = text.trim();
     let (scheme, rest) = text.split_once("://").unwrap_or(("", text));
     let scheme = scheme.to_ascii_lowercase();
     match scheme.as_str() {
         "http" | "https" => {}
         "unix" | "unixs" => {
-            return Ok(Url { text: text.into(), scheme, host: rest.into(), port: 0 });
+            return Ok(Url { text: format!("{scheme}://{rest}"), scheme, host: rest.into(), port: 0 });
         }
         _ => return Err(format!("URL scheme must be http, https, unix, or unixs: {text}")),
     }
@@ -195,7 +198,7 @@ fn parse_url(text: &str) -> Result<Url, String> {
     if !path.is_empty() {
         return Err(format!("URL must not contain a path: {text}"));
     }
-    Ok(Url { text: text.into(), scheme, host, port })
+    Ok(Url { text: format!("{scheme}://{rest}"), scheme, host, port })
 }
 
 /// `host:port`, `[v6]:port`; the host may be empty.

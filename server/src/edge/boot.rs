@@ -15,7 +15,7 @@ use engine::Store;
 use engine::tree::Damage;
 use net::tls::ServerConfig;
 use node::Identity;
-use node::membership::{Member, voters_and_learners};
+use node::membership::voters_and_learners;
 use node::propose::IdGenerator;
 use rustc_hash::FxHashMap;
 use socket2::Socket;
@@ -37,7 +37,7 @@ use super::store_core::StoreCore;
 use super::tree_file::TreeFile;
 use super::wiring::Wiring;
 use crate::config::limits::PROPOSALS_IN_FLIGHT_BYTES_MAX;
-use crate::config::{ClientTls, Config};
+use crate::config::{ClientTls, ClusterState, Config};
 use crate::observe::metrics::{self, Facts};
 use crate::placement::{self, Plan, Role};
 use crate::sys::data_dir::{DataDir, TREE_FILE};
@@ -108,6 +108,10 @@ fn open_data_dir(config: &Config) -> Result<(DataDir, Identity), Fatal> {
         None => {
             let bootstrap =
                 config.bootstrap.as_ref().map_err(|why| Fatal::new(FatalReason::Config, why.clone()))?;
+            if bootstrap.state == ClusterState::Existing {
+                let sentence = "--initial-cluster-state=existing: joining a cluster is not there yet";
+                return Err(Fatal::new(FatalReason::Config, sentence));
+            }
             let identity = sys::identity::Identity {
                 member: bootstrap.member_id.0,
                 cluster: bootstrap.cluster_id.0,
@@ -215,7 +219,7 @@ fn open_state(config: &Config, dir: &mut DataDir, identity: Identity) -> Result<
         refuse_lost_beginning(&log_dir, &files)?;
     }
     let Recovered { state, tail, .. } = recovered;
-    let state = if is_new { first_state(config, identity)? } else { state };
+    let state = if is_new { first_state(config)? } else { state };
     let mut log = Log::new(LogConfig::new(nonce), log_identity, tail);
     let mut segments: Vec<_> = files.ids().collect();
     if segments.is_empty() {
@@ -302,12 +306,11 @@ fn tree_damaged(config: &Config, why: &str) -> Fatal {
     Fatal::new(FatalReason::TreeDamaged, message)
 }
 
-/// What a log begins with on the very first start: this member as the only one of its cluster.
-fn first_state(config: &Config, identity: Identity) -> Result<State, Fatal> {
+/// What a log begins with on the very first start of a new cluster: all members that found it.
+fn first_state(config: &Config) -> Result<State, Fatal> {
     let bootstrap = config.bootstrap.as_ref().map_err(|why| Fatal::new(FatalReason::Config, why.clone()))?;
-    let member =
-        Member { id: identity.member_id, peer_urls: bootstrap.peer_urls.clone(), ..Member::default() };
-    Ok(State::bootstrap(&[(NodeId(identity.member_id), member.encode().into())]))
+    let founders: Vec<_> = bootstrap.members.iter().map(crate::bootstrap::founding_entry).collect();
+    Ok(State::bootstrap(&founders))
 }
 
 fn conf_state(config: &Config, store: &Store) -> Result<ConfState, Fatal> {
