@@ -20,6 +20,10 @@ use prost::encoding::{WireType, decode_key, decode_varint, encode_varint, encode
 
 use crate::convert;
 
+mod forwarded;
+
+pub use forwarded::Forwarded;
+
 /// Field numbers of `InternalRaftRequest` that we write or understand.
 pub mod field {
     #![expect(missing_docs, reason = "the names are the protocol's")]
@@ -143,6 +147,16 @@ pub fn encode(id: u64, field: u32, message: &[u8], suffix: &[u8]) -> Bytes {
     out.put_slice(suffix);
     debug_assert_eq!(out.len(), size);
     out.freeze()
+}
+
+/// The ID in an entry's header, where the entry begins with one as [`encode`] writes it.
+pub fn request_id(mut entry: &[u8]) -> Option<u64> {
+    let key = decode_varint(&mut entry).ok()?;
+    let header_size = decode_varint(&mut entry).ok()?;
+    let mut header = entry.get(..usize::try_from(header_size).ok()?)?;
+    let is_header = key == u64::from(field::HEADER) << 3 | 2 && header.first() == Some(&0x08);
+    header = header.get(1..)?;
+    is_header.then(|| decode_varint(&mut header).ok()).flatten()
 }
 
 /// The bytes that set field 2 (`ID`) of a LeaseGrantRequest.

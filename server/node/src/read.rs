@@ -16,6 +16,10 @@ use crate::answer::{self, Answer, Identity};
 use crate::api::Error;
 use crate::membership::Member;
 
+mod linear;
+
+pub use linear::LinearReads;
+
 /// Bytes of a header, `more` and `count` at their longest.
 const HEAD_SIZE_MAX: usize = 64;
 

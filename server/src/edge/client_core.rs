@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use consensus::{DropReason, Index, ProposalId};
+use consensus::{DropReason, Index, ProposalId, ReadId};
 use engine::View;
 use glommio::net::AcceptedTcpStream;
 use net::grpc::{self, CallId, Code, Method, Status};
@@ -21,6 +21,7 @@ use net::http1;
 use net::tls::{ServerConfig, Tls};
 use node::api::{Error, Limits};
 use node::propose::{IdGenerator, Write};
+use node::read::LinearReads;
 use node::watch_hub::Hub;
 use node::{Answer, Identity};
 use rustc_hash::FxHashMap;
@@ -92,9 +93,8 @@ pub struct Listener {
 struct Waiting {
     writes: FxHashMap<u64, Waiter>,
     queries: FxHashMap<u64, Waiter>,
-    /// Linearizable reads whose index the view does not cover yet, in the order of their indexes.
-    reads: VecDeque<(Index, Waiter, Read)>,
-    /// Writes and queries in the order of their deadlines.
+    reads: LinearReads<(Waiter, Read)>,
+    /// Writes, queries and reads in the order of their deadlines.
     deadlines: VecDeque<(Duration, u64)>,
 }
 
@@ -181,6 +181,7 @@ impl ClientCore {
                 }
             }
             ToClient::Dropped(id, reason) => self.written(id, Err(refusal(reason))),
+            ToClient::ReadIndex(id, index) => self.read_confirmed(id, index),
             ToClient::Answers(answers) => {
                 for (id, result) in answers {
                     self.answered(id, result);
@@ -204,17 +205,32 @@ impl ClientCore {
     fn published(self: &Rc<Self>, view: Arc<View>) {
         *self.view.borrow_mut() = view;
         let applied = Index(self.view.borrow().applied().index);
+        self.do_covered_reads(applied);
+        self.wants_advance.set(true);
+    }
+
+    fn do_covered_reads(self: &Rc<Self>, applied: Index) {
         loop {
-            let mut waiting = self.waiting.borrow_mut();
-            match waiting.reads.front() {
-                Some((index, ..)) if *index <= applied => {}
-                _ => break,
-            }
-            let Some((_, waiter, read)) = waiting.reads.pop_front() else { break };
-            drop(waiting);
+            let covered = self.waiting.borrow_mut().reads.pop_covered(applied);
+            let Some((waiter, read)) = covered else { return };
             self.with_grpc(waiter.connection, |grpc| self.read(waiter, grpc, read));
         }
-        self.wants_advance.set(true);
+    }
+
+    /// The raft core's answer to [`ToRaft::Read`].
+    fn read_confirmed(self: &Rc<Self>, id: ReadId, index: Option<Index>) {
+        let Some(index) = index else {
+            metrics::here().plain.read_indexes_failed.inc();
+            for (waiter, _) in self.waiting.borrow_mut().reads.fail(number_of(ProposalId(id.0))) {
+                self.with_grpc(waiter.connection, |grpc| {
+                    self.fail(grpc, &waiter, &Error::LeaderChanged.status());
+                });
+            }
+            return;
+        };
+        self.waiting.borrow_mut().reads.confirm(number_of(ProposalId(id.0)), index);
+        let applied = Index(self.view.borrow().applied().index);
+        self.do_covered_reads(applied);
     }
 
     fn written(&self, id: ProposalId, result: Result<Answer, Error>) {
@@ -324,6 +340,7 @@ impl ClientCore {
 
     /// Wakes each connection that got something, once, and the other cores.
     pub fn end_turn(&self) {
+        self.ask_for_read_index();
         let mut touched = self.touched.borrow_mut();
         touched.sort_unstable();
         touched.dedup();
@@ -335,6 +352,16 @@ impl ClientCore {
         }
         self.to_raft.flush();
         self.to_store.flush();
+    }
+
+    /// One question for all reads that came since the last one was asked.
+    fn ask_for_read_index(&self) {
+        let mut waiting = self.waiting.borrow_mut();
+        let Some(number) = waiting.reads.ask(|| self.next_number()) else { return };
+        let id = ReadId(Shared::proposal_id(self.number, number).0);
+        if self.to_raft.push(ToRaft::Read(id)).is_err() {
+            waiting.reads.take_back();
+        }
     }
 
     /// Hands a write to the raft core; its outcome ends the call.
@@ -369,15 +396,17 @@ impl ClientCore {
         let _ = self.to_store.push(ToStore::NoSpace);
     }
 
-    /// Reads once the view covers what is committed now; at once if it does already.
+    /// Reads once the view covers what is committed now; at once if it does already. The only voter knows without asking;
+    /// otherwise the raft core asks the leader, once for all reads of a turn.
     pub fn read_linearizable(self: &Rc<Self>, waiter: Waiter, grpc: &mut Grpc, read: Read) {
-        let Some(index) = self.shared.read_index() else {
-            return self.fail(grpc, &waiter, &Error::NoLeader.status());
-        };
-        if index.0 <= self.view.borrow().applied().index {
+        let index = self.shared.read_index();
+        if index.is_some_and(|index| index.0 <= self.view.borrow().applied().index) {
             return self.read(waiter, grpc, read);
         }
-        self.waiting.borrow_mut().reads.push_back((index, waiter, read));
+        let number = self.next_number();
+        let mut waiting = self.waiting.borrow_mut();
+        waiting.reads.push(number, (waiter, read), index);
+        waiting.deadlines.push_back((now() + self.request_timeout(), number));
     }
 
     /// A number that this core has not used yet.
@@ -507,7 +536,7 @@ impl ClientCore {
                 _ => return,
             }
             let Some((_, number)) = waiting.deadlines.pop_front() else { return };
-            let waiter = waiting.writes.remove(&number).or_else(|| waiting.queries.remove(&number));
+            let waiter = waiting.remove(number);
             drop(waiting);
             if let Some(waiter) = waiter {
                 self.with_grpc(waiter.connection, |grpc| self.query_failed(grpc, waiter, Error::Timeout));
@@ -518,7 +547,12 @@ impl ClientCore {
 
 impl Waiting {
     fn is_open(&self, number: u64) -> bool {
-        self.writes.contains_key(&number) || self.queries.contains_key(&number)
+        self.writes.contains_key(&number) || self.queries.contains_key(&number) || self.reads.is_open(number)
+    }
+
+    fn remove(&mut self, number: u64) -> Option<Waiter> {
+        let call = self.writes.remove(&number).or_else(|| self.queries.remove(&number));
+        call.or_else(|| self.reads.remove(number).map(|(waiter, _)| waiter))
     }
 }
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use consensus::log::NewSegment;
-use consensus::{Append, ConfChange, DropReason, Entry, Index, ProposalId, ReadyNumber};
+use consensus::{Append, ConfChange, DropReason, Entry, Index, ProposalId, ReadId, ReadyNumber};
 use engine::View;
 use engine::tree::Checkpoint;
 use glommio::net::AcceptedTcpStream;
@@ -15,6 +15,8 @@ use node::propose::{Command, Write};
 pub enum ToRaft {
     /// Replicate this; its outcome comes from the store core, or [`ToClient::Dropped`] from the raft core.
     Propose(ProposalId, Write),
+    /// Which index must a read that starts now cover? Answered by [`ToClient::ReadIndex`].
+    Read(ReadId),
     /// Store core: everything up to here is in a durable checkpoint; older log may be recycled.
     Checkpointed(Index),
     /// Store core: the outcome of a configuration change it applied (`None`: refused by the membership rules).
@@ -83,6 +85,8 @@ pub enum ToClient {
     Outcomes(Vec<(ProposalId, Result<Answer, Error>)>),
     /// The proposal was not taken.
     Dropped(ProposalId, DropReason),
+    /// The answer to [`ToRaft::Read`]; `None` where it could not be had because the leader has changed.
+    ReadIndex(ReadId, Option<Index>),
     /// Answers to [`ToStore::Query`].
     Answers(Vec<(QueryId, Result<QueryAnswer, Error>)>),
     /// A new connection, with the number of the listener it came by.
