@@ -58,6 +58,9 @@ pub mod view;
 /// The order of events, read forward for watches.
 pub mod events;
 
+/// A store as a stream of bytes, for members that lag too far behind.
+pub mod snapshot;
+
 pub use alarm::{Alarm, AlarmKind};
 pub use error::{RangeError, TxnError};
 pub use events::{Event, EventKind, Events};

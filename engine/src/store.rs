@@ -80,7 +80,8 @@ impl Store {
         Ok(store)
     }
 
-    fn load(&mut self) -> Result<(), Damage> {
+    /// Takes from the tree what is kept beside it.
+    pub(crate) fn load(&mut self) -> Result<(), Damage> {
         let bad = |bad: BadRow| bad.of(Table::Meta);
         if let Some(value) = self.tree.get(Table::Meta, row::META_APPLIED)? {
             let (index, term) = row::decode_pair(value).map_err(bad)?;

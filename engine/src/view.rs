@@ -117,6 +117,10 @@ impl View {
         self.state(guard).members()
     }
 
+    pub(crate) fn reader<'g>(&'g self, guard: &'g Guard) -> Reader<'g> {
+        self.snapshot.reader(guard)
+    }
+
     pub(crate) fn state<'g>(&'g self, guard: &'g Guard) -> State<Reader<'g>> {
         State {
             source: self.snapshot.reader(guard),

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use crossbeam::epoch;
-use engine::tree::{Map, PAGE_SIZE, PageId};
+use engine::tree::{Map, PAGE_SIZE, PageId, Tree};
 use engine::{
     Compare, CompareResult, CompareTarget, Config, DeleteOptions, LeaseId, Op, PutOptions, RangeOptions,
     Store, Txn, View,
@@ -155,7 +155,12 @@ impl Disk {
 
     /// Writes a checkpoint of what was published last.
     pub fn write_checkpoint(&self, store: &mut Store) {
-        let Some(mut checkpoint) = store.tree_mut().begin_checkpoint() else { return };
+        self.checkpoint_tree(store.tree_mut());
+    }
+
+    /// Writes a checkpoint of a tree's last published version.
+    pub fn checkpoint_tree(&self, tree: &mut Tree) {
+        let Some(mut checkpoint) = tree.begin_checkpoint() else { return };
         let mut pages = vec![];
         while let Some(at) = checkpoint.fill(&mut pages, 1 << 20) {
             self.file.as_file().write_all_at(&pages, at.offset()).unwrap();
@@ -163,6 +168,6 @@ impl Disk {
         }
         let (at, meta) = checkpoint.meta();
         self.file.as_file().write_all_at(&meta[..], at.offset()).unwrap();
-        store.tree_mut().end_checkpoint(checkpoint);
+        tree.end_checkpoint(checkpoint);
     }
 }
