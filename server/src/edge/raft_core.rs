@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use consensus::{DropReason, Entry, Index, Input, Node, NodeId, Output, ProposalId, Role};
+use consensus::{DropReason, Entry, Index, Input, Node, NodeId, Output, ProposalId, ReadId, Role};
 use node::propose::Command;
 
 use super::clock::now;
@@ -127,6 +127,7 @@ impl RaftCore {
                 self.commands.push_back((id, write.command));
                 Input::Propose(id, write.entry)
             }
+            ToRaft::Read(id) => Input::ReadIndex(id),
             ToRaft::ConfChange(index, change) => Input::ApplyConfChange(index, change),
             ToRaft::Checkpointed(index) => {
                 self.log_outbox.push_back(ToLog::Checkpointed(index));
@@ -173,8 +174,9 @@ impl RaftCore {
                     "raft role changed"
                 );
             }
-            // One member: there is nobody to send to, and reads take the single voter's index.
-            Output::Send(_) | Output::ReadReady(..) | Output::ReadDropped(_) | Output::ConfState(_) => {}
+            Output::ReadReady(id, index) => self.read_answered(id, Some(index)),
+            Output::ReadDropped(id) => self.read_answered(id, None),
+            Output::Send(_) | Output::ConfState(_) => {}
         }
     }
 
@@ -208,6 +210,14 @@ impl RaftCore {
         if self.to_clients[core].push(ToClient::Dropped(id, reason)).is_err() {
             // The ring holds an answer for every proposal a client core may have open.
             tracing::error!(proposal = id.0, "no room for a refusal; the call ends by its deadline");
+        }
+    }
+
+    fn read_answered(&mut self, id: ReadId, index: Option<Index>) {
+        let Some(core) = Shared::client_of(ProposalId(id.0)) else { return };
+        // A client core has one question open, so there is room for its answer among the refusals.
+        if self.to_clients[core].push(ToClient::ReadIndex(id, index)).is_err() {
+            tracing::error!(read = id.0, "no room for a read index; the reads end by their deadlines");
         }
     }
 
