@@ -121,7 +121,7 @@ fn recover_256_mib(batch: u64) -> (u64, Duration) {
         let entries = entries.collect();
         last += batch;
         let hard_state = HardState { term: Term(1), vote: NodeId(7), commit: Index(last) };
-        log.append(Append { ready: ReadyNumber(last), hard_state, entries });
+        log.append(Append { ready: ReadyNumber(last), hard_state, entries, reset: None });
         let plan = log.poll_write().expect("segments are ready");
         let file = disk.0.get_mut(&plan.segment).expect("it was made");
         log.encode(&plan, &mut file[plan.offset as usize..][..plan.len]);

@@ -30,6 +30,9 @@ mod read_index;
 mod testing;
 
 pub use conf_change::{ConfChange, ConfChangeKind};
-pub use message::{Envelope, Message};
-pub use node::{Append, Config, DropReason, Input, Node, Output, Role, RoleChange, Status};
+pub use message::{Envelope, Forward, ForwardRefused, Lane, Message, PeerMessage};
+pub use node::{
+    Append, Config, DropReason, Fetch, Input, InstallSnapshot, Node, Output, PeerStatus, Role, RoleChange,
+    Status,
+};
 pub use types::*;

@@ -27,7 +27,7 @@
 
 use bytes::Bytes;
 use raft::eraftpb::{Entry as Stub, Message as RaftMessage, MessageType};
-use raft::{RawNode, Ready, StateRole};
+use raft::{ProgressState, RawNode, Ready, StateRole};
 use rustc_hash::FxHashMap;
 use std::collections::VecDeque;
 
@@ -37,177 +37,17 @@ use crate::message::{Promise, promise_of};
 use crate::read_index::Reads;
 use crate::{
     ConfChange, ConfState, Entry, EntryKind, Envelope, HardState, Index, LogPosition, Message, NodeId,
-    ProposalId, ReadId, ReadyNumber, Term,
+    PeerMessage, ProposalId, ReadyNumber, Term,
+};
+
+mod io;
+
+pub use io::{
+    Append, Config, DropReason, Fetch, Input, InstallSnapshot, Output, PeerStatus, Role, RoleChange, Status,
 };
 
 /// Entries in one [`Output::Commit`] at most, so that a long replay reaches the store in pieces.
 const COMMIT_ENTRIES_MAX: usize = 4096;
-
-/// What a node is told once. Counts of ticks are etcd's `--election-timeout` and `--heartbeat-interval` in ticks.
-#[derive(Clone, Debug)]
-pub struct Config {
-    /// This member.
-    pub id: NodeId,
-    /// Decides the election jitter.
-    pub seed: u64,
-    /// Differs at each start of the process: part of every read token.
-    pub boot_nonce: u64,
-    /// A leader's heartbeat is due every so many ticks; at least 1.
-    pub heartbeat_ticks: usize,
-    /// A follower campaigns after this many ticks without a leader, up to twice as many; above `heartbeat_ticks`.
-    pub election_ticks: usize,
-    /// Bytes proposed and not yet applied, above which proposals are dropped as "too many requests".
-    pub proposal_bytes_limit: usize,
-    /// Longest data of one entry in bytes, at most [`log::ENTRY_BYTES_MAX`](crate::log::ENTRY_BYTES_MAX).
-    pub entry_bytes_max: usize,
-    /// Proposals of one turn are appended in pieces of about this many bytes, each with its own durability.
-    pub append_bytes: usize,
-    /// Applied entries are kept in memory up to this many bytes, for peers that lag; zero is right for one member.
-    pub cache_bytes_limit: usize,
-    /// Reads waiting for an answer, above which new ones are dropped.
-    pub reads_limit: usize,
-}
-
-impl Config {
-    /// etcd's defaults (a tick of 100 ms: heartbeat 1, election 10) and the bounds of this product.
-    pub fn new(id: NodeId, seed: u64, boot_nonce: u64) -> Config {
-        Config {
-            id,
-            seed,
-            boot_nonce,
-            heartbeat_ticks: 1,
-            election_ticks: 10,
-            proposal_bytes_limit: 64 << 20,
-            entry_bytes_max: crate::log::ENTRY_BYTES_MAX,
-            append_bytes: 1 << 20,
-            cache_bytes_limit: 0,
-            reads_limit: 1 << 17,
-        }
-    }
-}
-
-/// All that can happen to a node. There is no other way in.
-#[derive(Clone, Debug)]
-pub enum Input {
-    /// A tick of the clock has passed.
-    Tick,
-    /// Campaign now instead of waiting for the election timeout.
-    Campaign,
-    /// A peer has said something.
-    Receive(NodeId, Box<Message>),
-    /// Append this to the log, if this member leads.
-    Propose(ProposalId, Bytes),
-    /// Append a change of the membership, if this member leads and none is under way.
-    ProposeConfChange(ProposalId, ConfChange),
-    /// The store has applied the configuration change at this index. `None` where the rules of the membership have
-    /// refused it, so that raft's configuration stays. To be followed, in this turn or later, by `Applied`.
-    ApplyConfChange(Index, Option<ConfChange>),
-    /// A linearizable read has arrived.
-    ReadIndex(ReadId),
-    /// The disk has finished an [`Append`]: that Ready and all before it survive a power cut.
-    Durable(ReadyNumber),
-    /// The applied state covers all entries up to this one.
-    Applied(Index),
-}
-
-/// All that a node can ask of the world. The caller starts these in order and waits for none.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Output {
-    /// To the log.
-    Append(Append),
-    /// To a peer.
-    Send(Envelope),
-    /// `Some(commit)` while this member is the only voter, leads, and has committed in its own term: then every read
-    /// may take `commit` as its read index without asking. One value, to be published as one, before any later output.
-    SingleVoter(Option<Index>),
-    /// Apply these, in order; durable here and committed. Each entry is handed out once.
-    Commit(Vec<Entry>),
-    /// The read sees what it must when the applied state covers this index.
-    ReadReady(ReadId, Index),
-    /// The read can't be confirmed (the leader has changed, or too many wait). It may be retried.
-    ReadDropped(ReadId),
-    /// The proposal was not appended and never will be.
-    ProposalDropped(ProposalId, DropReason),
-    /// Role, term or leader have changed.
-    Role(RoleChange),
-    /// The configuration after a change, as raft has it. The store has made the same with [`ConfState::apply`].
-    ConfState(ConfState),
-}
-
-/// What to write and sync. Nothing that depends on it leaves the node before [`Input::Durable`] with its number.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Append {
-    /// Durable in this order, cumulatively.
-    pub ready: ReadyNumber,
-    /// The hard state as of this append.
-    pub hard_state: HardState,
-    /// Consecutive. If the first is not beyond the end of the log, it and those after it are replaced.
-    pub entries: Vec<Entry>,
-}
-
-/// Why a proposal was not appended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum DropReason {
-    /// No leader is known: an election is under way.
-    NoLeader,
-    /// Another member leads.
-    NotLeader(NodeId),
-    /// Leadership is being handed over.
-    LeaderTransfer,
-    /// Too many bytes are proposed and not yet applied. etcd: "too many requests".
-    TooManyRequests,
-    /// Larger than [`Config::entry_bytes_max`].
-    TooLarge,
-    /// Another change of the membership is not applied yet.
-    ConfChangePending,
-}
-
-/// What a member is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Role {
-    /// Follows, or waits for a leader.
-    Follower,
-    /// Asks whether an election could be won.
-    PreCandidate,
-    /// Asks for votes.
-    Candidate,
-    /// Decides the order of entries.
-    Leader,
-}
-
-/// Who this member is and whom it follows.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct RoleChange {
-    /// Its role.
-    pub role: Role,
-    /// In this term.
-    pub term: Term,
-    /// The leader it knows.
-    pub leader: Option<NodeId>,
-}
-
-/// A look at a node, for status answers and metrics.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Status {
-    /// Role, term and leader.
-    pub role: RoleChange,
-    /// Known to be committed.
-    pub committed: Index,
-    /// Reported as applied.
-    pub applied: Index,
-    /// The end of the log.
-    pub last: LogPosition,
-    /// The last append handed out, and the last one reported durable.
-    pub appended: ReadyNumber,
-    /// See `appended`.
-    pub durable: ReadyNumber,
-    /// Cost of the entries that are not applied yet.
-    pub unapplied_bytes: usize,
-    /// Cost of all entries in memory.
-    pub cache_bytes: usize,
-    /// Reads without an answer.
-    pub reads: usize,
-}
 
 /// One member of a Raft group.
 pub struct Node {
@@ -315,6 +155,14 @@ impl Node {
             Input::Tick => self.tick(),
             Input::Campaign => self.campaign(),
             Input::Receive(from, message) => self.receive(from, *message),
+            Input::Unreachable(peer) => self.raft.report_unreachable(peer.0),
+            Input::TransferLeader(_)
+            | Input::LogStartsAt(_)
+            | Input::Fetched(..)
+            | Input::SnapshotPinned { .. }
+            | Input::SnapshotSent(..)
+            | Input::SnapshotInstalled(_)
+            | Input::LogStalled(_) => {} // to come
         }
     }
 
@@ -348,7 +196,29 @@ impl Node {
             unapplied_bytes: cache.unapplied_bytes() + self.queue.bytes,
             cache_bytes: cache.bytes(),
             reads: self.reads.len(),
+            lead_transferee: self.raft.raft.lead_transferee.map(NodeId),
         }
+    }
+
+    /// What a leader knows of the other members, by their ids; empty on any other.
+    pub fn peers(&self) -> Vec<PeerStatus> {
+        let raft = &self.raft.raft;
+        if raft.state != StateRole::Leader {
+            return Vec::new();
+        }
+        let others = raft.prs().iter().filter(|(id, _)| **id != self.config.id.0);
+        let learners = raft.prs().conf().learners();
+        let mut peers: Vec<PeerStatus> = others
+            .map(|(&id, progress)| PeerStatus {
+                node: NodeId(id),
+                matched: Index(progress.matched),
+                recent_active: progress.recent_active,
+                learner: learners.contains(&id),
+                snapshot: progress.state == ProgressState::Snapshot,
+            })
+            .collect();
+        peers.sort_unstable_by_key(|peer| peer.node);
+        peers
     }
 
     fn enqueue(&mut self, id: ProposalId, kind: EntryKind, data: Bytes, out: &mut Vec<Output>) {
@@ -437,7 +307,12 @@ impl Node {
         if let Unwritten::Entries(entries) = &mut self.unwritten {
             let entries = std::mem::take(entries);
             self.unwritten = Unwritten::OnTheWay;
-            out.push(Output::Append(Append { ready: ReadyNumber(0), hard_state: self.hard_state, entries }));
+            out.push(Output::Append(Append {
+                ready: ReadyNumber(0),
+                hard_state: self.hard_state,
+                entries,
+                reset: None,
+            }));
         }
     }
 
@@ -514,8 +389,8 @@ impl Node {
         raft.prs().is_singleton() && raft.promotable()
     }
 
-    fn receive(&mut self, from: NodeId, message: Message) {
-        let Message { raft: message, data } = message;
+    fn receive(&mut self, from: NodeId, message: PeerMessage) {
+        let PeerMessage::Raft(Message { raft: message, data }) = message else { return };
         if message.from != from.0 || message.entries.len() != data.len() {
             return; // a peer that doesn't follow the protocol
         }
@@ -559,7 +434,7 @@ impl Node {
             if vote_changed {
                 self.appended_vote = number;
             }
-            Append { ready: number, hard_state: self.hard_state, entries }
+            Append { ready: number, hard_state: self.hard_state, entries, reset: None }
         });
         self.publish_single_voter(out);
         for message in ready.take_messages() {
@@ -650,7 +525,7 @@ impl Node {
             entry.data.clone()
         });
         let data = data.collect();
-        Envelope { to: NodeId(message.to), message: Box::new(Message { raft: message, data }) }
+        Envelope::raft(message, data)
     }
 
     fn send_when_true(&mut self, message: RaftMessage, out: &mut Vec<Output>) {

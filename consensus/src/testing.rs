@@ -186,7 +186,7 @@ impl Member {
             Output::Role(role) => self.role = Some(role),
             Output::ConfState(conf) => assert_eq!(conf, self.store.conf),
             Output::ReadDropped(read) => panic!("{read:?} dropped"),
-            Output::Send(envelope) => panic!("one member has nobody to talk to: {envelope:?}"),
+            other => panic!("one member has nobody to talk to: {other:?}"),
         }
     }
 

@@ -152,7 +152,7 @@ fn write(disk: &mut Disk, log: &mut Log, entries: &[Entry]) -> WritePlan {
     }
     let term = entries.last().map_or(Term(0), |entry| entry.term);
     let hard_state = HardState { term, ..HardState::default() };
-    log.append(Append { ready: ReadyNumber(1), hard_state, entries: entries.to_vec() });
+    log.append(Append { ready: ReadyNumber(1), hard_state, entries: entries.to_vec(), reset: None });
     let plan = log.poll_write().unwrap();
     let mut buf = vec![0; plan.len];
     log.encode(&plan, &mut buf);

@@ -4,7 +4,7 @@ use bytes::Bytes;
 
 use super::*;
 use crate::testing::{Disk, Member, Store, small_log};
-use crate::{ConfChangeKind, Envelope};
+use crate::{ConfChangeKind, Envelope, ReadId};
 
 const ME: NodeId = NodeId(7);
 
@@ -50,6 +50,13 @@ fn commits(out: &[Output]) -> Vec<Entry> {
         .filter_map(|output| if let Output::Commit(entries) = output { Some(entries.clone()) } else { None })
         .flatten()
         .collect()
+}
+
+fn raft_type(envelope: &Envelope) -> MessageType {
+    match &*envelope.message {
+        PeerMessage::Raft(message) => message.raft.get_msg_type(),
+        other => panic!("not of raft: {other:?}"),
+    }
 }
 
 fn dropped(out: &[Output]) -> Vec<(u64, DropReason)> {
@@ -394,7 +401,7 @@ fn a_stalled_disk_holds_back_promises_and_nothing_else() {
     cluster.stalled = vec![sick];
     let kinds = |cluster: &Cluster| -> Vec<raft::eraftpb::MessageType> {
         let from_sick = cluster.sent.iter().filter(|(from, _)| *from == sick);
-        from_sick.map(|(_, envelope)| envelope.message.raft.get_msg_type()).collect()
+        from_sick.map(|(_, envelope)| raft_type(envelope)).collect()
     };
     let to_sick = |cluster: &mut Cluster| {
         let (mine, others) = std::mem::take(&mut cluster.sent).into_iter().partition(|(_, e)| e.to == sick);
@@ -424,7 +431,7 @@ fn a_vote_is_cast_after_it_is_durable() {
     cluster.stalled = vec![voter];
     let mut request = RaftMessage { from: 1, to: 2, term: 5, log_term: 1, index: 1, ..Default::default() };
     request.set_msg_type(MsgRequestVote);
-    let message = Box::new(Message { raft: request, data: vec![] });
+    let message = Box::new(PeerMessage::Raft(Message { raft: request, data: vec![] }));
     let out = cluster.turn(voter, vec![Input::Receive(NodeId(1), message)]);
     let [append] = &appends(&out)[..] else { panic!("{out:?}") };
     assert_eq!(append.hard_state, HardState { term: Term(5), vote: NodeId(1), commit: Index(1) });
@@ -432,11 +439,11 @@ fn a_vote_is_cast_after_it_is_durable() {
     // Nor does anything else that would show the new term.
     let mut heartbeat = RaftMessage { from: 1, to: 2, term: 5, ..Default::default() };
     heartbeat.set_msg_type(MsgHeartbeat);
-    let message = Box::new(Message { raft: heartbeat, data: vec![] });
+    let message = Box::new(PeerMessage::Raft(Message { raft: heartbeat, data: vec![] }));
     cluster.turn(voter, vec![Input::Receive(NodeId(1), message)]);
     assert!(cluster.sent.is_empty());
     cluster.turn(voter, vec![Input::Durable(append.ready)]);
-    let kinds: Vec<_> = cluster.sent.iter().map(|(_, e)| e.message.raft.get_msg_type()).collect();
+    let kinds: Vec<_> = cluster.sent.iter().map(|(_, e)| raft_type(e)).collect();
     assert_eq!(kinds, [MsgRequestVoteResponse, MsgHeartbeatResponse]);
 }
 

@@ -563,7 +563,8 @@ fn number_of(id: ProposalId) -> u64 {
 fn refusal(reason: DropReason) -> Error {
     match reason {
         DropReason::NoLeader | DropReason::NotLeader(..) => Error::NoLeader,
-        DropReason::LeaderTransfer => Error::LeaderChanged,
+        DropReason::LeaderTransfer | DropReason::LeaderChanged => Error::LeaderChanged,
+        DropReason::OutcomeUnknown => Error::TimeoutLeaderFailure,
         DropReason::TooManyRequests => Error::TooManyRequests,
         DropReason::TooLarge => Error::RequestTooLarge,
         DropReason::ConfChangePending => Error::Unhealthy,

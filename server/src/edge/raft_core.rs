@@ -176,7 +176,14 @@ impl RaftCore {
             }
             Output::ReadReady(id, index) => self.read_answered(id, Some(index)),
             Output::ReadDropped(id) => self.read_answered(id, None),
-            Output::Send(_) | Output::ConfState(_) => {}
+            Output::Send(_)
+            | Output::ConfState(_)
+            | Output::Fetch(_)
+            | Output::SnapshotWanted(_)
+            | Output::SnapshotUnwanted(_)
+            | Output::InstallSnapshot(_)
+            | Output::SnapshotIgnored(_)
+            | Output::AcknowledgedLost { .. } => {}
         }
     }
 

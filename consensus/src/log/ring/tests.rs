@@ -31,7 +31,7 @@ fn append(ready: u64, first: u64, term: u64, lens: &[usize]) -> Append {
     });
     let last = first + lens.len() as u64 - 1;
     let hard_state = HardState { term: Term(term), vote: NodeId(7), commit: Index(last) };
-    Append { ready: ReadyNumber(ready), hard_state, entries: entries.collect() }
+    Append { ready: ReadyNumber(ready), hard_state, entries: entries.collect(), reset: None }
 }
 
 /// Does the next write; gives its place, its header and the Ready it completes.

@@ -267,9 +267,9 @@ impl Life {
                 }
                 Output::Commit(entries) => self.committed.extend(entries),
                 Output::ProposalDropped(id, _) => self.commands.retain(|(other, _)| *other != id),
-                Output::Send(envelope) => return Err(format!("nobody is there to hear {envelope:?}")),
                 Output::SingleVoter(_) | Output::Role(_) | Output::ConfState(_) => {}
                 Output::ReadReady(..) | Output::ReadDropped(_) => {}
+                other => return Err(format!("one member has nobody to talk to: {other:?}")),
             }
         }
         Ok(())
