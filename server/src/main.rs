@@ -75,6 +75,7 @@ fn serve(running: Running, signals: Signals) -> ExitCode {
     }
     notify::stopping();
     stop(&running);
+    running.remove_unix_sockets();
     logs::flush();
     ExitCode::SUCCESS
 }

@@ -112,6 +112,12 @@ impl Connection {
         }
     }
 
+    /// Bytes of its buffers, for process-wide budgets.
+    pub fn held_bytes(&self) -> usize {
+        let body = |request: &Option<Pending>| request.as_ref().map_or(0, |it| it.request.body.capacity());
+        self.input.capacity() + self.output.capacity() + body(&self.pending) + body(&self.whole)
+    }
+
     /// Takes bytes from the peer.
     pub fn handle_bytes(&mut self, now: Duration, bytes: &[u8]) {
         self.now = now;

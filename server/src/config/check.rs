@@ -107,7 +107,9 @@ pub(super) fn config(mut given: Given) -> Result<Config, String> {
         metrics_extensive: given.text("metrics") == "extensive",
         log,
         placement: placement(&given)?,
-        heap_limit_bytes: heap_limit(&given)?,
+        max_connections: max_connections(&given)?,
+        connection_bytes_limit: at_least(&given, "ringd-connection-memory", limits::CONNECTION_BYTES_MIN)?,
+        heap_limit_bytes: at_least(&given, "ringd-heap-limit", limits::HEAP_BYTES_MIN)?,
         name,
         warnings: given.warnings,
     })
@@ -374,10 +376,7 @@ fn listen(
     let mut listen = Vec::new();
     for url in urls {
         let text = &url.text;
-        if !url.is_tcp() {
-            return Err(format!("cannot listen on {text}: unix sockets are not there yet"));
-        }
-        let is_tls = url.scheme == "https";
+        let is_tls = matches!(url.scheme.as_str(), "https" | "unixs");
         if is_tls && tls.is_none() {
             return Err(format!(
                 "TLS key/cert (--cert-file, --key-file) must be provided for {what} url {text} with HTTPS scheme"
@@ -386,17 +385,20 @@ fn listen(
         // A metrics port without TLS beside a client port with it is usual, so etcd says nothing there.
         if !is_tls && tls.is_some() && what == "client" {
             given.warn(
-                format!("scheme is HTTP while key and cert files are present; ignoring them for {text}"),
+                format!(
+                    "scheme is http or unix while key and cert files are present; ignoring them for {text}"
+                ),
                 text,
             );
         }
         if !is_tls && given.bool("client-cert-auth") && what == "client" {
             given.warn(
-                format!("scheme is HTTP while --client-cert-auth is enabled; ignoring it for {text}"),
+                format!("scheme is http or unix while --client-cert-auth is enabled; ignoring it for {text}"),
                 text,
             );
         }
-        listen.push(Listen { url: text.clone(), host: url.host.clone(), port: url.port, tls: is_tls });
+        let (host, port, unix) = (url.host.clone(), url.port, !url.is_tcp());
+        listen.push(Listen { url: text.clone(), host, port, tls: is_tls, unix });
     }
     Ok(listen)
 }
@@ -430,6 +432,7 @@ fn listen_peer(urls: &[Url]) -> Result<Vec<Listen>, String> {
         host: url.host.clone(),
         port: url.port,
         tls: url.scheme == "https",
+        unix: false,
     };
     Ok(urls.iter().map(listen).collect())
 }
@@ -490,15 +493,19 @@ fn placement(given: &Given) -> Result<placement::Options, String> {
     Ok(placement::Options { pinning, executors_max: executors_max as usize })
 }
 
-fn heap_limit(given: &Given) -> Result<u64, String> {
-    let bytes = uint(given, "ringd-heap-limit");
-    if bytes < limits::HEAP_BYTES_MIN {
-        return Err(format!(
-            "--ringd-heap-limit must be at least {} (set to {bytes})",
-            limits::HEAP_BYTES_MIN
-        ));
+/// 0 leaves it to the limit of open files.
+fn max_connections(given: &Given) -> Result<Option<u32>, String> {
+    let count = bounded(given, "ringd-max-connections", u64::from(u32::MAX))?;
+    Ok(Some(count).filter(|&count| count > 0))
+}
+
+/// An unsigned value with a lower bound of ours.
+fn at_least(given: &Given, name: &'static str, min: u64) -> Result<u64, String> {
+    let value = uint(given, name);
+    if value < min {
+        return Err(format!("--{name} must be at least {min} (set to {value})"));
     }
-    Ok(bytes)
+    Ok(value)
 }
 
 fn path(given: &Given, name: &'static str) -> Option<PathBuf> {

@@ -70,8 +70,25 @@ pub const RING_RAFT_TO_LOG_MAX: usize = 4_096;
 /// Bytes of log since the last checkpoint; reaching it forces one.
 pub const LOG_SINCE_CHECKPOINT_BYTES_MAX: u64 = 256 << 20;
 
-/// Client connections in all; beyond, accepting pauses. Each needs a descriptor.
-pub const CONNECTIONS_MAX: usize = 32_768;
+/// Descriptors kept for files and rings; what the limit of open files leaves beyond is for connections unless
+/// `--ringd-max-connections` says otherwise. etcd's figure (`reservedInternalFDNum`).
+pub const DESCRIPTORS_RESERVED: u64 = 150;
+
+/// TLS handshakes in progress, in all client cores together; beyond, the oldest are dropped.
+pub const HANDSHAKES_MAX: usize = 1024;
+
+/// Connections accepted in a row before other work of the core goes on.
+pub const ACCEPTS_PER_TURN: usize = 64;
+
+/// Smallest `--ringd-connection-memory`. That flag is the bound of what all connections together may hold in requests not
+/// yet complete and in answers not yet sent: from there on nothing is read from those that hold much.
+pub const CONNECTION_BYTES_MIN: u64 = 4 << 20;
+
+/// What a connection may hold in any case, as long as it is less than an equal share.
+pub const CONNECTION_BYTES_SMALL: usize = 64 << 10;
+
+/// How long connections may hold too much before those that hold the most are closed, one at a time.
+pub const CONNECTION_BYTES_PATIENCE_MILLIS: u64 = 1000;
 
 /// Lines that wait for one log output; beyond, lines are dropped and counted.
 pub const LOG_LINES_MAX: usize = 4_096;

@@ -108,6 +108,10 @@ pub struct Config {
 
     /// `--ringd-placement`, `--ringd-executors`
     pub placement: placement::Options,
+    /// `--ringd-max-connections`: client connections at a time; `None`: as many as the limit of open files allows.
+    pub max_connections: Option<u32>,
+    /// `--ringd-connection-memory`: bytes that connections may hold together.
+    pub connection_bytes_limit: u64,
     /// `--ringd-heap-limit`: bytes of tree pages changed since the last checkpoint; reaching it forces one.
     pub heap_limit_bytes: u64,
 
@@ -146,12 +150,14 @@ pub struct Warning {
 pub struct Listen {
     /// The URL as given.
     pub url: String,
-    /// An IP address, or `localhost`.
+    /// An IP address, or `localhost`; of a unix socket its path.
     pub host: String,
     /// The port; 0 lets the kernel choose.
     pub port: u16,
-    /// https
+    /// https, unixs
     pub tls: bool,
+    /// unix, unixs
+    pub unix: bool,
 }
 
 /// `--cert-file` and its companions.

@@ -246,6 +246,8 @@ pub static FLAGS: &[Flag] = &[
     // Ours
     row("ringd-placement", Word(&["auto", "unpinned"]), "auto", Works, "Bind executors to CPUs ('auto') or not ('unpinned')."),
     row("ringd-executors", Uint32, "0", Works, "At most so many executors; 0 means one per usable CPU."),
+    row("ringd-max-connections", Uint32, "0", Works, "Client connections at a time; 0 means as many as the limit of open files allows."),
+    row("ringd-connection-memory", Uint, "1073741824", Works, "Bytes that all connections may hold in unfinished requests and unsent answers."),
     row("ringd-heap-limit", Uint, "67108864", Works, "Bytes of changed tree pages in memory that force a checkpoint."),
 
     row("config-file", Text, "", later("configuration files: use flags or ETCD_ variables", EMPTY), "Path to the server configuration file."),

@@ -32,11 +32,11 @@ use super::raft_core::RaftCore;
 use super::ring::{Receiver, Sender, ring};
 use super::segment_files::SegmentFiles;
 use super::segments;
-use super::shared::{Note, Shared};
+use super::shared::{Clients, Note, Shared};
 use super::store_core::StoreCore;
 use super::tree_file::TreeFile;
 use super::wiring::Wiring;
-use crate::config::limits::PROPOSALS_IN_FLIGHT_BYTES_MAX;
+use crate::config::limits::{DESCRIPTORS_RESERVED, PROPOSALS_IN_FLIGHT_BYTES_MAX};
 use crate::config::{ClientTls, ClusterState, Config};
 use crate::observe::metrics::{self, Facts};
 use crate::placement::{self, Plan, Role};
@@ -73,12 +73,22 @@ pub struct Running {
     _dir: DataDir,
 }
 
+impl Running {
+    /// Removes the names of unix sockets, as etcd does when it closes them.
+    pub fn remove_unix_sockets(&self) {
+        let config = &self.shared.config;
+        for url in config.listen_client.iter().chain(&config.listen_metrics).filter(|url| url.unix) {
+            let _ = fs::remove_file(&url.host); // where that fails the next start does it
+        }
+    }
+}
+
 /// Starts everything. Returns when the threads run; [`Note::Ready`] says when clients are served.
 ///
 /// # Errors
 /// One of the closed list of reasons, with its sentence.
 pub fn start(config: Config) -> Result<Running, Fatal> {
-    probe::raise_open_files();
+    let connections_max = connections_max(&config, probe::raise_open_files())?;
     let machine = sys::machine::usable().map_err(|error| failed("read the CPUs of this machine", &error))?;
     let plan = placement::plan(&machine, config.placement);
     tracing::info!(plan = %plan, notes = ?plan.notes, "placement of roles on CPUs");
@@ -88,10 +98,33 @@ pub fn start(config: Config) -> Result<Running, Fatal> {
     let sockets = bind_all(&config)?;
     let listeners = listeners(&config)?;
     let opened = open_state(&config, &mut dir, identity)?;
-    let (shared, notes) = Shared::new(config, identity, plan.clients().len(), opened.tree.clone());
+    let clients = Clients { cores: plan.clients().len(), connections_max };
+    let (shared, notes) = Shared::new(config, identity, clients, opened.tree.clone());
     describe(&shared);
     let orders = launch(&shared, &plan, opened, sockets, listeners)?;
     Ok(Running { notes, shared, orders, _dir: dir })
+}
+
+/// How many connections there may be where `descriptors` files may be open.
+fn connections_max(config: &Config, descriptors: u64) -> Result<usize, Fatal> {
+    let room = descriptors.saturating_sub(DESCRIPTORS_RESERVED);
+    if room == 0 {
+        return Err(Fatal::new(
+            FatalReason::StartFailed,
+            format!(
+                "the limit of open files is {descriptors}, of which ringd needs {DESCRIPTORS_RESERVED} for itself: raise \
+                 it with LimitNOFILE= in the systemd unit, --ulimit nofile= for containers, or /etc/security/limits.conf"
+            ),
+        ));
+    }
+    let room = usize::try_from(room).unwrap_or(usize::MAX);
+    let Some(wanted) = config.max_connections else { return Ok(room) };
+    if wanted as usize > room {
+        tracing::warn!(
+            "--ringd-max-connections={wanted} is more than the limit of open files ({descriptors}) leaves room for"
+        );
+    }
+    Ok(wanted as usize)
 }
 
 fn open_data_dir(config: &Config) -> Result<(DataDir, Identity), Fatal> {
@@ -332,12 +365,19 @@ fn node_config(config: &Config, identity: Identity, nonce: u64) -> consensus::Co
 }
 
 fn bind_all(config: &Config) -> Result<Vec<Socket>, Fatal> {
-    let options = listen::Options { reuse_port: config.socket_reuse_port };
+    let keepalive = &config.grpc_keepalive;
+    let options = listen::Options {
+        reuse_port: config.socket_reuse_port,
+        user_timeout: Some(keepalive.timeout).filter(|time| !keepalive.interval.is_zero() && !time.is_zero()),
+    };
     let urls = config.listen_client.iter().chain(&config.listen_metrics);
     urls.map(|url| {
         patiently(
             |error: &io::Error| error.kind() == io::ErrorKind::AddrInUse,
-            || listen::bind(&url.host, url.port, options),
+            || match url.unix {
+                true => listen::bind_unix(&url.host),
+                false => listen::bind(&url.host, url.port, options),
+            },
         )
         .map_err(|error| probe::from_listen(&url.url, &error))
     })

@@ -5,7 +5,7 @@
 //! straight into the connection's protocol machine; each connection that got some is woken once per turn.
 
 use std::cell::{Cell, RefCell};
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -34,7 +34,7 @@ use super::shared::{Note, Shared};
 use super::transport::{ReadBuffers, Transport};
 use super::watches::{self, Streams};
 use super::wiring::Incoming;
-use crate::config::limits::Queue;
+use crate::config::limits::{CONNECTION_BYTES_PATIENCE_MILLIS, HANDSHAKES_MAX, Queue};
 use crate::observe::metrics;
 
 /// How often deadlines are looked at: the precision of every timeout of a connection.
@@ -76,6 +76,12 @@ pub struct ClientCore {
     /// Accept loops that begin with [`ToClient::Serve`].
     pub acceptors: RefCell<Vec<Pin<Box<dyn Future<Output = ()>>>>>,
     listeners: Vec<Listener>,
+    /// Connections whose TLS handshake is not complete; the first is the oldest.
+    handshakes: RefCell<BTreeSet<ConnectionId>>,
+    /// A connection was not read because all hold too much; it must be woken when that is over.
+    pub holds_back: Cell<bool>,
+    /// Since when connections hold more than they may.
+    too_much_since: Cell<Option<Duration>>,
     shutting_down: Cell<bool>,
 }
 
@@ -150,6 +156,9 @@ impl ClientCore {
             touched: RefCell::default(),
             acceptors: RefCell::default(),
             listeners,
+            handshakes: RefCell::default(),
+            holds_back: Cell::new(false),
+            too_much_since: Cell::new(None),
             shutting_down: Cell::new(false),
             shared,
         }
@@ -447,8 +456,11 @@ impl ClientCore {
 
     /// Takes over a connection.
     pub fn accepted(self: &Rc<Self>, stream: AcceptedTcpStream, listener: usize) {
-        let peer = stream.peer_addr().ok();
+        // First of all: from here on the stream owns its descriptor. Asking glommio's accepted stream for its peer would
+        // close the descriptor of one that the peer has reset meanwhile, and a stream would be made of whatever has
+        // that number then.
         let stream = stream.bind_to_executor();
+        let peer = stream.peer_addr().ok();
         let Some(listener) = self.listeners.get(listener) else { return };
         let tls = match listener.tls.as_ref().map(Tls::new).transpose() {
             Ok(tls) => tls,
@@ -458,6 +470,10 @@ impl ClientCore {
             }
         };
         let id = self.next_number();
+        let mut handshaking = tls.is_some();
+        if handshaking {
+            self.begin_handshake(id);
+        }
         let connection = Connection::new(id, Transport::new(stream, tls), peer, listener.metrics_only);
         let connection = Rc::new(RefCell::new(connection));
         self.connections.borrow_mut().insert(id, connection.clone());
@@ -466,6 +482,11 @@ impl ClientCore {
         glommio::spawn_local(async move {
             poll_fn(|cx| {
                 let poll = connection::poll_connection(&connection, &core, cx);
+                if handshaking && !connection.borrow().is_handshaking() {
+                    handshaking = false;
+                    core.handshakes.borrow_mut().remove(&id);
+                }
+                connection.borrow_mut().account(&core.shared);
                 core.connection_turned();
                 poll
             })
@@ -475,8 +496,49 @@ impl ClientCore {
         .detach();
     }
 
+    /// Counts a handshake; the oldest make room where there are too many.
+    fn begin_handshake(&self, id: ConnectionId) {
+        let mut handshakes = self.handshakes.borrow_mut();
+        handshakes.insert(id); // ids grow with time
+        while handshakes.len() > (HANDSHAKES_MAX / self.shared.client_cores()).max(1) {
+            let oldest = handshakes.pop_first().and_then(|oldest| self.connection(oldest));
+            if let Some(oldest) = oldest {
+                oldest.borrow_mut().abandon();
+            }
+        }
+    }
+
+    /// Lets those be read again that were not because connections held too much; if they hold too much for too long,
+    /// closes the one that holds the most.
+    fn bound_connection_bytes(&self, now: Duration) {
+        if !self.shared.connections_hold_too_much() {
+            self.too_much_since.set(None);
+            if self.holds_back.take() {
+                for connection in self.connections.borrow().values() {
+                    connection.borrow_mut().wake();
+                }
+            }
+            return;
+        }
+        let since = self.too_much_since.get().unwrap_or(now);
+        self.too_much_since.set(Some(since));
+        if now - since < Duration::from_millis(CONNECTION_BYTES_PATIENCE_MILLIS) {
+            return;
+        }
+        let connections = self.connections.borrow();
+        let worst = connections.values().max_by_key(|connection| connection.borrow().accounted_bytes());
+        let Some(mut worst) = worst.map(|worst| worst.borrow_mut()) else { return };
+        let (peer, bytes) = (worst.peer, worst.accounted_bytes());
+        if bytes > self.shared.connection_bytes_share() {
+            tracing::warn!(?peer, bytes, "closing a connection: all together hold too much, and it the most");
+            worst.abandon();
+        }
+    }
+
     fn closed(&self, id: ConnectionId, connection: &ConnectionRef) {
         self.connections.borrow_mut().remove(&id);
+        self.handshakes.borrow_mut().remove(&id);
+        connection.borrow_mut().account_gone(&self.shared);
         if let Some(grpc) = connection.borrow_mut().grpc() {
             self.forget_calls(grpc);
         }
@@ -510,6 +572,7 @@ impl ClientCore {
                 connection.handle_timeout(now);
             }
         }
+        self.bound_connection_bytes(now);
         self.time_out(now);
         self.count_watches();
         self.watch_progress();

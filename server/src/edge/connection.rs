@@ -13,7 +13,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use net::grpc::{Bodies, CallId, Code, Fill, Server};
-use net::tls::Alpn;
+use net::tls::{Alpn, Tls};
 use net::{Protocol, http1};
 use rustc_hash::FxHashMap;
 
@@ -22,6 +22,7 @@ use super::client_core::ClientCore;
 use super::clock::now;
 use super::shared::Shared;
 use super::transport::{Received, Transport, release};
+use crate::config::limits::CONNECTION_BYTES_SMALL;
 
 /// A new connection must have said which protocol it speaks (and finished its TLS handshake) by then.
 const FIRST_BYTES_DEADLINE: Duration = Duration::from_secs(10);
@@ -54,6 +55,8 @@ pub struct Connection {
     metrics_only: bool,
     peer_closed: bool,
     dead: bool,
+    /// What it held when that was last counted.
+    accounted: usize,
 }
 
 /// The protocol of a connection.
@@ -124,6 +127,7 @@ impl Connection {
             metrics_only,
             peer_closed: false,
             dead: false,
+            accounted: 0,
         }
     }
 
@@ -140,6 +144,41 @@ impl Connection {
         if let Some(waker) = self.waker.take() {
             waker.wake();
         }
+    }
+
+    /// Its TLS handshake is not complete.
+    pub fn is_handshaking(&self) -> bool {
+        self.transport.tls().is_some_and(Tls::is_handshaking)
+    }
+
+    /// Ends it without a word.
+    pub fn abandon(&mut self) {
+        self.dead = true;
+        self.wake();
+    }
+
+    /// Counts what it holds now against what all connections may hold.
+    pub fn account(&mut self, shared: &Shared) {
+        let machine = match &self.speaks {
+            Speaks::Unknown(seen) => seen.capacity(),
+            Speaks::Grpc(grpc) => grpc.server.held_bytes(),
+            Speaks::Http(http) => http.held_bytes(),
+        };
+        let held = machine + self.out.capacity() + self.transport.held_bytes();
+        if held != self.accounted {
+            shared.connection_holds(self.accounted, held);
+            self.accounted = held;
+        }
+    }
+
+    /// It is gone, and what it held with it.
+    pub fn account_gone(&mut self, shared: &Shared) {
+        shared.connection_holds(std::mem::take(&mut self.accounted), 0);
+    }
+
+    /// What it held when that was last counted.
+    pub fn accounted_bytes(&self) -> usize {
+        self.accounted
     }
 
     /// The time at which [`Connection::handle_timeout`] is wanted.
@@ -272,6 +311,9 @@ impl Connection {
 
     /// Writes what there is, reads what there is, once.
     fn round(&mut self, core: &Rc<ClientCore>, cx: &mut Context<'_>) -> io::Result<Round> {
+        if self.dead {
+            return Ok(Round::End); // also one whose peer takes nothing
+        }
         let mut progress = false;
         self.handle_events(core); // back-pressure may have held some back
         self.gather_output();
@@ -289,11 +331,22 @@ impl Connection {
             }
             progress = true;
         }
-        if self.wants_read() && self.out.len() - self.sent < OUTPUT_BYTES {
+        if self.wants_read() && self.out.len() - self.sent < OUTPUT_BYTES && !self.is_held_back(core) {
             progress |= self.read(core, cx)?;
         }
         progress |= written && self.has_output();
         Ok(if progress { Round::Progress } else { Round::Idle })
+    }
+
+    /// Nothing is read from it, because all connections hold too much and it more than its share.
+    fn is_held_back(&self, core: &ClientCore) -> bool {
+        let shared = &core.shared;
+        let held_back = shared.connections_hold_too_much()
+            && self.accounted > shared.connection_bytes_share().min(CONNECTION_BYTES_SMALL);
+        if held_back {
+            core.holds_back.set(true);
+        }
+        held_back
     }
 
     fn has_output(&self) -> bool {

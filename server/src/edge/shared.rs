@@ -28,6 +28,8 @@ pub struct Shared {
     pub identity: Identity,
     /// Figures of all cores.
     pub metrics: Metrics,
+    /// Connections that there may be in all.
+    pub connections_max: usize,
     /// Commit index while this member is the only voter, else [`NOT_SINGLE`]: one value, so that a reader can't take an
     /// old "single" with a new index or the reverse. Written by the raft core.
     single_voter: AtomicU64,
@@ -38,9 +40,20 @@ pub struct Shared {
     space_allocated: AtomicU64,
     /// Open connections of each client core.
     connections: Box<[AtomicUsize]>,
+    /// What all connections hold in unfinished requests and unsent answers.
+    connection_bytes: AtomicUsize,
     tree: Arc<TreeFile>,
     log_space_lost: AtomicBool,
     notes: crossbeam::channel::Sender<Note>,
+}
+
+/// The client side of a server.
+#[derive(Clone, Copy, Debug)]
+pub struct Clients {
+    /// Client cores.
+    pub cores: usize,
+    /// Connections that there may be in all.
+    pub connections_max: usize,
 }
 
 /// What the cores and the signal thread tell the main thread.
@@ -59,7 +72,7 @@ impl Shared {
     pub fn new(
         config: Config,
         identity: Identity,
-        clients: usize,
+        clients: Clients,
         tree: Arc<TreeFile>,
     ) -> (Arc<Shared>, crossbeam::channel::Receiver<Note>) {
         let (notes, heard) = crossbeam::channel::unbounded();
@@ -74,7 +87,9 @@ impl Shared {
             applied: AtomicU64::new(0),
             tree,
             space_allocated: AtomicU64::new(0),
-            connections: (0..clients).map(|_| AtomicUsize::new(0)).collect(),
+            connections_max: clients.connections_max,
+            connections: (0..clients.cores).map(|_| AtomicUsize::new(0)).collect(),
+            connection_bytes: AtomicUsize::new(0),
             log_space_lost: AtomicBool::new(false),
             notes,
         };
@@ -166,6 +181,30 @@ impl Shared {
     /// Connections of all client cores.
     pub fn connection_count(&self) -> usize {
         self.connections.iter().map(|count| count.load(Ordering::Relaxed)).sum()
+    }
+
+    /// Client cores.
+    pub fn client_cores(&self) -> usize {
+        self.connections.len()
+    }
+
+    /// A connection held `before` bytes and now holds `after`.
+    pub fn connection_holds(&self, before: usize, after: usize) {
+        if after >= before {
+            self.connection_bytes.fetch_add(after - before, Ordering::Relaxed);
+        } else {
+            self.connection_bytes.fetch_sub(before - after, Ordering::Relaxed);
+        }
+    }
+
+    /// Connections hold as much as they may.
+    pub fn connections_hold_too_much(&self) -> bool {
+        self.connection_bytes.load(Ordering::Relaxed) as u64 >= self.config.connection_bytes_limit
+    }
+
+    /// What each connection could hold if all held the same and together as much as they may.
+    pub fn connection_bytes_share(&self) -> usize {
+        (self.config.connection_bytes_limit / self.connection_count().max(1) as u64) as usize
     }
 
     /// The client core with the fewest connections.

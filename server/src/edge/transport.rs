@@ -50,8 +50,6 @@ pub enum Received<'a> {
 impl Transport {
     /// A connection on `stream`, under TLS if `tls` is given.
     pub fn new(stream: TcpStream, tls: Option<Tls>) -> Transport {
-        // Small answers must not wait for an acknowledgement of the one before. Fails only on a dead socket.
-        let _ = stream.set_nodelay(true);
         Transport { stream, tls: tls.map(Box::new), cipher: Vec::new(), cipher_sent: 0 }
     }
 
@@ -116,6 +114,11 @@ impl Transport {
     /// Gives back what a burst of output has left behind. For a connection that has nothing to do.
     pub fn release_memory(&mut self) {
         release(&mut self.cipher);
+    }
+
+    /// Bytes of buffers, for what all connections may hold.
+    pub fn held_bytes(&self) -> usize {
+        self.cipher.capacity()
     }
 
     /// Says goodbye under TLS; the alert goes out with the next [`Transport::poll_write`].

@@ -13,19 +13,24 @@ use crate::{long_runs, options, start};
 
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
-fn connect(server: &Server) -> TcpStream {
+pub(crate) fn connect(server: &Server) -> TcpStream {
     let stream = TcpStream::connect(SocketAddr::from((server.address(), 2379))).expect("a connection");
     stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
     stream.set_write_timeout(Some(Duration::from_secs(20))).unwrap();
     stream
 }
 
-fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+pub(crate) fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     let mut bytes = (payload.len() as u32).to_be_bytes()[1..].to_vec();
     bytes.extend([kind, flags]);
     bytes.extend(stream.to_be_bytes());
     bytes.extend(payload);
     bytes
+}
+
+/// What a client says first.
+pub(crate) fn preface() -> Vec<u8> {
+    [PREFACE, &frame(4, 0, 0, &[])].concat()
 }
 
 /// Sends as much as is taken and reads until the server closes or falls silent.
@@ -36,7 +41,7 @@ fn send_and_drain(mut stream: TcpStream, bytes: &[u8]) {
     while matches!(stream.read(&mut sink), Ok(count) if count > 0) {}
 }
 
-async fn assert_serves(server: &Server) {
+pub(crate) async fn assert_serves(server: &Server) {
     let mut client = server.client().await;
     let put = PutRequest { key: "alive".into(), value: "v".into(), ..Default::default() };
     client.kv.put(put).await.expect("other clients are served");
@@ -188,7 +193,7 @@ fn stalled_list(server: &Server, list: &RangeRequest) -> TcpStream {
     stream
 }
 
-fn headers(server: &Server, path: &str) -> Vec<u8> {
+pub(crate) fn headers(server: &Server, path: &str) -> Vec<u8> {
     let mut block = Vec::new();
     let authority = format!("{}:2379", server.address());
     let fields = [

@@ -8,6 +8,7 @@ mod compaction;
 mod crash;
 mod damage;
 mod differential;
+mod edge;
 mod errors;
 mod etcdctl;
 mod kubernetes;
