@@ -15,6 +15,7 @@
 
 use bytes::Bytes;
 use consensus::NodeId;
+use node::cluster::version::major_minor;
 use node::membership::Member;
 
 use crate::config::cluster::{Resolve, check_same};
@@ -154,15 +155,6 @@ fn is_compatible(cluster_versions: &[String]) -> bool {
     let own = major_minor(ETCD_VERSION).expect("our own version is one");
     let known: Vec<_> = cluster_versions.iter().filter_map(|version| major_minor(version)).collect();
     !known.is_empty() && known.iter().all(|version| (CLUSTER_VERSION_MIN..=own).contains(version))
-}
-
-/// Major and minor of `X.Y.Z`.
-fn major_minor(version: &str) -> Option<(u64, u64)> {
-    let mut parts = version.splitn(3, '.').map(str::parse::<u64>);
-    match (parts.next()?, parts.next()?, parts.next()?) {
-        (Ok(major), Ok(minor), Ok(_)) => Some((major, minor)),
-        _ => None,
-    }
 }
 
 /// A cluster as Go prints etcd's.

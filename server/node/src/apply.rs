@@ -10,7 +10,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use consensus::{ConfChange, ConfChangeKind, Entry, EntryKind, Index, ProposalId};
+use consensus::{ConfChange, Entry, EntryKind, Index, ProposalId};
 use engine::tree::Damage;
 use engine::{Alarm, AlarmKind, LeaseId, Store, TxnError, quota};
 use net::pb::etcdserverpb as pb;
@@ -19,6 +19,7 @@ use pb::alarm_request::AlarmAction;
 
 use crate::answer::{self, Answer};
 use crate::api::{Error, Space};
+use crate::cluster;
 use crate::membership::{InvalidMember, Member};
 use crate::propose::{self, Command, EntryError};
 
@@ -260,53 +261,10 @@ fn apply_conf_change(store: &mut Store, entry: &Entry) -> Result<Outcome, Fatal>
         index: entry.index,
         error: EntryError::Malformed(error.to_string()),
     })?;
-    match change_member(store, &change)? {
-        Ok(()) => Ok((Ok(Answer::bare(0)), Effect::ConfChange(Some(change)))),
+    match cluster::change::apply(store, &change)? {
+        Ok(answer) => Ok((Ok(answer), Effect::ConfChange(Some(change)))),
         Err(error) => Ok((Err(error), Effect::ConfChange(None))),
     }
-}
-
-fn change_member(store: &mut Store, change: &ConfChange) -> Result<Result<(), Error>, Fatal> {
-    let id = change.node.0;
-    let known = store.member(id)?.map(|row| Member::decode(&row)).transpose()?;
-    match change.kind {
-        ConfChangeKind::AddNode | ConfChangeKind::AddLearnerNode => {
-            let mut member = Member::decode(&change.context)?;
-            member.is_learner = change.kind == ConfChangeKind::AddLearnerNode;
-            if known.is_some() {
-                return Ok(Err(Error::MemberExists));
-            }
-            if peer_url_taken(store, &member)? {
-                return Ok(Err(Error::PeerUrlExists));
-            }
-            store.set_member(id, Some(&member.encode()))?;
-        }
-        ConfChangeKind::RemoveNode => {
-            if known.is_none() {
-                return Ok(Err(Error::MemberNotFound));
-            }
-            store.set_member(id, None)?;
-        }
-        ConfChangeKind::UpdateNode => {
-            let Some(mut member) = known else { return Ok(Err(Error::MemberNotFound)) };
-            member.peer_urls = Member::decode(&change.context)?.peer_urls;
-            if peer_url_taken(store, &member)? {
-                return Ok(Err(Error::PeerUrlExists));
-            }
-            store.set_member(id, Some(&member.encode()))?;
-        }
-    }
-    Ok(Ok(()))
-}
-
-fn peer_url_taken(store: &Store, member: &Member) -> Result<bool, Fatal> {
-    for (id, row) in store.members()? {
-        let other = Member::decode(&row)?;
-        if id != member.id && other.peer_urls.iter().any(|url| member.peer_urls.contains(url)) {
-            return Ok(true);
-        }
-    }
-    Ok(false)
 }
 
 /// The members in the store, by id.

@@ -34,6 +34,9 @@ pub mod auto_compact;
 /// The members table.
 pub mod membership;
 
+/// Changes of the membership: rules, effects.
+pub mod cluster;
+
 /// Watchers and how events reach them.
 pub mod watch_hub;
 

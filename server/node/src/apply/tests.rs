@@ -1,6 +1,6 @@
 //! Entries into a store and out of the answers: what each command does, in which order it is refused.
 
-use consensus::{NodeId, Term};
+use consensus::{ConfChangeKind, NodeId, Term};
 use engine::{Op, Txn};
 use pb::alarm_request::AlarmAction;
 use prost::Message;
