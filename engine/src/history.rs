@@ -5,9 +5,11 @@
 //! the key had since. Compaction cuts chains at their old end: at the compact revision and after
 //! it every walk finds what it needs, and before it nobody may ask.
 
+use smallvec::SmallVec;
+
 use crate::row::{self, BadRow, HistoryRow, KeyRow, KeyRowFront};
 use crate::source::Source;
-use crate::tree::{Cursor, Damage, Table};
+use crate::tree::{Damage, GROUP_ROWS, Lookups, Table, Values};
 use crate::types::Revision;
 
 /// The store as one moment shows it: the rows, and which revisions may be asked for.
@@ -28,27 +30,16 @@ pub(crate) struct Located {
     pub kv_len: u32,
 }
 
-/// Looks up one `history` row after the other. Keys that are neighbours were often written one after
-/// the other: then the next row is the next row.
-pub(crate) struct Successive<'s> {
-    rows: Cursor<'s>,
-    /// The row that `rows` stands on, or 0.0.
-    last: Revision,
-}
+/// Looks up the `history` rows of a list.
+pub(crate) struct LiveRows<'s>(Lookups<'s>);
 
-impl<'s> Successive<'s> {
-    /// As [`State::live_row`].
+impl<'s> LiveRows<'s> {
+    /// The values of rows that other rows refer to as alive, at most [`GROUP_ROWS`] of them: the absence of one is damage.
     #[inline]
-    pub fn live_row(&mut self, revision: Revision) -> Result<HistoryRow<'s>, Damage> {
-        let key = row::history_key(revision);
-        let follows = revision == Revision::start_of(self.last.main + 1)
-            || revision == Revision { sub: self.last.sub + 1, ..self.last };
-        let found = follows && self.rows.next()? && self.rows.key() == key;
-        if !found && (!self.rows.seek(&key)? || self.rows.key() != key) {
-            return Err(BadRow.of(Table::History));
-        }
-        self.last = revision;
-        HistoryRow::decode(self.rows.value()?).map_err(|bad| bad.of(Table::History))
+    pub fn group(&mut self, located: &[Located]) -> Result<Values<'s>, Damage> {
+        let keys: SmallVec<[[u8; 16]; GROUP_ROWS]> =
+            located.iter().map(|located| row::history_key(located.revision)).collect();
+        self.0.group(&keys)?.ok_or(BadRow.of(Table::History))
     }
 }
 
@@ -66,9 +57,9 @@ impl<'s, S: Source<'s>> State<S> {
         HistoryRow::decode(value).map(Some).map_err(|bad| bad.of(Table::History))
     }
 
-    /// For [`Successive::live_row`].
-    pub fn successive(&self) -> Successive<'s> {
-        Successive { rows: self.source.cursor(Table::History), last: Revision::default() }
+    /// For the rows of a list.
+    pub fn live_rows(&self) -> LiveRows<'s> {
+        LiveRows(self.source.lookups(Table::History))
     }
 
     /// The `history` row that another row refers to as alive: its absence is damage.

@@ -19,7 +19,7 @@ use crate::error::RangeError;
 use crate::history::{Located, State};
 use crate::row::{self, BadRow, HistoryRow, KeyRowFront, KeyValue, push_varint, varint_len};
 use crate::source::Source;
-use crate::tree::{Damage, Table};
+use crate::tree::{Damage, GROUP_ROWS, Table};
 use crate::types::{RangeOptions, RangeOutcome, SortOrder, SortTarget};
 use crate::view::View;
 
@@ -472,23 +472,32 @@ impl Rest {
         full: usize,
         out: &mut Vec<u8>,
     ) -> Result<(), Damage> {
-        let mut rows = state.successive();
-        while self.position < self.located.len() && out.len() < full {
-            let located = self.located[self.position];
-            let row = match self.located.len() {
-                1 => state.live_row(located.revision)?, // a get: no cursor pays for one row
-                _ => rows.live_row(located.revision)?,
-            };
-            match self.shape {
-                Shape::Whole => push_framed(out, row.kv),
-                shape => {
-                    let kv = KeyValue::decode(row.kv).map_err(|bad| bad.of(Table::History))?;
-                    push_reshaped(out, &reshaped(kv, shape));
-                }
-            }
-            self.position += 1;
-            self.rows -= 1;
+        if let [only] = self.located[..] {
+            let row = state.live_row(only.revision)?; // a get: no group pays for one row
+            return self.push_row(row, out);
         }
+        let mut rows = state.live_rows();
+        while self.position < self.located.len() && out.len() < full {
+            let group = group_of(&self.located[self.position..], full - out.len());
+            for value in rows.group(group)? {
+                let row = HistoryRow::decode(value).map_err(|bad| bad.of(Table::History))?;
+                self.push_row(row, out)?;
+            }
+        }
+        Ok(())
+    }
+
+    #[inline]
+    fn push_row(&mut self, row: HistoryRow<'_>, out: &mut Vec<u8>) -> Result<(), Damage> {
+        match self.shape {
+            Shape::Whole => push_framed(out, row.kv),
+            shape => {
+                let kv = KeyValue::decode(row.kv).map_err(|bad| bad.of(Table::History))?;
+                push_reshaped(out, &reshaped(kv, shape));
+            }
+        }
+        self.position += 1;
+        self.rows -= 1;
         Ok(())
     }
 
@@ -536,6 +545,17 @@ impl Rest {
         (self.next_key, self.spare) = (next, from);
         Ok(())
     }
+}
+
+/// The first rows of `located` that are looked up together: those that fill `room` bytes, if there are not too many.
+fn group_of(located: &[Located], room: usize) -> &[Located] {
+    let mut len = 0;
+    let fills = |located: &Located| {
+        len += framed_len(located.kv_len as usize);
+        len >= room as u64
+    };
+    let rows = located.iter().take(GROUP_ROWS).position(fills).map_or(GROUP_ROWS, |last| last + 1);
+    &located[..rows.min(located.len())]
 }
 
 /// The answer to a Range, its rows still in the tree. It pins its view until it is dropped.

@@ -3,7 +3,7 @@
 //! Everything that reads is written once over [`Source`] and compiled for both.
 
 use crate::row::BadRow;
-use crate::tree::{Cursor, Damage, Fault, PageId, Reader, Table, Tree};
+use crate::tree::{Cursor, Damage, Fault, Lookups, PageId, Reader, Table, Tree};
 
 /// One state of the tables. Rows live as long as `'s`: the borrow of the writer's tree, or the pin
 /// of a snapshot and its epoch guard.
@@ -11,6 +11,8 @@ pub(crate) trait Source<'s>: Copy {
     fn get(&self, table: Table, key: &[u8]) -> Result<Option<&'s [u8]>, Damage>;
 
     fn cursor(&self, table: Table) -> Cursor<'s>;
+
+    fn lookups(&self, table: Table) -> Lookups<'s>;
 
     /// Rows in `[from, to)`; of `keys` only the live ones. Costs two descents.
     fn count(&self, table: Table, from: &[u8], to: Option<&[u8]>) -> Result<u64, Damage>;
@@ -25,6 +27,10 @@ impl<'s> Source<'s> for &'s Tree {
         Tree::cursor(self, table)
     }
 
+    fn lookups(&self, table: Table) -> Lookups<'s> {
+        self.reader().lookups(table)
+    }
+
     fn count(&self, table: Table, from: &[u8], to: Option<&[u8]>) -> Result<u64, Damage> {
         Tree::count(self, table, from, to)
     }
@@ -37,6 +43,10 @@ impl<'s> Source<'s> for Reader<'s> {
 
     fn cursor(&self, table: Table) -> Cursor<'s> {
         Reader::cursor(self, table)
+    }
+
+    fn lookups(&self, table: Table) -> Lookups<'s> {
+        Reader::lookups(self, table)
     }
 
     fn count(&self, table: Table, from: &[u8], to: Option<&[u8]>) -> Result<u64, Damage> {

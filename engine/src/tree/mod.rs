@@ -34,6 +34,9 @@ mod read;
 /// Positions in a table.
 mod cursor;
 
+/// Many rows at once.
+mod lookups;
+
 /// Sets of page ids.
 mod bits;
 
@@ -68,6 +71,7 @@ use space::{Freed, Space};
 
 pub use checkpoint::Checkpoint;
 pub use cursor::Cursor;
+pub use lookups::{GROUP_ROWS, Lookups, Values};
 pub use read::Reader;
 pub use types::{Config, Damage, Fault, Identity, Map, OpenError, PAGE_SIZE, PageId, Table};
 pub use verify::{Finding, Report, verify};

@@ -7,8 +7,9 @@ use crossbeam::epoch::{self, Guard};
 use super::cursor::Cursor;
 use super::frames::PageTable;
 use super::header::Pointer;
+use super::lookups::Lookups;
 use super::node::{Node, Part, RunRef, Runs};
-use super::types::{Damage, Fault, Table};
+use super::types::{Damage, Fault, PageId, Table};
 
 /// Where a table begins.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -49,6 +50,11 @@ impl<'a> Pages<'a> {
     #[inline]
     pub fn child(&self, branch: Node<'a>, index: usize) -> Result<Node<'a>, Damage> {
         self.node(branch.child(index).at, branch.level() - 1)
+    }
+
+    #[inline]
+    pub fn prefetch(&self, id: PageId) {
+        self.table.prefetch(id);
     }
 
     #[inline]
@@ -101,6 +107,11 @@ impl<'g> Reader<'g> {
         Cursor::new(self.pages, self.roots[table as usize])
     }
 
+    /// For looking up many rows whose keys have 16 bytes.
+    pub fn lookups(&self, table: Table) -> Lookups<'g> {
+        Lookups::new(self.pages, self.roots[table as usize])
+    }
+
     /// The sum of weights of the rows in `[from, to)`, or from `from` on. Of `Keys` a row weighs bit 0 of its
     /// value's first byte, of other tables 1. Costs two descents, however many rows there are.
     pub fn count(&self, table: Table, from: &[u8], to: Option<&[u8]>) -> Result<u64, Damage> {
@@ -134,7 +145,7 @@ impl<'g> Reader<'g> {
         Damage::new(page, Fault::Row)
     }
 
-    fn leaf_of(&self, table: Table, key: &[u8]) -> Result<super::PageId, Damage> {
+    fn leaf_of(&self, table: Table, key: &[u8]) -> Result<PageId, Damage> {
         let root = &self.roots[table as usize];
         let (mut at, mut level) = (root.at, root.level);
         while level > 0 {

@@ -3,5 +3,6 @@
 mod support;
 
 mod faults;
+mod lookups;
 mod model;
 mod versions;
