@@ -4,6 +4,7 @@
 //! "an answer is there" at once without losing bytes. Reads go through one buffer per core, lent by the caller.
 
 use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
@@ -50,6 +51,9 @@ pub enum Received<'a> {
 impl Transport {
     /// A connection on `stream`, under TLS if `tls` is given.
     pub fn new(stream: TcpStream, tls: Option<Tls>) -> Transport {
+        if stream.peer_addr().is_ok_and(|peer| peer.ip().is_loopback()) {
+            stop_pacing(&stream);
+        }
         Transport { stream, tls: tls.map(Box::new), cipher: Vec::new(), cipher_sent: 0 }
     }
 
@@ -127,6 +131,16 @@ impl Transport {
             tls.close();
         }
     }
+}
+
+/// A way within this machine has no bottleneck whose rate could be found and nobody else to share with. Where the system's
+/// congestion control is BBR, its pacing would nevertheless arm a timer for every 64 KiB. Reno, which every Linux has, paces
+/// nothing. Connections that leave the machine keep what the operator chose.
+fn stop_pacing(stream: &TcpStream) {
+    // SAFETY: the descriptor belongs to `stream` and so is open during the call, the only one it is lent for.
+    let socket = unsafe { BorrowedFd::borrow_raw(stream.as_raw_fd()) };
+    // If it fails the connection is only slower.
+    let _ = rustix::net::sockopt::set_tcp_congestion(socket, "reno");
 }
 
 /// Buffers larger than this are given back when a connection falls idle: one that once sent a big list holds no memory
