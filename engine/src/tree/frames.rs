@@ -172,6 +172,39 @@ impl PageTable {
         Ok(&bytes[HEADER_SIZE..HEADER_SIZE + len as usize])
     }
 
+    /// As [`PageTable::node`], but a page in the map is verified anew; says whether it was.
+    ///
+    /// # Safety
+    ///
+    /// As for [`PageTable::node`].
+    pub unsafe fn verify_node(&self, at: Pointer, level: u8) -> Result<(&Page, bool), Damage> {
+        let entry = self.word(at.id)?;
+        if is_frame(entry.load(Acquire)) {
+            // SAFETY: promised by the caller. If the frame was retired just now, the page is verified as on first touch.
+            return unsafe { self.node(at, level) }.map(|page| (page, false));
+        }
+        // A clean page of a pinned version gets no frame again: the map has it.
+        self.node_first_touched(at, level, entry).map(|page| (page, true))
+    }
+
+    /// Verifies a run anew if it is in the map; gives the number of pages verified.
+    ///
+    /// # Safety
+    ///
+    /// As for [`PageTable::node`].
+    pub unsafe fn verify_run(&self, at: Pointer, len: u32) -> Result<u64, Damage> {
+        if is_frame(self.word(at.id)?.load(Acquire)) {
+            return Ok(0);
+        }
+        let pages = header::run_pages(len);
+        let bytes = self.mapped(at.id, pages)?;
+        header::check_sealed(bytes, at, u16::from_le_bytes([KIND_RUN, 0]))?;
+        if header::u32_at(bytes, 20) != len {
+            return Err(Damage::new(at.id, Fault::Structure));
+        }
+        Ok(u64::from(pages))
+    }
+
     fn mark_verified(&self, entry: &AtomicPtr<u8>) {
         // Fails only if another reader was first: nobody else touches the word of a reachable clean page.
         let _ = entry.compare_exchange(ptr::null_mut(), verified(), Relaxed, Relaxed);

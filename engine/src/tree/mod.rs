@@ -55,6 +55,9 @@ mod checkpoint;
 /// Checking a whole file.
 mod verify;
 
+/// Checking the file of a running server, a slice at a time.
+mod scrub;
+
 #[cfg(test)]
 mod tests;
 
@@ -73,6 +76,7 @@ pub use checkpoint::Checkpoint;
 pub use cursor::Cursor;
 pub use lookups::{GROUP_ROWS, Lookups, Values};
 pub use read::Reader;
+pub use scrub::{Scrub, Slice, check_metas};
 pub use types::{Config, Damage, Fault, Identity, Map, OpenError, PAGE_SIZE, PageId, Table};
 pub use verify::{Finding, Report, verify};
 pub use writer::LENGTH_MAX;
@@ -219,6 +223,11 @@ impl Tree {
         // SAFETY: the tree is borrowed.
         let pages = unsafe { Pages::new(self.frames.table()) };
         Reader { pages, roots: &self.roots }
+    }
+
+    /// The newest published version, without the changes made since.
+    pub fn published(&self) -> Snapshot {
+        Snapshot { pin: self.published.clone() }
     }
 
     /// Ends the batch: the present state as an immutable version. Without changes it is the last one again.

@@ -46,6 +46,18 @@ impl<'a> Pages<'a> {
         unsafe { self.table.node(at, level) }.map(Node::new)
     }
 
+    /// As `node`, but verifies the page anew if it is in the map; says whether it was.
+    pub fn verify_node(&self, at: Pointer, level: u8) -> Result<(Node<'a>, bool), Damage> {
+        // SAFETY: promised to `new` for all of `'a`.
+        unsafe { self.table.verify_node(at, level) }.map(|(page, verified)| (Node::new(page), verified))
+    }
+
+    /// Verifies a run anew if it is in the map; gives the number of pages verified.
+    pub fn verify_run(&self, run: RunRef) -> Result<u64, Damage> {
+        // SAFETY: promised to `new` for all of `'a`.
+        unsafe { self.table.verify_run(run.at, run.len) }
+    }
+
     /// The child `index` of a branch, and where it is.
     #[inline]
     pub fn child(&self, branch: Node<'a>, index: usize) -> Result<Node<'a>, Damage> {

@@ -110,6 +110,8 @@ pub(super) fn config(mut given: Given) -> Result<Config, String> {
         max_connections: max_connections(&given)?,
         connection_bytes_limit: at_least(&given, "ringd-connection-memory", limits::CONNECTION_BYTES_MIN)?,
         heap_limit_bytes: at_least(&given, "ringd-heap-limit", limits::HEAP_BYTES_MIN)?,
+        scrub_interval: Some(duration(&given, "ringd-scrub-interval")?)
+            .filter(|interval| !interval.is_zero()),
         name,
         warnings: given.warnings,
     })

@@ -70,6 +70,9 @@ pub const RING_RAFT_TO_LOG_MAX: usize = 4_096;
 /// Bytes of log since the last checkpoint; reaching it forces one.
 pub const LOG_SINCE_CHECKPOINT_BYTES_MAX: u64 = 256 << 20;
 
+/// Bytes per second that the scrub reads of the tree file: little enough to go unnoticed beside everything else.
+pub const SCRUB_BYTES_PER_SECOND_MAX: u64 = 16 << 20;
+
 /// Descriptors kept for files and rings; what the limit of open files leaves beyond is for connections unless
 /// `--ringd-max-connections` says otherwise. etcd's figure (`reservedInternalFDNum`).
 pub const DESCRIPTORS_RESERVED: u64 = 150;

@@ -114,6 +114,8 @@ pub struct Config {
     pub connection_bytes_limit: u64,
     /// `--ringd-heap-limit`: bytes of tree pages changed since the last checkpoint; reaching it forces one.
     pub heap_limit_bytes: u64,
+    /// `--ringd-scrub-interval`: from the end of one pass over the tree file to the next. `None`: never.
+    pub scrub_interval: Option<Duration>,
 
     /// To be logged once the log is open.
     pub warnings: Vec<Warning>,

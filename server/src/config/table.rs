@@ -249,6 +249,7 @@ pub static FLAGS: &[Flag] = &[
     row("ringd-max-connections", Uint32, "0", Works, "Client connections at a time; 0 means as many as the limit of open files allows."),
     row("ringd-connection-memory", Uint, "1073741824", Works, "Bytes that all connections may hold in unfinished requests and unsent answers."),
     row("ringd-heap-limit", Uint, "67108864", Works, "Bytes of changed tree pages in memory that force a checkpoint."),
+    row("ringd-scrub-interval", Duration, "24h0m0s", Works, "Time from one verification of the whole tree file to the next. 0 means never."),
 
     row("config-file", Text, "", later("configuration files: use flags or ETCD_ variables", EMPTY), "Path to the server configuration file."),
     row("version", Bool, "false", Asks, "Print the version and exit."),

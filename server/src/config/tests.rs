@@ -55,7 +55,7 @@ fn the_table_holds_every_flag_of_etcd_and_a_few_of_ours() {
     let mut known: Vec<&str> = FLAGS.iter().map(|flag| flag.name).collect();
     let mut want: Vec<&str> = ETCD.split_whitespace().collect();
     want.extend(["ringd-placement", "ringd-executors", "ringd-heap-limit"]);
-    want.extend(["ringd-max-connections", "ringd-connection-memory"]);
+    want.extend(["ringd-max-connections", "ringd-connection-memory", "ringd-scrub-interval"]);
     known.sort_unstable();
     want.sort_unstable();
     assert_eq!(known, want);

@@ -23,6 +23,7 @@ use socket2::Socket;
 use super::background::Background;
 use super::checkpoint::Checkpoints;
 use super::client_core::{ClientCore, Listener};
+use super::clock::now;
 use super::executors::{self, ClientWork, Work};
 use super::failpoint::failpoint;
 use super::listen;
@@ -30,6 +31,7 @@ use super::log_core::LogCore;
 use super::messages::{FromLog, ToClient, ToLog};
 use super::raft_core::RaftCore;
 use super::ring::{Receiver, Sender, ring};
+use super::scrub::Scrubber;
 use super::segment_files::SegmentFiles;
 use super::segments;
 use super::shared::{Clients, Note, Shared};
@@ -452,10 +454,18 @@ fn launch(
     let covered = Index(store.applied().index);
     let view = store.publish().map_err(|damage| tree_damaged(&shared.config, &damage.to_string()))?;
     let (done_tx, done_rx) = ring(RING_CHECKPOINTS_MAX);
+    let threads = (background("ringd-scrub")?, tree_background.clone());
+    let scrubber =
+        Scrubber::new(opened.tree.clone(), threads, store.tree().bad_meta(), shared.clone(), now());
     let checkpoints = Checkpoints::new(opened.tree, tree_background, done_tx, covered, shared.clone());
     let rings = wiring.store_rings(done_rx);
-    work[plan.executor_of(Role::Store)].store =
-        Some(Box::new(StoreCore::new(store, rings, checkpoints, ids(clients.len()), shared.clone())));
+    work[plan.executor_of(Role::Store)].store = Some(Box::new(StoreCore::new(
+        store,
+        rings,
+        (checkpoints, scrubber),
+        ids(clients.len()),
+        shared.clone(),
+    )));
 
     let mut orders = Vec::new();
     let mut sockets: Vec<_> = sockets.into_iter().enumerate().collect();

@@ -31,6 +31,8 @@ pub mod segments;
 pub mod auto_compaction;
 /// When the tree is written, and by whom.
 pub mod checkpoint;
+/// The tree file, verified now and then.
+pub mod scrub;
 /// The store core.
 pub mod store_core;
 /// The tree file and its map.

@@ -126,6 +126,18 @@ impl Shared {
         ))
     }
 
+    /// As [`Shared::tree_damaged`], where it is known what is damaged and who found it.
+    pub fn tree_damaged_at(&self, damage: &engine::tree::Damage, finder: &str) -> ! {
+        let path = self.config.data_dir.join(crate::sys::data_dir::TREE_FILE);
+        self.fatal(Fatal::new(
+            FatalReason::TreeDamaged,
+            format!(
+                "{finder} found the tree file {} damaged: {damage}; nothing was changed: restore this member from a backup",
+                path.display()
+            ),
+        ))
+    }
+
     /// Raft core: the index every read confirmed by this single voter must cover, or `None` once it isn't single.
     pub fn publish_single_voter(&self, index: Option<Index>) {
         self.single_voter.store(index.map_or(NOT_SINGLE, |i| i.0), Ordering::Release);

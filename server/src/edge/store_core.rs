@@ -29,6 +29,7 @@ use super::clock::now;
 use super::failpoint::failpoint;
 use super::messages::{Committed, Query, QueryAnswer, QueryId, ToClient, ToRaft, ToStore};
 use super::ring::{Ready, Receiver, Sender, drain};
+use super::scrub::Scrubber;
 use super::shared::{Note, Shared};
 use crate::config::limits::Queue;
 use crate::observe::metrics::{self, Op};
@@ -51,6 +52,7 @@ pub struct StoreCore {
     rings: Rings,
     shared: Arc<Shared>,
     checkpoints: Checkpoints,
+    scrubber: Scrubber,
     ids: IdGenerator,
     renewals: Renewals<QueryId>,
     expiry: Expiry,
@@ -111,7 +113,7 @@ impl StoreCore {
     pub fn new(
         store: Store,
         rings: Rings,
-        checkpoints: Checkpoints,
+        (checkpoints, scrubber): (Checkpoints, Scrubber),
         ids: IdGenerator,
         shared: Arc<Shared>,
     ) -> StoreCore {
@@ -123,6 +125,7 @@ impl StoreCore {
             rings,
             shared,
             checkpoints,
+            scrubber,
             ids,
             renewals: Renewals::default(),
             expiry: Expiry::default(),
@@ -152,8 +155,8 @@ impl StoreCore {
         let compacts = core.borrow().auto_compaction.is_some();
         let compactor = compacts.then(|| glommio::spawn_local(compaction_loop(core.clone())).detach());
         loop {
-            let compacting = core.borrow().compacting;
-            let ready = if compacting {
+            let slices = core.borrow().has_slices();
+            let ready = if slices {
                 glommio::executor().yield_now().await;
                 Ready::Items
             } else {
@@ -228,10 +231,11 @@ impl StoreCore {
 
     fn apply_all(&mut self, batch: Vec<Committed>) {
         let started = now();
-        let space = self.space();
         for Committed { entry, command } in batch {
             self.checkpoints.applied_bytes(entry.data.len());
             let counted = command.as_ref().and_then(count);
+            // Read for each entry: what a batch took so far counts for the rest of it.
+            let space = self.space();
             match apply::apply(&mut self.store, started, space, &entry, command) {
                 Ok(Some(applied)) => {
                     if let Some(op) = counted {
@@ -320,9 +324,15 @@ impl StoreCore {
         }
     }
 
+    /// Whether a slice of a compaction can be done. They change pages as writes do, so they wait as writes do while the
+    /// heap is full: the end of the checkpoint wakes us.
+    fn has_slices(&self) -> bool {
+        self.compacting && !self.checkpoints.is_full(&self.store)
+    }
+
     /// One slice; true if something changed.
     fn compact(&mut self) -> bool {
-        if !self.compacting {
+        if !self.has_slices() {
             return false;
         }
         match self.store.compact_slice(COMPACTION_SLICE_ROWS) {
@@ -570,6 +580,7 @@ impl StoreCore {
         }
         self.send();
         self.checkpoint();
+        self.scrubber.tick(&self.store, now());
     }
 }
 

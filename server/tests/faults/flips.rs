@@ -9,7 +9,8 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use consensus::log::record::Header;
-use engine::tree::{PAGE_SIZE, verify};
+pub use engine::tree::PAGE_SIZE;
+use engine::tree::verify;
 use ringd::edge::tree_file::TreeFile;
 use testkit::pb::watch_request::RequestUnion;
 use testkit::pb::{PutRequest, RangeRequest, WatchCreateRequest, WatchRequest};
@@ -18,7 +19,7 @@ use testkit::{Client, Server};
 use crate::{directory, options};
 
 const LOG_DAMAGED: i32 = 20;
-const TREE_DAMAGED: i32 = 21;
+pub const TREE_DAMAGED: i32 = 21;
 
 /// Revision to key and value: the whole history.
 pub type History = BTreeMap<i64, (Vec<u8>, Vec<u8>)>;
@@ -93,7 +94,7 @@ pub async fn start_and_read(server: &mut Server, events: usize) -> Outcome {
     }
 }
 
-fn flip(file: &Path, offset: u64) {
+pub fn flip(file: &Path, offset: u64) {
     let file = OpenOptions::new().read(true).write(true).open(file).expect("the file");
     let mut byte = [0];
     file.read_exact_at(&mut byte, offset).expect("a byte there");
@@ -256,16 +257,16 @@ async fn in_each_region_of_the_log() {
 
 /// A page of the tree file by the kind in its header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Kind {
+pub enum Kind {
     Branch = 1,
     Leaf = 2,
     Run = 3,
 }
 
-struct Tree {
+pub struct Tree {
     bytes: Vec<u8>,
     /// Slot of the newest meta.
-    newest: usize,
+    pub newest: usize,
     bitmap: usize,
 }
 
@@ -274,7 +275,7 @@ fn u32_at(bytes: &[u8], at: usize) -> usize {
 }
 
 impl Tree {
-    fn read(path: &Path) -> Tree {
+    pub fn read(path: &Path) -> Tree {
         let bytes = fs::read(path).expect("the tree file");
         let checkpoint = |slot: usize| u32_at(&bytes, slot * PAGE_SIZE + 64);
         let newest = usize::from(checkpoint(1) > checkpoint(0));
@@ -288,7 +289,7 @@ impl Tree {
         bits[page / 8] & (1 << (page % 8)) != 0
     }
 
-    fn live_pages(&self, kind: Kind) -> Vec<usize> {
+    pub fn live_pages(&self, kind: Kind) -> Vec<usize> {
         let is_whole = |page: usize| {
             let header = &self.bytes[page * PAGE_SIZE..];
             u32_at(header, 4) == page && header[16] == kind as u8

@@ -1,6 +1,7 @@
 //! Faults at certain moments: death at each named failpoint, I/O errors, full disks, flipped bits in each region of the
 //! files. `cargo test -p ringd --features failpoints --test faults`; what needs no failpoint runs without the feature.
 
+mod bounds;
 #[cfg(feature = "failpoints")]
 mod errors;
 mod files;
@@ -10,6 +11,7 @@ mod kills;
 #[cfg(feature = "failpoints")]
 mod load;
 mod missing;
+mod scrub;
 mod space;
 
 use std::path::Path;

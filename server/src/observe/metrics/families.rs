@@ -197,6 +197,9 @@ families! {
     histogram checkpoint "ringd_checkpoint_duration_seconds" "Time of one checkpoint, from its roots to its meta page" in seconds(100, 22);
     counter checkpoint_pages "ringd_checkpoint_pages_total" "Pages written by checkpoints";
     counter checkpoint_failures "ringd_checkpoint_failures_total" "Checkpoints that could not be written";
+    counter scrub_pages "ringd_scrub_pages_total" "Pages of the tree file verified by the background scrub";
+    counter scrub_passes "ringd_scrub_passes_total" "Passes of the scrub over the whole tree file that found no damage";
+    gauge scrub_finished "ringd_scrub_last_finished_timestamp_seconds" "When the last such pass ended, in seconds since 1970; 0 before the first";
     gauge heap_bytes "ringd_tree_heap_bytes" "Tree pages in memory, changed since the last checkpoint or still read";
     gauge pages_allocated "ringd_tree_pages_allocated" "Pages of the tree file that are not free";
     gauge pages_in_use "ringd_tree_pages_in_use" "Pages of the tree file that the newest snapshot reaches";
