@@ -25,6 +25,7 @@ pub mod driver;
 pub mod log;
 mod message;
 mod node;
+pub mod peer;
 mod read_index;
 #[cfg(test)]
 mod testing;
