@@ -36,6 +36,8 @@ pub mod membership;
 
 /// Changes of the membership: rules, effects.
 pub mod cluster;
+/// Connections to the other members.
+pub mod peer;
 
 /// Watchers and how events reach them.
 pub mod watch_hub;

@@ -153,10 +153,15 @@ pub fn respond(method: HttpMethod, path: &str, query: &str, health: &Health) -> 
     }
 }
 
+/// What `/version` says, on the client and the peer port.
+pub(crate) fn version_json(cluster_version: Option<&str>) -> String {
+    let cluster = cluster_version.unwrap_or("not_decided");
+    let storage = cluster_version.unwrap_or("unknown");
+    format!(r#"{{"etcdserver":"{VERSION}","etcdcluster":"{cluster}","storage":"{storage}"}}"#)
+}
+
 fn version(health: &Health) -> Response {
-    let cluster = health.cluster_version.as_deref().unwrap_or("not_decided");
-    let storage = health.cluster_version.as_deref().unwrap_or("unknown");
-    let body = format!(r#"{{"etcdserver":"{VERSION}","etcdcluster":"{cluster}","storage":"{storage}"}}"#);
+    let body = version_json(health.cluster_version.as_deref());
     Response { status: 200, content_type: "application/json", headers: &[], body: body.into() }
 }
 
