@@ -93,6 +93,28 @@ pub const CONNECTION_BYTES_SMALL: usize = 64 << 10;
 /// How long connections may hold too much before those that hold the most are closed, one at a time.
 pub const CONNECTION_BYTES_PATIENCE_MILLIS: u64 = 1000;
 
+/// Connections on the peer port and to peers in all; beyond, the oldest that is no lane is closed.
+pub const PEER_CONNECTIONS_MAX: usize = 256;
+
+/// Senders that this member has not heard of yet and lets in all the same, because they may lead.
+pub const PEER_REMOTES_MAX: usize = 16;
+
+/// Bytes of vital messages that may wait for one peer's socket; beyond, they are dropped: an old heartbeat is worth nothing.
+pub const PEER_VITAL_SEND_BYTES_MAX: usize = 256 << 10;
+
+/// Bytes of entries and requests that may wait for one peer's socket; beyond, they are dropped and raft probes. More than
+/// raft ever has under way to one peer.
+pub const PEER_BULK_SEND_BYTES_MAX: usize = 16 << 20;
+
+/// Bytes of a snapshot that may wait for its socket.
+pub const PEER_SNAPSHOT_SEND_BYTES_MAX: usize = 4 << 20;
+
+/// Bytes of messages that one peer's connection has brought and the raft core has not taken; beyond, its socket is not read.
+pub const PEER_BACKLOG_BYTES_MAX: usize = 8 << 20;
+
+/// Bytes gathered for one peer's socket at a time.
+pub const PEER_OUTPUT_BYTES_MAX: usize = 128 << 10;
+
 /// Lines that wait for one log output; beyond, lines are dropped and counted.
 pub const LOG_LINES_MAX: usize = 4_096;
 

@@ -29,6 +29,9 @@ pub mod segments;
 
 /// The server's own compactions.
 pub mod auto_compaction;
+/// Connections to the other members.
+pub mod peers;
+
 /// When the tree is written, and by whom.
 pub mod checkpoint;
 /// The tree file, verified now and then.

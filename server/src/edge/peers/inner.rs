@@ -1,0 +1,333 @@
+//! Who the peers are, and what becomes of what their connections tell.
+
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::rc::Rc;
+use std::time::Duration;
+
+use consensus::peer::Frame;
+use consensus::{Lane, NodeId, PeerMessage};
+use glommio::task::JoinHandle;
+use net::tls;
+use node::membership::Member;
+use node::peer::pages::{self, Page};
+use node::peer::{Accepted, Dropped, Hello, LaneConfig, Refusal};
+
+use super::super::clock::now;
+use super::conn::{Buffers, Conn, Conns, Handle};
+use super::dial::{keep_dialed, send_bytes_limit};
+use super::queues::Queues;
+use super::{Incoming, Settings};
+use crate::config::limits::PEER_REMOTES_MAX;
+use crate::config::values::Url;
+
+/// State behind [`super::Peers`].
+pub(super) struct Inner {
+    pub settings: Settings,
+    pub queues: Queues,
+    pub peers: RefCell<BTreeMap<NodeId, Rc<Peer>>>,
+    /// All connections, standing or not.
+    pub conns: RefCell<Conns>,
+    pub acceptors: RefCell<Vec<JoinHandle<()>>>,
+    pub cluster_version: RefCell<Option<String>>,
+    pub read_buffers: Buffers,
+    members: RefCell<Vec<Member>>,
+    removed: RefCell<BTreeSet<NodeId>>,
+    /// The newest accepted connection of each sender and lane.
+    accepted: RefCell<BTreeMap<(NodeId, Lane), Rc<Handle>>>,
+    conn_count: Cell<u64>,
+    removed_told: Cell<bool>,
+}
+
+/// Another member, or one that says so and that this member has not heard of yet (etcd calls those remotes).
+pub(super) struct Peer {
+    pub node: NodeId,
+    pub urls: RefCell<Vec<String>>,
+    pub gone: Cell<bool>,
+    pub active_since: Cell<Option<Duration>>,
+    /// It belongs to the members.
+    is_member: Cell<bool>,
+    lanes: [StandingLane; 2],
+}
+
+/// A lane that is always to be up.
+#[derive(Default)]
+pub(super) struct StandingLane {
+    pub conn: RefCell<Option<Rc<RefCell<Conn>>>>,
+    open: Cell<bool>,
+    /// The owner knows that messages are being dropped.
+    told: Cell<bool>,
+    /// What was logged last.
+    failure: RefCell<String>,
+}
+
+impl Peer {
+    /// A standing lane.
+    pub fn lane(&self, lane: Lane) -> &StandingLane {
+        match lane {
+            Lane::Vital => &self.lanes[0],
+            Lane::Bulk | Lane::Snapshot => &self.lanes[1],
+        }
+    }
+
+    fn end(&self) {
+        self.gone.set(true);
+        for lane in &self.lanes {
+            if let Some(conn) = &*lane.conn.borrow() {
+                conn.borrow().handle.kill();
+            }
+        }
+    }
+}
+
+impl Inner {
+    pub fn new(settings: Settings) -> Inner {
+        Inner {
+            settings,
+            queues: Queues::default(),
+            peers: RefCell::default(),
+            conns: RefCell::default(),
+            acceptors: RefCell::default(),
+            cluster_version: RefCell::default(),
+            read_buffers: Buffers::default(),
+            members: RefCell::default(),
+            removed: RefCell::default(),
+            accepted: RefCell::default(),
+            conn_count: Cell::new(0),
+            removed_told: Cell::new(false),
+        }
+    }
+
+    /// This member.
+    pub fn me(&self) -> NodeId {
+        NodeId(self.settings.identity.member_id)
+    }
+
+    pub fn add_conn(&self, conn: Rc<RefCell<Conn>>) -> u64 {
+        let number = self.conn_count.get();
+        self.conn_count.set(number + 1);
+        self.conns.borrow_mut().insert(number, conn);
+        number
+    }
+
+    pub fn new_accepted(&self) -> Accepted {
+        let identity = self.settings.identity;
+        let config = LaneConfig {
+            read_timeout: self.settings.read_timeout,
+            send_bytes_limit: send_bytes_limit(Lane::Snapshot),
+        };
+        Accepted::new(identity.cluster_id, self.me(), config, now())
+    }
+
+    pub fn client_tls(&self, url: &Url) -> io::Result<Option<tls::Tls>> {
+        match url.scheme.as_str() {
+            "https" => Err(io::ErrorKind::Unsupported.into()),
+            _ => Ok(None),
+        }
+    }
+
+    pub fn server_tls(&self) -> io::Result<tls::Tls> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    pub fn cluster_id_text(&self) -> String {
+        format!("{:x}", self.settings.identity.cluster_id)
+    }
+
+    pub fn page(&self, method: &str, path: &str) -> Page {
+        let version = self.cluster_version.borrow();
+        pages::page(method, path, &self.members.borrow(), version.as_deref())
+    }
+
+    // Members.
+
+    pub fn set_members(self: &Rc<Inner>, members: &[Member], removed: &[NodeId]) {
+        *self.members.borrow_mut() = members.to_vec();
+        self.removed.borrow_mut().extend(removed);
+        let known: BTreeMap<NodeId, &Member> =
+            members.iter().map(|member| (NodeId(member.id), member)).collect();
+        let mut gone = Vec::new();
+        for (node, peer) in &*self.peers.borrow() {
+            let lost = peer.is_member.get() && !known.contains_key(node);
+            if lost || self.removed.borrow().contains(node) {
+                gone.push(*node);
+            }
+        }
+        for node in gone {
+            self.removed.borrow_mut().insert(node);
+            if let Some(peer) = self.peers.borrow_mut().remove(&node) {
+                peer.end();
+            }
+            self.accepted
+                .borrow()
+                .iter()
+                .filter(|((from, _), _)| *from == node)
+                .for_each(|(_, conn)| conn.kill());
+        }
+        for (node, member) in known {
+            if node != self.me() && !self.removed.borrow().contains(&node) {
+                self.add_peer(node, &member.peer_urls, true);
+            }
+        }
+    }
+
+    /// Begins to dial a peer, or learns its URLs.
+    fn add_peer(self: &Rc<Inner>, node: NodeId, urls: &[String], is_member: bool) {
+        if let Some(peer) = self.peers.borrow().get(&node) {
+            if is_member || !peer.is_member.get() {
+                *peer.urls.borrow_mut() = urls.to_vec();
+            }
+            peer.is_member.set(peer.is_member.get() || is_member);
+            return;
+        }
+        let peer = Rc::new(Peer {
+            node,
+            urls: RefCell::new(urls.to_vec()),
+            gone: Cell::new(false),
+            active_since: Cell::new(None),
+            is_member: Cell::new(is_member),
+            lanes: Default::default(),
+        });
+        self.peers.borrow_mut().insert(node, peer.clone());
+        for lane in [Lane::Vital, Lane::Bulk] {
+            glommio::spawn_local(keep_dialed(self.clone(), peer.clone(), lane)).detach();
+        }
+    }
+
+    /// Whether a connection is let in. Its ids have been compared with ours.
+    ///
+    /// A sender that is no member yet is let in: it may lead, and the entry that made it a member may be among those that it
+    /// is about to send. It is answered at the URLs that it names.
+    pub fn judge(self: &Rc<Inner>, hello: &Hello, handle: &Rc<Handle>) -> Result<(), Refusal> {
+        if self.removed.borrow().contains(&hello.from) {
+            tracing::warn!(peer = format!("{:x}", hello.from.0), "refused a connection of a removed member");
+            return Err(Refusal::Removed);
+        }
+        if !self.peers.borrow().contains_key(&hello.from) {
+            let remotes = self.peers.borrow().values().filter(|peer| !peer.is_member.get()).count();
+            if remotes >= PEER_REMOTES_MAX {
+                return Err(Refusal::Busy);
+            }
+            self.add_peer(hello.from, &hello.peer_urls, false);
+        }
+        let before = self.accepted.borrow_mut().insert((hello.from, hello.lane), handle.clone());
+        if let Some(before) = before {
+            before.kill();
+        }
+        Ok(())
+    }
+
+    // What lanes tell.
+
+    pub fn lane_opened(&self, node: NodeId, lane: Lane) {
+        let Some(peer) = self.peers.borrow().get(&node).cloned() else { return };
+        let standing = peer.lane(lane);
+        standing.open.set(true);
+        standing.told.set(false);
+        standing.failure.borrow_mut().clear();
+        if peer.lanes.iter().all(|lane| lane.open.get()) {
+            peer.active_since.set(Some(now()));
+            self.queues.push(Incoming::Reachable(node));
+            tracing::info!(peer = format!("{:x}", node.0), "connected to a peer");
+        }
+    }
+
+    pub fn lane_refused(&self, node: NodeId, lane: Lane, refusal: Refusal) {
+        if refusal == Refusal::Removed && !self.removed_told.replace(true) {
+            tracing::error!(
+                by = format!("{:x}", node.0),
+                "the member has been permanently removed from the cluster"
+            );
+            self.queues.push(Incoming::Removed);
+        }
+        tracing::debug!(peer = format!("{:x}", node.0), ?lane, %refusal, "refused by a peer");
+    }
+
+    /// A standing lane is down, or could not be brought up.
+    pub fn lane_failed(&self, peer: &Peer, lane: Lane, reason: &str) {
+        let standing = peer.lane(lane);
+        let was_open = standing.open.replace(false);
+        peer.active_since.set(None);
+        if was_open {
+            self.tell_unreachable(peer, standing);
+        }
+        // Once per reason, not once per attempt.
+        if !peer.gone.get() && *standing.failure.borrow() != reason {
+            tracing::warn!(peer = format!("{:x}", peer.node.0), ?lane, reason, "no connection to a peer");
+            *standing.failure.borrow_mut() = reason.to_owned();
+        }
+    }
+
+    fn tell_unreachable(&self, peer: &Peer, standing: &StandingLane) {
+        if !standing.told.replace(true) {
+            self.queues.push(Incoming::Unreachable(peer.node));
+        }
+    }
+
+    pub fn send(&self, to: NodeId, message: &PeerMessage) {
+        let peers = self.peers.borrow();
+        let Some(peer) = peers.get(&to) else { return };
+        let lane = message.lane();
+        if lane == Lane::Snapshot {
+            return self.queues.push(Incoming::SnapshotSent(to, false));
+        }
+        let standing = peer.lane(lane);
+        let conn = standing.conn.borrow();
+        let sent = match &*conn {
+            None => Err(Dropped::NotOpen),
+            Some(conn) => {
+                let mut conn = conn.borrow_mut();
+                let sent = conn.as_dialed().map_or(Err(Dropped::NotOpen), |dialed| dialed.send(message));
+                conn.handle.wake();
+                sent
+            }
+        };
+        match sent {
+            Ok(()) => standing.told.set(false),
+            Err(_) => self.tell_unreachable(peer, standing),
+        }
+    }
+
+    /// A frame that an accepted connection has brought.
+    ///
+    /// # Errors
+    /// It must not be there; the connection ends.
+    pub fn handle_frame(
+        &self,
+        from: NodeId,
+        lane: Lane,
+        frame: &Frame,
+        conn: &Rc<Handle>,
+    ) -> Result<(), &'static str> {
+        if lane == Lane::Snapshot {
+            return Err("a snapshot, which can't be taken yet");
+        }
+        let message = consensus::peer::decode(frame).map_err(|_| "a broken message")?;
+        if let PeerMessage::Raft(message) = &message
+            && (NodeId(message.raft.from) != from || NodeId(message.raft.to) != self.me())
+        {
+            return Err("a message with another sender or addressee");
+        }
+        if message.lane() != lane {
+            return Err("a message on the wrong lane");
+        }
+        self.queues.push_message(from, lane, message, frame.payload.len(), conn);
+        Ok(())
+    }
+
+    /// A frame that the accepting end has sent on a connection that we dialed.
+    pub fn handle_answer(&self, _: NodeId, _: Lane, _: &Frame) {}
+
+    pub fn shutdown(&self) {
+        for acceptor in self.acceptors.take() {
+            acceptor.cancel();
+        }
+        for peer in self.peers.take().into_values() {
+            peer.end();
+        }
+        for conn in self.conns.borrow().values() {
+            conn.borrow().handle.kill();
+        }
+    }
+}

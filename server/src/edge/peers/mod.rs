@@ -1,0 +1,201 @@
+//! Connections to the other members: sockets around the pure machines of `node::peer`.
+//!
+//! Everything here runs on the raft core's executor. This member dials each peer twice, once per standing lane, and sends
+//! on the connections that it dialed; what peers send comes by the connections that they dialed. A third connection is
+//! dialed for each snapshot.
+//!
+//! ```text
+//!   raft core ── send ──▶ lane "vital" ──▶ a socket of its own        (heartbeats, votes, read indexes)
+//!             ── send ──▶ lane "bulk"  ──▶ a socket of its own        (entries, forwards, requests)
+//!   raft core ◀─ poll_incoming ── vital first, then bulk ◀── accepted sockets
+//! ```
+//!
+//! A message is dropped, never kept and never sent again, when its lane is down or has more bytes waiting than its budget:
+//! raft repeats what is still wanted, and a forwarded proposal must not come twice. The owner hears of it once.
+//!
+//! Nothing here waits on a disk or a name server: names are looked up on threads of their own, snapshot bytes are read and
+//! written on threads of their own.
+
+mod accept;
+mod conn;
+mod dial;
+mod inner;
+mod queues;
+#[cfg(test)]
+mod tests;
+
+use std::io;
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use consensus::{Message, NodeId, PeerMessage};
+use node::Identity;
+use node::membership::Member;
+use socket2::Socket;
+
+use inner::{Inner, Peer};
+
+/// What [`Peers::start`] needs to know.
+pub struct Settings {
+    /// Cluster and member, told and checked at the beginning of every connection.
+    pub identity: Identity,
+    /// This member's own peer URLs: with them a peer that has not heard of this member yet can answer.
+    pub peer_urls: Vec<String>,
+    /// For the jitter of back-offs.
+    pub seed: u64,
+    /// Where a snapshot is received into: `snapshot-<from>-<index>.tmp`.
+    pub data_dir: PathBuf,
+    /// `--raft-read-timeout`: a peer that is silent for so long is gone.
+    pub read_timeout: Duration,
+    /// `--raft-write-timeout`: so long may sent bytes stay unacknowledged.
+    pub write_timeout: Duration,
+    /// Certificates. Must be there if any URL is https.
+    pub tls: Option<Tls>,
+}
+
+/// Certificates of the peer port and of connections to peers.
+#[derive(Clone)]
+pub struct Tls {}
+
+/// A bound socket of `--listen-peer-urls`; see [`super::listen`].
+pub struct Listener {
+    /// Listening.
+    pub socket: Socket,
+    /// https
+    pub tls: bool,
+}
+
+/// What comes from the peers.
+#[derive(Debug)]
+pub enum Incoming {
+    /// A message of that member. Of raft's, sender and addressee have been checked.
+    Message(NodeId, Box<PeerMessage>),
+    /// Messages to it are being dropped. Told once, until one went out again.
+    Unreachable(NodeId),
+    /// Both of its standing lanes are up.
+    Reachable(NodeId),
+    /// A peer says that this member was removed from the cluster: it must stop for good.
+    Removed,
+    /// A snapshot was received by that member, verified and made durable there; or it was given up.
+    SnapshotSent(NodeId, bool),
+    /// A whole snapshot, verified and synced.
+    SnapshotReceived {
+        /// The sender.
+        from: NodeId,
+        /// Where the bytes are. The owner renames or removes the file.
+        path: PathBuf,
+        /// raft's MsgSnapshot, to be stepped.
+        message: Box<Message>,
+    },
+}
+
+/// Where the bytes of a snapshot come from. Read on a thread of its own.
+pub trait SnapshotSource: Send {
+    /// The next bytes, at most `max` of them; `None` at the end. The same source gives the same bytes in the same cuts for
+    /// the same sequence of calls.
+    ///
+    /// # Errors
+    /// The snapshot can't be completed.
+    fn next_chunk(&mut self, max: usize) -> io::Result<Option<Vec<u8>>>;
+}
+
+/// All connections to peers. Cloning gives another handle to the same.
+#[derive(Clone)]
+pub struct Peers(Rc<Inner>);
+
+impl Peers {
+    /// Accepts on `listeners`, dials nobody yet. Must run on a glommio executor.
+    ///
+    /// # Errors
+    /// A thread can't be made.
+    pub fn start(settings: Settings, listeners: Vec<Listener>) -> io::Result<Peers> {
+        let inner = Rc::new(Inner::new(settings));
+        for listener in listeners {
+            let accepting = glommio::spawn_local(accept::accept_loop(inner.clone(), listener)).detach();
+            inner.acceptors.borrow_mut().push(accepting);
+        }
+        Ok(Peers(inner))
+    }
+
+    /// Who belongs to the cluster now (this member included; it is what `GET /members` shows), and the ids of those who were
+    /// removed. Lanes to those who are gone end; their connections are refused from now on with "removed member".
+    pub fn set_members(&self, members: &[Member], removed: &[NodeId]) {
+        self.0.set_members(members, removed);
+    }
+
+    /// What `GET /version` shows as `etcdcluster`, as soon as it is known.
+    pub fn set_cluster_version(&self, version: &str) {
+        *self.0.cluster_version.borrow_mut() = Some(version.to_owned());
+    }
+
+    /// Sends on the message's lane, or drops it. (Of a `MsgSnapshot` only [`Peers::send_snapshot`] can say the bytes.)
+    pub fn send(&self, to: NodeId, message: &PeerMessage) {
+        self.0.send(to, message);
+    }
+
+    /// What has come; never ready twice for the same. Vital messages before all others.
+    pub fn poll_incoming(&self, cx: &mut Context<'_>) -> Poll<Incoming> {
+        self.0.queues.poll(cx)
+    }
+
+    /// Lets time pass: keep-alives and deadlines. To be called at every tick of raft, so that it costs no wake-up of its own.
+    pub fn tick(&self, now: Duration) {
+        for conn in self.0.conns.borrow().values() {
+            conn.borrow_mut().tick(now);
+        }
+    }
+
+    /// How long both standing lanes to that member have been unbroken. `None`: they are not.
+    pub fn active_for(&self, node: NodeId, now: Duration) -> Option<Duration> {
+        let peers = self.0.peers.borrow();
+        Some(now.saturating_sub(peers.get(&node)?.active_since.get()?))
+    }
+
+    /// Streams a snapshot: `message` is raft's MsgSnapshot, `source` its bytes. Ends with [`Incoming::SnapshotSent`]. A
+    /// second one to the same member takes the place of the first.
+    pub fn send_snapshot(&self, to: NodeId, message: Message, source: Box<dyn SnapshotSource>) {
+        let _ = (message, source);
+        self.0.queues.push(Incoming::SnapshotSent(to, false));
+    }
+
+    /// Ends all connections.
+    pub fn shutdown(&self) {
+        self.0.shutdown();
+    }
+}
+
+/// Asks peers over HTTP, blocking: for the main thread before anything else runs.
+pub mod fetch {
+    use super::{Member, Tls};
+    use std::io;
+    use std::time::Duration;
+
+    /// `GET /members` of the first of `urls` that answers, and the cluster's id.
+    ///
+    /// # Errors
+    /// The last one's, if none answers within `timeout` each.
+    pub fn members(urls: &[String], tls: Option<&Tls>, timeout: Duration) -> io::Result<(u64, Vec<Member>)> {
+        let _ = (urls, tls, timeout);
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    /// What a member says of itself at `GET /version`.
+    #[derive(Clone, Debug, Default, PartialEq, Eq)]
+    pub struct Version {
+        /// `etcdserver`
+        pub server: String,
+        /// `etcdcluster`
+        pub cluster: String,
+    }
+
+    /// `GET /version` of the first of `urls` that answers.
+    ///
+    /// # Errors
+    /// The last one's, if none answers within `timeout` each.
+    pub fn version(urls: &[String], tls: Option<&Tls>, timeout: Duration) -> io::Result<Version> {
+        let _ = (urls, tls, timeout);
+        Err(io::ErrorKind::Unsupported.into())
+    }
+}
