@@ -117,7 +117,13 @@ pub fn apply(
                 None => propose::decode(&entry.data)
                     .map_err(|error| Fatal::Entry { index: entry.index, error })?,
             };
-            apply_command(store, now, space, command)?
+            match command {
+                // Whoever leads now may have renewed it: its own clock decides.
+                Command::LeaseExpire { term, .. } if term != entry.term.0 => {
+                    (Err(Error::NotPrimary), Effect::None)
+                }
+                command => apply_command(store, now, space, command)?,
+            }
         }
     };
     store.set_applied(entry.index.0, entry.term.0);
@@ -162,6 +168,7 @@ fn refused_by_alarm(store: &Store, command: &Command) -> Option<Error> {
             | Command::Compact { .. }
             | Command::LeaseGrant { .. }
             | Command::LeaseRevoke { .. }
+            | Command::LeaseExpire { .. }
     );
     if changes_data && store.has_alarm(AlarmKind::Corrupt) {
         return Some(Error::Corrupt);
@@ -194,7 +201,7 @@ fn execute(
                 Answer::of_message(store.revision(), &message)
             })
         }
-        Command::LeaseRevoke { id } => {
+        Command::LeaseRevoke { id } | Command::LeaseExpire { id, .. } => {
             effect = Effect::LeaseRevoked(id);
             store.lease_revoke(LeaseId(id)).map(Answer::bare)
         }

@@ -185,12 +185,16 @@ pub struct Expiry {
 
 impl Expiry {
     /// The leases to revoke at `now`; each counts as in flight until [`Expiry::revoked`].
-    pub fn poll(&mut self, store: &mut Store, now: Duration) -> Vec<i64> {
+    ///
+    /// `confirmed` is the last moment at which this member is known to have led: a member alone may pass `now`, one
+    /// among others when the newest round began that a quorum has answered. A leader that was cut off or paused doesn't
+    /// know of the keep-alives that its successor took, so what has run out since then is not its to judge.
+    pub fn poll(&mut self, store: &mut Store, now: Duration, confirmed: Duration) -> Vec<i64> {
         if now < self.next {
             return Vec::new();
         }
         let room = REVOKES_IN_FLIGHT_MAX.saturating_sub(self.in_flight);
-        let expired = store.expired_leases(now, room.min(EXPIRED_PER_INTERVAL_MAX));
+        let expired = store.expired_leases(confirmed.min(now), room.min(EXPIRED_PER_INTERVAL_MAX));
         self.full = expired.len() == room;
         self.next = now + EXPIRY_INTERVAL;
         self.in_flight += expired.len();

@@ -31,6 +31,9 @@ pub mod lease;
 /// Compaction by the server itself.
 pub mod auto_compact;
 
+/// URLs of members.
+pub mod url;
+
 /// The members table.
 pub mod membership;
 
@@ -38,6 +41,9 @@ pub mod membership;
 pub mod cluster;
 /// Connections to the other members.
 pub mod peer;
+
+/// What members ask each other on behalf of their clients.
+pub mod forward;
 
 /// Watchers and how events reach them.
 pub mod watch_hub;

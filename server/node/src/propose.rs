@@ -6,6 +6,7 @@
 //!
 //! ```text
 //! a2 06 <len> 08 <ID varint>      header { ID }
+//!          … [78 <term varint>]   of a lease's expiry: in which term it was found (field 15, ours; etcd skips it)
 //! <field << 3 | 2> <len> <bytes>  the request, as the client sent it
 //! ```
 //!
@@ -39,6 +40,9 @@ pub mod field {
     pub const CLUSTER_MEMBER_ATTR_SET: u32 = 1301;
 }
 
+/// Field of the entry's header that says in which term a lease was found expired.
+const TERM_IN_HEADER: u32 = 15;
+
 /// What a normal entry asks of the store, decoded.
 #[derive(Clone, Debug)]
 pub enum Command {
@@ -62,10 +66,18 @@ pub enum Command {
         /// Seconds asked for.
         ttl: i64,
     },
-    /// Revoke a lease and delete its keys, asked by a client or because it expired.
+    /// Revoke a lease and delete its keys, asked by a client.
     LeaseRevoke {
         /// The lease.
         id: i64,
+    },
+    /// Revoke a lease that the leader of `term` found expired: in any other term it does nothing, because a leader
+    /// after that one may have heard of a keep-alive.
+    LeaseExpire {
+        /// The lease.
+        id: i64,
+        /// The term of the leader that proposes it.
+        term: u64,
     },
     /// List, raise or clear alarms.
     Alarm(pb::AlarmRequest),
@@ -127,7 +139,11 @@ impl IdGenerator {
 
 /// The entry for `message` under `field`, followed by `suffix`, which overrides fields of the message.
 pub fn encode(id: u64, field: u32, message: &[u8], suffix: &[u8]) -> Bytes {
-    let header_size = 1 + encoded_len_varint(id);
+    encode_in_term(id, None, field, message, suffix)
+}
+
+fn encode_in_term(id: u64, term: Option<u64>, field: u32, message: &[u8], suffix: &[u8]) -> Bytes {
+    let header_size = 1 + encoded_len_varint(id) + term.map_or(0, |term| 1 + encoded_len_varint(term));
     let request_size = message.len() + suffix.len();
     let key = u64::from(field) << 3 | 2;
     let size = 2
@@ -141,6 +157,10 @@ pub fn encode(id: u64, field: u32, message: &[u8], suffix: &[u8]) -> Bytes {
     out.put_u8(header_size as u8);
     out.put_u8(0x08);
     encode_varint(id, &mut out);
+    if let Some(term) = term {
+        out.put_u8((TERM_IN_HEADER << 3) as u8);
+        encode_varint(term, &mut out);
+    }
     encode_varint(key, &mut out);
     encode_varint(request_size as u64, &mut out);
     out.put_slice(message);
@@ -166,10 +186,12 @@ pub(crate) fn lease_id_field(id: i64) -> Vec<u8> {
     out
 }
 
-/// The revocation of an expired lease.
-pub fn lease_revoke(ids: &mut IdGenerator, lease: i64) -> Write {
+/// The revocation of a lease that the leader of `term` found expired.
+pub fn lease_expired(ids: &mut IdGenerator, lease: i64, term: u64) -> Write {
     let message = pb::LeaseRevokeRequest { id: lease }.encode_to_vec();
-    own(ids, field::LEASE_REVOKE, &message, Command::LeaseRevoke { id: lease })
+    let id = ids.next_id();
+    let entry = encode_in_term(id, Some(term), field::LEASE_REVOKE, &message, &[]);
+    Write { command: Command::LeaseExpire { id: lease, term }, entry, id }
 }
 
 /// A compaction that the server asks for itself; its rows go in the background.
@@ -252,10 +274,10 @@ impl From<prost::DecodeError> for EntryError {
 pub fn decode(data: &Bytes) -> Result<Command, EntryError> {
     let mut rest = data.clone();
     let mut command = Command::Nothing;
+    let mut term = None;
     while !rest.is_empty() {
         let (number, wire) = decode_key(&mut rest)?;
-        let has_request = wire == WireType::LengthDelimited && number != field::HEADER;
-        if !has_request {
+        if wire != WireType::LengthDelimited {
             skip_field(wire, number, &mut rest, Default::default())?;
             continue;
         }
@@ -263,9 +285,29 @@ pub fn decode(data: &Bytes) -> Result<Command, EntryError> {
         if size > rest.len() as u64 {
             return Err(EntryError::Malformed(format!("field {number} is cut off")));
         }
-        command = decode_request(number, rest.split_to(size as usize))?;
+        let message = rest.split_to(size as usize);
+        match number {
+            field::HEADER => term = term_in_header(message)?,
+            number => command = decode_request(number, message)?,
+        }
     }
-    Ok(command)
+    Ok(match (command, term) {
+        (Command::LeaseRevoke { id }, Some(term)) => Command::LeaseExpire { id, term },
+        (command, _) => command,
+    })
+}
+
+fn term_in_header(mut header: Bytes) -> Result<Option<u64>, EntryError> {
+    let mut term = None;
+    while !header.is_empty() {
+        let (number, wire) = decode_key(&mut header)?;
+        if (number, wire) == (TERM_IN_HEADER, WireType::Varint) {
+            term = Some(decode_varint(&mut header)?);
+        } else {
+            skip_field(wire, number, &mut header, Default::default())?;
+        }
+    }
+    Ok(term)
 }
 
 fn decode_request(number: u32, message: Bytes) -> Result<Command, EntryError> {
@@ -331,6 +373,20 @@ mod tests {
         let message = pb::LeaseGrantRequest { ttl: 60, id: 0 }.encode_to_vec();
         let entry = encode(1, field::LEASE_GRANT, &message, &lease_id_field(77));
         assert!(matches!(decode(&entry), Ok(Command::LeaseGrant { id: 77, ttl: 60 })));
+    }
+
+    #[test]
+    fn an_expired_lease_says_in_which_term_it_was_found() {
+        let mut ids = IdGenerator::new(0, 0, 0, 1);
+        let write = lease_expired(&mut ids, 5, 300);
+        assert_eq!(&write.entry[..], b"\xa2\x06\x05\x08\x01\x78\xac\x02\x4a\x02\x08\x05");
+        assert!(matches!(decode(&write.entry), Ok(Command::LeaseExpire { id: 5, term: 300 })));
+        assert_eq!(request_id(&write.entry), Some(write.id));
+        // etcd reads the same revocation, and a client that sends the field in its own message gets no expiry.
+        let whole = pb::InternalRaftRequest::decode(write.entry.clone()).unwrap();
+        assert_eq!((whole.header.unwrap().id, whole.lease_revoke.unwrap().id), (write.id, 5));
+        let sly = encode(1, field::LEASE_REVOKE, b"\x08\x05\x78\x07", &[]);
+        assert!(matches!(decode(&sly), Ok(Command::LeaseRevoke { id: 5 })));
     }
 
     #[test]

@@ -240,7 +240,7 @@ pub static FLAGS: &[Flag] = &[
     row("v2-deprecation", OneOf(&["not-yet", "write-only", "write-only-skip-check", "write-only-drop-data", "gone"]), "write-only", meaningless("there is no v2 store; etcd ignores it too"), "Accepted for etcd's manifests."),
 
     // Unsafe
-    row("force-new-cluster", Bool, "false", later("starting over as a cluster of one", FALSE), "Force to create a new one-member cluster."),
+    row("force-new-cluster", Bool, "false", Works, "Force to create a new one-member cluster."),
     row("unsafe-no-fsync", Bool, "false", later("running without durability (and won't come)", FALSE), "Disables fsync, unsafe, will cause data loss."),
 
     // Ours

@@ -26,6 +26,7 @@ use super::client_core::{ClientCore, Listener};
 use super::clock::now;
 use super::executors::{self, ClientWork, Work};
 use super::failpoint::failpoint;
+use super::force_new;
 use super::listen;
 use super::log_core::LogCore;
 use super::messages::{FromLog, ToClient, ToLog};
@@ -213,6 +214,7 @@ fn open_state(config: &Config, dir: &mut DataDir, identity: Identity) -> Result<
         TreeFile::open(&config.data_dir).map_err(|error| probe::from_write(&config.data_dir, &error))?;
     let nonce = random()?;
     let (store, torn) = open_store(config, &tree, existed, identity, nonce)?;
+    force_new::check_not_removed(&store, identity)?;
     let log_dir = dir.log_path.clone();
     fs::create_dir_all(&log_dir).map_err(|error| probe::from_write(&log_dir, &error))?;
     let files = SegmentFiles::open(&log_dir).map_err(|error| failed("read the log's directory", &error))?;
@@ -254,7 +256,11 @@ fn open_state(config: &Config, dir: &mut DataDir, identity: Identity) -> Result<
         refuse_lost_beginning(&log_dir, &files)?;
     }
     let Recovered { state, tail, .. } = recovered;
-    let state = if is_new { first_state(config)? } else { state };
+    let state = match (is_new, config.force_new_cluster) {
+        (true, _) => first_state(config)?,
+        (false, true) => force_new::rewrite(&store, identity, applied, state)?,
+        (false, false) => state,
+    };
     let mut log = Log::new(LogConfig::new(nonce), log_identity, tail);
     let mut segments: Vec<_> = files.ids().collect();
     if segments.is_empty() {

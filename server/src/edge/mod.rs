@@ -62,5 +62,7 @@ pub mod watches;
 pub mod boot;
 /// Threads by the placement plan.
 pub mod executors;
+/// Starting over as the only member; staying out once removed.
+pub mod force_new;
 /// What the scheduler is asked for.
 pub mod priority;

@@ -136,6 +136,10 @@ impl ClientCore {
                 grpc.server.send(call, &api::health::watch(&service));
                 grpc.calls.0.insert(call, Call::Open);
             }
+            // Their way to the raft core is not there yet.
+            Request::ConfChange(_) | Request::MoveLeader { .. } => {
+                self.fail(grpc, &waiter, &Refusal::Unimplemented(waiter.method).status());
+            }
             Request::Write(_)
             | Request::LeaseTimeToLive { .. }
             | Request::LeaseLeases

@@ -56,6 +56,8 @@ pub struct StoreCore {
     ids: IdGenerator,
     renewals: Renewals<QueryId>,
     expiry: Expiry,
+    /// The term in which this member leads, or led last: expired leases are revoked in no other.
+    lead_term: u64,
     /// Physical compactions whose answer waits for the rows to go.
     compactions: Vec<(i64, Outcome)>,
     /// Defragment calls that wait for its checkpoints.
@@ -129,6 +131,7 @@ impl StoreCore {
             ids,
             renewals: Renewals::default(),
             expiry: Expiry::default(),
+            lead_term: 0,
             compactions: Vec::new(),
             defragments: Vec::new(),
             leadership: Leadership::Follows,
@@ -444,6 +447,7 @@ impl StoreCore {
     /// The first entry of our term is applied: what an earlier leader did is all here.
     fn start_leading(&mut self) {
         self.leadership = Leadership::Leads;
+        self.lead_term = self.store.applied().term;
         self.store.lease_promote(now(), self.shared.config.election_timeout);
         if self.announced == Announced::No {
             self.announce();
@@ -511,9 +515,9 @@ impl StoreCore {
         if self.leadership != Leadership::Leads {
             return;
         }
-        for lease in self.expiry.poll(&mut self.store, now()) {
+        for lease in self.expiry.poll(&mut self.store, now(), now()) {
             metrics::here().plain.lease_expired.inc();
-            let write = propose::lease_revoke(&mut self.ids, lease);
+            let write = propose::lease_expired(&mut self.ids, lease, self.lead_term);
             let id = self.propose(write);
             self.revocations.insert(id);
         }
@@ -605,7 +609,7 @@ fn count(command: &Command) -> Option<Op> {
             cells.lease_granted.inc();
             Op::LeaseGrant
         }
-        Command::LeaseRevoke { .. } => {
+        Command::LeaseRevoke { .. } | Command::LeaseExpire { .. } => {
             cells.lease_revoked.inc();
             Op::LeaseRevoke
         }

@@ -26,6 +26,7 @@
 //! | 24 | `CheckpointFailed` | a write or sync of the tree file failed |
 //! | 25 | `DiskFull` | no room even for the files a start needs |
 //! | 26 | `StartFailed` | an operating-system call that a start needs failed for another reason |
+//! | 27 | `MemberRemoved` | this member was removed from its cluster: delete its data directory, add it again if wanted |
 
 use std::fmt;
 
@@ -71,11 +72,13 @@ pub enum FatalReason {
     DiskFull = 25,
     /// An operating-system call that a start needs failed for another reason.
     StartFailed = 26,
+    /// This member was removed from its cluster, and can't come back with this data.
+    MemberRemoved = 27,
 }
 
 impl FatalReason {
     /// Every reason, in the order of their codes.
-    pub const ALL: [FatalReason; 19] = [
+    pub const ALL: [FatalReason; 20] = [
         FatalReason::Config,
         FatalReason::Usage,
         FatalReason::DataDirUnwritable,
@@ -95,6 +98,7 @@ impl FatalReason {
         FatalReason::CheckpointFailed,
         FatalReason::DiskFull,
         FatalReason::StartFailed,
+        FatalReason::MemberRemoved,
     ];
 
     /// The process's exit code.

@@ -109,6 +109,8 @@ errors! {
     TimeoutConnectionLost, Unavailable, "etcdserver: request timed out, possibly due to connection lost";
     /// The applied index did not catch up within a second.
     TimeoutWaitApplied, Unavailable, "etcdserver: request timed out, waiting for the applied index took too long";
+    /// MoveLeader: the other didn't lead before the caller's deadline.
+    TimeoutLeaderTransfer, Unknown, "etcdserver: request timed out, leader transfer took too long";
     /// Not connected to a quorum.
     Unhealthy, Unavailable, "etcdserver: unhealthy cluster";
     /// A CORRUPT alarm is active, or stored bytes failed their checksum.

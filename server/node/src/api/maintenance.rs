@@ -25,6 +25,10 @@ pub(super) fn defragment(_: pb::DefragmentRequest) -> Request {
     Request::Defragment
 }
 
+pub(super) fn move_leader(request: pb::MoveLeaderRequest) -> Request {
+    Request::MoveLeader { target: request.target_id }
+}
+
 /// Alarms are listed through the log too, so that the list is that of a definite moment.
 pub(super) fn alarm(context: &mut Context<'_>, message: &Bytes) -> Result<Request, Error> {
     let request: pb::AlarmRequest = parse(message)?;

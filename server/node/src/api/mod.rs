@@ -35,6 +35,7 @@ use engine::{RangeOptions, Txn};
 use net::grpc::{Code, Method, Status};
 use prost::Message;
 
+use crate::cluster::Change;
 use crate::propose::{IdGenerator, Write};
 
 /// Flags that decide what is refused.
@@ -113,6 +114,14 @@ pub enum Request {
         /// Only after a read-index barrier.
         linearizable: bool,
     },
+    /// The rules of [`crate::cluster::rules`], then the log, then [`crate::apply`]. Of a promotion the leader decides.
+    ConfChange(Change),
+    /// The leader hands leadership over, if [`crate::cluster::rules::check_transfer`] allows it. The answer is an
+    /// empty message, once the other leads.
+    MoveLeader {
+        /// To whom.
+        target: u64,
+    },
     /// Answered by [`maintenance::status`].
     Status,
     /// The store core trims its file; the answer is an empty message.
@@ -160,6 +169,11 @@ pub fn decode(context: &mut Context<'_>, method: Method, message: &Bytes) -> Res
         Method::LeaseTimeToLive => lease::time_to_live(parse(message)?),
         Method::LeaseLeases => lease::leases(parse(message)?),
         Method::MemberList => cluster::member_list(parse(message)?),
+        Method::MemberAdd => cluster::member_add(parse(message)?)?,
+        Method::MemberRemove => cluster::member_remove(parse(message)?),
+        Method::MemberUpdate => cluster::member_update(parse(message)?)?,
+        Method::MemberPromote => cluster::member_promote(parse(message)?),
+        Method::MaintenanceMoveLeader => maintenance::move_leader(parse(message)?),
         Method::MaintenanceStatus => maintenance::decode_status(parse(message)?),
         Method::MaintenanceAlarm => maintenance::alarm(context, message)?,
         Method::MaintenanceHash => maintenance::hash(parse(message)?),
@@ -188,7 +202,12 @@ pub fn is_served(method: Method) -> bool {
             | LeaseKeepAlive
             | LeaseTimeToLive
             | LeaseLeases
+            | MemberAdd
+            | MemberRemove
+            | MemberUpdate
             | MemberList
+            | MemberPromote
+            | MaintenanceMoveLeader
             | MaintenanceStatus
             | MaintenanceAlarm
             | MaintenanceHash
@@ -198,6 +217,18 @@ pub fn is_served(method: Method) -> bool {
             | HealthWatch
             | HealthList
     )
+}
+
+/// Whether a learner serves this call; `message` is the request of a unary one. All others are refused with
+/// [`Error::NotSupportedForLearner`], before anything else is looked at (etcd `interceptor.go`).
+pub fn learner_serves(method: Method, message: &Bytes) -> bool {
+    match method {
+        Method::MaintenanceStatus | Method::MaintenanceSnapshot => true,
+        Method::KvRange => {
+            parse::<net::pb::etcdserverpb::RangeRequest>(message).is_ok_and(|range| range.serializable)
+        }
+        _ => false,
+    }
 }
 
 /// Why [`decode`] refused.

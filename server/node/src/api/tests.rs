@@ -305,3 +305,55 @@ fn health_knows_the_empty_service_alone() {
     assert_eq!(health::watch("x").status(), ServingStatus::ServiceUnknown);
     assert_eq!(health::list().statuses.keys().collect::<Vec<_>>(), [""]);
 }
+
+#[test]
+fn changes_of_the_membership_have_urls_that_can_be_dialled() {
+    use crate::cluster::Change;
+    let list = |urls: &[&str]| urls.iter().map(|&url| url.to_owned()).collect::<Vec<_>>();
+    let change = |method, message: Vec<u8>| match run(Space::UNLIMITED, method, message) {
+        Ok(Request::ConfChange(change)) => Ok(change),
+        Ok(other) => panic!("{other:?}"),
+        Err(refusal) => Err(refusal),
+    };
+    let bad = Err(Refusal::Error(Error::BadMemberUrls));
+    let cases = [
+        (vec!["http://b:1", "http://a:1"], Ok(list(&["http://a:1", "http://b:1"]))),
+        (vec!["unix://x"], Ok(list(&["unix://x"]))),
+        (vec![], bad.clone()),
+        (vec![""], bad.clone()),
+        (vec!["a:1"], bad.clone()),
+        (vec!["http://a"], bad.clone()),
+        (vec!["http://a:1/path"], bad.clone()),
+        (vec!["http://a:1", "ftp://b:1"], bad),
+    ];
+    for (urls, want) in cases {
+        for is_learner in [false, true] {
+            let request = pb::MemberAddRequest { peer_ur_ls: list(&urls), is_learner };
+            let want = want.clone().map(|peer_urls| Change::Add { peer_urls, is_learner });
+            assert_eq!(change(Method::MemberAdd, request.encode_to_vec()), want, "{urls:?}");
+        }
+        let request = pb::MemberUpdateRequest { id: 7, peer_ur_ls: list(&urls) };
+        let want = want.map(|_| Change::Update { id: 7, peer_urls: list(&urls) });
+        assert_eq!(change(Method::MemberUpdate, request.encode_to_vec()), want, "{urls:?}");
+    }
+    let id = u64::MAX;
+    let remove = pb::MemberRemoveRequest { id }.encode_to_vec();
+    assert_eq!(change(Method::MemberRemove, remove), Ok(Change::Remove { id }));
+    let promote = pb::MemberPromoteRequest { id }.encode_to_vec();
+    assert_eq!(change(Method::MemberPromote, promote), Ok(Change::Promote { id }));
+    let request = pb::MoveLeaderRequest { target_id: id }.encode_to_vec();
+    let moved = run(Space::UNLIMITED, Method::MaintenanceMoveLeader, request);
+    assert!(matches!(moved, Ok(Request::MoveLeader { target }) if target == id));
+}
+
+#[test]
+fn a_learner_serves_status_snapshots_and_local_ranges() {
+    let range = |serializable| Bytes::from(pb::RangeRequest { serializable, ..get("k") }.encode_to_vec());
+    for &method in Method::ALL {
+        let want =
+            matches!(method, Method::KvRange | Method::MaintenanceStatus | Method::MaintenanceSnapshot);
+        assert_eq!(learner_serves(method, &range(true)), want, "{method:?}");
+    }
+    assert!(!learner_serves(Method::KvRange, &range(false)));
+    assert!(!learner_serves(Method::KvRange, &text("\u{7f}")), "what can't be read is no local range");
+}

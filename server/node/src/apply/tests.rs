@@ -241,7 +241,7 @@ fn bytes_and_memory_say_the_same() {
     let mut ids = IdGenerator::new(1, 1, 0, 1);
     let writes = [
         raise_alarm(&mut ids, 7, pb::AlarmType::Nospace),
-        crate::propose::lease_revoke(&mut ids, 9),
+        crate::propose::lease_expired(&mut ids, 9, 3),
         cluster_version_set(&mut ids, "3.7.0"),
     ];
     for write in writes {
@@ -272,6 +272,27 @@ fn entries_nobody_understands_stop_the_member() {
     assert_eq!(w.store.applied().index, 0);
     let empty = w.entry(EntryKind::Normal, Bytes::new());
     assert!(apply(&mut w.store, NOW, w.space, &empty, None).unwrap().is_some());
+}
+
+#[test]
+fn a_lease_that_an_earlier_leader_found_expired_lives_on() {
+    let mut w = World::new();
+    let _: pb::LeaseGrantResponse = w.answer(Command::LeaseGrant { id: 5, ttl: 60 }).unwrap();
+    w.answer::<pb::PutResponse>(Command::Put(put_leased("k", "v", 5))).unwrap();
+    // The entries of this world have term 3.
+    for (term, bytes) in [(2, true), (4, true), (2, false)] {
+        let write = crate::propose::lease_expired(&mut w.ids, 5, term);
+        let entry = w.entry(EntryKind::Normal, write.entry);
+        let command = (!bytes).then_some(write.command);
+        let applied = apply(&mut w.store, NOW, w.space, &entry, command).unwrap().expect("a new entry");
+        assert_eq!((applied.result, applied.effect), (Err(Error::NotPrimary), Effect::None), "term {term}");
+        assert!(w.store.lease_exists(LeaseId(5)), "term {term}");
+    }
+    let write = crate::propose::lease_expired(&mut w.ids, 5, 3);
+    let entry = w.entry(EntryKind::Normal, write.entry);
+    let applied = apply(&mut w.store, NOW, w.space, &entry, None).unwrap().expect("a new entry");
+    assert_eq!((applied.result.unwrap().revision, applied.effect), (3, Effect::LeaseRevoked(5)));
+    assert!(!w.store.lease_exists(LeaseId(5)));
 }
 
 #[test]

@@ -1,0 +1,75 @@
+//! `--force-new-cluster`: what a restart found becomes the log of a cluster of one; and who was removed stays out.
+//!
+//! The rules are those of `node::cluster::force_new`. The changed log is written as that of a first start is: in one
+//! append before anything else, and nothing of it counts until that is durable.
+
+use consensus::log::State;
+use consensus::{Index, LogPosition};
+use engine::Store;
+use node::cluster::{change, force_new};
+use node::{Identity, apply};
+
+use crate::sys::{Fatal, FatalReason};
+
+/// Drops what was not committed, and every other member.
+///
+/// # Errors
+/// This member is no member, or the store or the log can't be read.
+pub fn rewrite(
+    store: &Store,
+    identity: Identity,
+    applied: LogPosition,
+    state: State,
+) -> Result<State, Fatal> {
+    let members = apply::members(store).map_err(|error| unreadable(&error))?;
+    let before = state.clone();
+    let State { mut hard_state, mut entries, .. } = state;
+    force_new::rewrite(identity.member_id, &members, applied.index, &mut hard_state, &mut entries).map_err(
+        |refused| {
+            let reason = match refused {
+                force_new::Refused::NotAMember => FatalReason::MemberRemoved,
+                force_new::Refused::Invalid(_) => FatalReason::LogDamaged,
+            };
+            Fatal::new(reason, refused.to_string())
+        },
+    )?;
+    let first_new = before.hard_state.commit.max(applied.index);
+    let changes = entries.iter().filter(|entry| entry.index > first_new).count();
+    if changes == 0 {
+        tracing::info!("--force-new-cluster: this member is the only one already");
+        return Ok(before);
+    }
+    tracing::warn!(
+        changes,
+        "dropped-from" = Index(first_new.0 + 1).0,
+        "dropped-to" = before.entries.last().map_or(first_new, |entry| entry.index).0,
+        "forcing restart member: all others leave the cluster"
+    );
+    Ok(State { hard_state, entries, unwritten: true })
+}
+
+/// Whether this member may start with this store.
+///
+/// # Errors
+/// It has seen that it was removed, or the store can't be read.
+pub fn check_not_removed(store: &Store, identity: Identity) -> Result<(), Fatal> {
+    match change::is_removed(store, identity.member_id) {
+        Ok(false) => Ok(()),
+        Ok(true) => Err(removed(identity)),
+        Err(error) => Err(unreadable(&error)),
+    }
+}
+
+/// How a member ends that learns of its own removal, from its log or from a peer.
+pub fn removed(identity: Identity) -> Fatal {
+    let sentence = format!(
+        "the member {:x} has been permanently removed from the cluster {:x}: to have it again, delete its data \
+         directory and add it as a new member",
+        identity.member_id, identity.cluster_id
+    );
+    Fatal::new(FatalReason::MemberRemoved, sentence)
+}
+
+fn unreadable(error: &apply::Fatal) -> Fatal {
+    Fatal::new(FatalReason::TreeDamaged, format!("cannot read the members: {error}"))
+}
