@@ -16,7 +16,8 @@ pub struct Message {
     pub data: Vec<Bytes>,
 }
 
-/// All that one member can say to another.
+/// All that one member can say to another. It travels in a box.
+#[allow(clippy::large_enum_variant)] // nearly all are the large one
 #[derive(Clone, Debug, PartialEq)]
 pub enum PeerMessage {
     /// Raft's own.

@@ -27,9 +27,9 @@
 
 use bytes::Bytes;
 use raft::eraftpb::{Entry as Stub, Message as RaftMessage, MessageType};
-use raft::{ProgressState, RawNode, Ready, StateRole};
+use raft::{ProgressState, RawNode, Ready, SnapshotStatus, StateRole};
 use rustc_hash::FxHashMap;
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
 use crate::cache::{Cache, from_raft_conf, stub, stub_position, to_raft_conf};
 use crate::log::State;
@@ -40,11 +40,19 @@ use crate::{
     PeerMessage, ProposalId, ReadyNumber, Term,
 };
 
+mod forward;
+mod guard;
 mod io;
+mod peers;
+mod reads;
+mod snapshot;
 
+use forward::{Forwards, Queue};
 pub use io::{
     Append, Config, DropReason, Fetch, Input, InstallSnapshot, Output, PeerStatus, Role, RoleChange, Status,
 };
+use peers::Peers;
+use snapshot::Snapshots;
 
 /// Entries in one [`Output::Commit`] at most, so that a long replay reaches the store in pieces.
 const COMMIT_ENTRIES_MAX: usize = 4096;
@@ -57,35 +65,29 @@ pub struct Node {
     unwritten: Unwritten,
     hard_state: HardState,
     queue: Queue,
+    forwards: Forwards,
+    /// Proposals of this member whose entries were replaced, until something is committed in their place.
+    lost: BTreeMap<LogPosition, ProposalId>,
     /// Bytes of entries that peers sent in this turn.
     received: FxHashMap<(u64, u64), Bytes>,
     /// Messages that wait for durability, in order.
     held: VecDeque<(ReadyNumber, Envelope)>,
     reads: Reads,
+    snapshots: Snapshots,
+    peers: Peers,
     appended: ReadyNumber,
     /// The last append that changed term or vote.
     appended_vote: ReadyNumber,
+    /// What the log says. `durable` is behind it while a snapshot is being installed.
+    log_durable: ReadyNumber,
     durable: ReadyNumber,
     role: RoleChange,
     single_voter: Option<Index>,
     /// The last configuration change that the store has decided.
     conf_applied: Index,
     campaigns: u64,
-}
-
-/// Proposals of this turn, and those already in raft that no Ready has shown yet.
-#[derive(Default)]
-struct Queue {
-    proposals: VecDeque<Proposal>,
-    bytes: usize,
-    conf_change: bool,
-    stepped: VecDeque<Entry>,
-}
-
-struct Proposal {
-    id: ProposalId,
-    kind: EntryKind,
-    data: Bytes,
+    /// Ticks in office since the log device stopped answering.
+    stalled_ticks: Option<usize>,
 }
 
 #[derive(Debug, PartialEq)]
@@ -122,16 +124,22 @@ impl Node {
             unwritten,
             hard_state,
             queue: Queue::default(),
+            forwards: Forwards::new(hard_state.term),
+            lost: BTreeMap::new(),
             received: FxHashMap::default(),
             held: VecDeque::new(),
             reads,
+            snapshots: Snapshots::default(),
+            peers: Peers::default(),
             appended: ReadyNumber(0),
             appended_vote: ReadyNumber(0),
+            log_durable: ReadyNumber(0),
             durable: ReadyNumber(0),
             role: RoleChange { role: Role::Follower, term: hard_state.term, leader: None },
             single_voter: None,
             conf_applied: applied.index,
             campaigns: 0,
+            stalled_ticks: None,
         };
         node.draw_election_timeout();
         node
@@ -154,15 +162,22 @@ impl Node {
             Input::ApplyConfChange(index, change) => self.apply_conf_change(index, change, out),
             Input::Tick => self.tick(),
             Input::Campaign => self.campaign(),
-            Input::Receive(from, message) => self.receive(from, *message),
+            Input::Receive(from, message) => self.receive(from, *message, out),
             Input::Unreachable(peer) => self.raft.report_unreachable(peer.0),
-            Input::TransferLeader(_)
-            | Input::LogStartsAt(_)
-            | Input::Fetched(..)
-            | Input::SnapshotPinned { .. }
-            | Input::SnapshotSent(..)
-            | Input::SnapshotInstalled(_)
-            | Input::LogStalled(_) => {} // to come
+            Input::TransferLeader(to) => self.transfer(to),
+            Input::LogStartsAt(first) => self.raft.mut_store().log_starts_at(first),
+            Input::Fetched(peer, first, entries) => self.fetched(peer, first, entries),
+            Input::SnapshotPinned { peer, position, conf } => {
+                self.snapshot_pinned(peer, position, &conf, out);
+            }
+            Input::SnapshotSent(peer, ok) => self.snapshot_sent(peer, ok),
+            Input::SnapshotInstalled(ready) => self.snapshot_installed(ready, out),
+            Input::LogStalled(stalled) => {
+                self.stalled_ticks = stalled.then_some(0);
+                if stalled && !self.alone() {
+                    self.transfer(None);
+                }
+            }
         }
     }
 
@@ -174,11 +189,10 @@ impl Node {
         self.campaign_if_alone();
         self.start_reads();
         self.drain(out);
-        while !self.queue.proposals.is_empty() {
-            self.propose_some(out);
-            self.drain(out);
-        }
+        self.propose_all(out);
         self.received.clear();
+        self.offer_snapshots(out);
+        self.tend_peers(out);
         self.raft.mut_store().evict();
         self.publish_single_voter(out);
     }
@@ -189,7 +203,7 @@ impl Node {
         Status {
             role: self.role,
             committed: Index(self.raft.raft.raft_log.committed),
-            applied: cache.applied(),
+            applied: Index(self.raft.raft.raft_log.applied),
             last: cache.last(),
             appended: self.appended,
             durable: self.durable,
@@ -198,109 +212,6 @@ impl Node {
             reads: self.reads.len(),
             lead_transferee: self.raft.raft.lead_transferee.map(NodeId),
         }
-    }
-
-    /// What a leader knows of the other members, by their ids; empty on any other.
-    pub fn peers(&self) -> Vec<PeerStatus> {
-        let raft = &self.raft.raft;
-        if raft.state != StateRole::Leader {
-            return Vec::new();
-        }
-        let others = raft.prs().iter().filter(|(id, _)| **id != self.config.id.0);
-        let learners = raft.prs().conf().learners();
-        let mut peers: Vec<PeerStatus> = others
-            .map(|(&id, progress)| PeerStatus {
-                node: NodeId(id),
-                matched: Index(progress.matched),
-                recent_active: progress.recent_active,
-                learner: learners.contains(&id),
-                snapshot: progress.state == ProgressState::Snapshot,
-            })
-            .collect();
-        peers.sort_unstable_by_key(|peer| peer.node);
-        peers
-    }
-
-    fn enqueue(&mut self, id: ProposalId, kind: EntryKind, data: Bytes, out: &mut Vec<Output>) {
-        match self.refusal(kind, data.len()) {
-            Some(reason) => out.push(Output::ProposalDropped(id, reason)),
-            None => {
-                self.queue.bytes += data.len() + std::mem::size_of::<Entry>();
-                self.queue.conf_change |= kind == EntryKind::ConfChange;
-                self.queue.proposals.push_back(Proposal { id, kind, data });
-            }
-        }
-    }
-
-    fn refusal(&self, kind: EntryKind, len: usize) -> Option<DropReason> {
-        if let Some(reason) = self.leaderless() {
-            return Some(reason);
-        }
-        if len > self.config.entry_bytes_max {
-            return Some(DropReason::TooLarge);
-        }
-        let waiting = self.raft.store().unapplied_bytes() + self.queue.bytes;
-        let cost = len + std::mem::size_of::<Entry>();
-        if waiting > 0 && waiting + cost > self.config.proposal_bytes_limit {
-            return Some(DropReason::TooManyRequests);
-        }
-        // raft would replace the change by an empty entry without telling; refuse it here instead.
-        let pending = self.queue.conf_change
-            || self.raft.store().first_conf_change().is_some()
-            || self.raft.raft.has_pending_conf();
-        (kind == EntryKind::ConfChange && pending).then_some(DropReason::ConfChangePending)
-    }
-
-    fn leaderless(&self) -> Option<DropReason> {
-        let raft = &self.raft.raft;
-        match raft.state {
-            StateRole::Leader if raft.lead_transferee.is_some() => Some(DropReason::LeaderTransfer),
-            StateRole::Leader => None,
-            _ if raft.leader_id == raft::INVALID_ID => Some(DropReason::NoLeader),
-            _ => Some(DropReason::NotLeader(NodeId(raft.leader_id))),
-        }
-    }
-
-    /// Gives raft the next [`Config::append_bytes`] of the queue as one proposal.
-    fn propose_some(&mut self, out: &mut Vec<Output>) {
-        // A message of the same turn may have ended our leadership.
-        if let Some(reason) = self.leaderless() {
-            self.drop_queue(reason, out);
-            return;
-        }
-        let mut position = self.raft.store().last();
-        position.term = Term(self.raft.raft.term);
-        let mut stubs = Vec::with_capacity(self.queue.proposals.len());
-        let mut bytes = 0;
-        while bytes < self.config.append_bytes
-            && let Some(proposal) = self.queue.proposals.pop_front()
-        {
-            let Proposal { id, kind, data } = proposal;
-            position.index.0 += 1;
-            stubs.push(stub(kind, LogPosition::default()));
-            let LogPosition { index, term } = position;
-            let entry = Entry { index, term, kind, data, proposal: Some(id) };
-            bytes += entry.cost_bytes();
-            self.queue.stepped.push_back(entry);
-        }
-        self.queue.bytes -= bytes;
-        self.queue.conf_change &= !self.queue.proposals.is_empty();
-        let mut message = RaftMessage { from: self.config.id.0, entries: stubs, ..Default::default() };
-        message.set_msg_type(MessageType::MsgPropose);
-        if self.raft.step(message).is_err() {
-            // Not a member any more. Nothing of it has been appended.
-            for entry in std::mem::take(&mut self.queue.stepped) {
-                let id = entry.proposal.expect("stepped entries are proposals");
-                out.push(Output::ProposalDropped(id, DropReason::NoLeader));
-            }
-        }
-    }
-
-    fn drop_queue(&mut self, reason: DropReason, out: &mut Vec<Output>) {
-        self.queue.bytes = 0;
-        self.queue.conf_change = false;
-        let dropped = self.queue.proposals.drain(..);
-        out.extend(dropped.map(|proposal| Output::ProposalDropped(proposal.id, reason)));
     }
 
     fn append_bootstrap(&mut self, out: &mut Vec<Output>) {
@@ -321,7 +232,16 @@ impl Node {
         if self.unwritten == Unwritten::OnTheWay {
             self.unwritten = Unwritten::Nothing;
         }
-        self.durable = self.durable.max(ready);
+        self.log_durable = self.log_durable.max(ready);
+        self.settle_durable(out);
+    }
+
+    /// All that is durable is told to raft, and what waited for it leaves.
+    fn settle_durable(&mut self, out: &mut Vec<Output>) {
+        // The append of a snapshot is not done before the store is replaced.
+        let bound = self.snapshots.installing.map(|(ready, _)| ReadyNumber(ready.0 - 1));
+        let ready = bound.map_or(self.log_durable, |bound| bound.min(self.log_durable));
+        self.durable = ready;
         self.raft.on_persist_ready(ready.0);
         while self.held.front().is_some_and(|(waits_for, _)| *waits_for <= ready) {
             let (_, envelope) = self.held.pop_front().expect("it was there");
@@ -340,38 +260,56 @@ impl Node {
     }
 
     fn apply_conf_change(&mut self, index: Index, change: Option<ConfChange>, out: &mut Vec<Output>) {
+        if index <= self.snapshots.taken {
+            return; // the snapshot has decided it
+        }
         let expected = index > self.conf_applied && self.raft.store().has_conf_change(index);
         assert!(expected, "configuration changes are applied in order, once; not {index}");
         self.conf_applied = index;
         let Some(change) = change.and_then(|change| change.to_raft()) else { return };
         let conf = self.raft.apply_conf_change(&change).expect("the store refuses invalid changes");
+        self.leave_office_if_removed();
         self.draw_election_timeout();
         self.publish_single_voter(out);
         out.push(Output::ConfState(from_raft_conf(&conf)));
     }
 
     fn tick(&mut self) {
-        let raft = &self.raft.raft;
-        if raft.state != StateRole::Leader && self.alone() && self.appended > self.durable {
-            return; // see "One voter": an election now would find writes in flight
+        self.reads.tick(self.config.election_ticks.div_ceil(2) as u32);
+        if self.hand_over_if_stalled() {
+            return;
         }
-        let elapsed = raft.election_elapsed + 1;
-        if raft.state != StateRole::Leader && elapsed >= raft.randomized_election_timeout() {
+        let must_wait = self.must_not_campaign();
+        let raft = &mut self.raft.raft;
+        let follows = raft.state != StateRole::Leader;
+        if follows && must_wait {
+            // Time passes all the same: whether it may vote for others depends on it.
+            raft.election_elapsed = raft.election_elapsed.saturating_add(1);
+            return;
+        }
+        if follows && raft.election_elapsed + 1 >= raft.randomized_election_timeout() {
             self.campaigns += 1;
         }
         self.raft.tick();
         self.draw_election_timeout();
-        self.reads.tick(self.config.election_ticks as u32);
     }
 
     fn campaign(&mut self) {
-        if self.alone() && self.appended > self.durable {
+        if self.must_not_campaign() {
             return;
         }
         self.campaigns += 1;
         // It fails where raft knows nothing to campaign for; an election timeout will come.
         let _ = self.raft.campaign();
         self.draw_election_timeout();
+    }
+
+    /// Whether an election would find this member unfit: see "One voter" and the module `snapshot`; or its disk is stuck, and
+    /// it would be a leader who can't write.
+    fn must_not_campaign(&self) -> bool {
+        let in_flight = self.appended > self.durable;
+        let unfit = if self.alone() { in_flight } else { self.stalled_ticks.is_some() };
+        unfit || self.snapshots.installing.is_some()
     }
 
     fn campaign_if_alone(&mut self) {
@@ -389,28 +327,55 @@ impl Node {
         raft.prs().is_singleton() && raft.promotable()
     }
 
-    fn receive(&mut self, from: NodeId, message: PeerMessage) {
-        let PeerMessage::Raft(Message { raft: message, data }) = message else { return };
-        if message.from != from.0 || message.entries.len() != data.len() {
+    fn receive(&mut self, from: NodeId, message: PeerMessage, out: &mut Vec<Output>) {
+        match message {
+            PeerMessage::Raft(message) => self.receive_raft(from, message, out),
+            PeerMessage::Forward(forward) => self.receive_forward(from, forward),
+            PeerMessage::ForwardRefused(refusal) => self.receive_refusal(refusal, out),
+            PeerMessage::Request { .. } | PeerMessage::Response { .. } => {}
+        }
+    }
+
+    fn receive_raft(&mut self, from: NodeId, message: Message, out: &mut Vec<Output>) {
+        let Message { raft: message, data } = message;
+        let kind = message.get_msg_type();
+        if message.from != from.0 || message.to != self.config.id.0 {
             return; // a peer that doesn't follow the protocol
         }
-        for (stub, data) in message.entries.iter().zip(data) {
-            self.received.insert((stub.index, stub.term), data);
+        if kind == MessageType::MsgReadIndex {
+            return self.receive_read_index(from, &message);
         }
-        // raft refuses what is not for it; there is nobody to tell.
-        let _ = self.raft.step(message);
+        let with_data = if kind == MessageType::MsgAppend { message.entries.len() } else { 0 };
+        if !guard::is_sound(&message) || data.len() != with_data {
+            return;
+        }
+        match kind {
+            MessageType::MsgSnapshot => self.receive_snapshot(message, out),
+            MessageType::MsgHeartbeat if self.lacks_acknowledged(&message) => {
+                let (acknowledged, last) = (Index(message.commit), self.raft.store().last());
+                out.push(Output::AcknowledgedLost { acknowledged, last });
+            }
+            MessageType::MsgTimeoutNow if self.must_not_campaign() => {}
+            MessageType::MsgAppendResponse => {
+                self.before_answer(from);
+                let _ = self.raft.step(message);
+                self.after_answer(from);
+            }
+            _ => {
+                for (stub, data) in message.entries.iter().zip(data) {
+                    self.received.insert((stub.index, stub.term), data);
+                }
+                // raft refuses what is not for it; there is nobody to tell.
+                let _ = self.raft.step(message);
+            }
+        }
         self.draw_election_timeout();
     }
 
-    fn start_reads(&mut self) {
-        let raft = &self.raft.raft;
-        let can_ask = match raft.state {
-            StateRole::Leader => raft.commit_to_current_term(),
-            _ => raft.leader_id != raft::INVALID_ID,
-        };
-        if can_ask && let Some(token) = self.reads.start() {
-            self.raft.read_index(token);
-        }
+    /// A leader's heartbeat carries a commit up to which it knows this member's log to be durable and equal to its own. raft
+    /// panics if it is not there.
+    fn lacks_acknowledged(&self, heartbeat: &RaftMessage) -> bool {
+        heartbeat.term >= self.raft.raft.term && heartbeat.commit > self.raft.raft.raft_log.last_index()
     }
 
     /// Takes from raft all that it has ready.
@@ -427,29 +392,29 @@ impl Node {
 
     fn handle_ready(&mut self, mut ready: Ready, out: &mut Vec<Output>) {
         let number = ReadyNumber(ready.number());
+        let reset = self.take_snapshot(&ready, out);
         let entries = self.take_entries(ready.take_entries());
+        self.note_replaced();
         let vote_changed = self.observe_hard_state(&ready);
         let append = ready.must_sync().then(|| {
             self.appended = number;
             if vote_changed {
                 self.appended_vote = number;
             }
-            Append { ready: number, hard_state: self.hard_state, entries, reset: None }
+            Append { ready: number, hard_state: self.hard_state, entries, reset }
         });
         self.publish_single_voter(out);
         for message in ready.take_messages() {
-            let envelope = self.envelope(message);
-            out.push(Output::Send(envelope));
+            out.extend(self.envelope(message).map(Output::Send));
         }
         out.extend(append.map(Output::Append));
+        out.extend(reset.map(|position| self.install(&ready, position)));
         for message in ready.take_persisted_messages() {
             self.send_when_true(message, out);
         }
         self.commit(&ready, out);
         for read_state in ready.take_read_states() {
-            let index = Index(read_state.index);
-            let reads = self.reads.confirmed(&read_state.request_ctx);
-            out.extend(reads.into_iter().map(|read| Output::ReadReady(read, index)));
+            self.answer_reads(&read_state.request_ctx, Index(read_state.index), out);
         }
         self.raft.advance_append_async(ready);
     }
@@ -463,20 +428,6 @@ impl Node {
             entries.push(entry);
         }
         entries
-    }
-
-    fn whole_entry(&mut self, stub: &Stub) -> Entry {
-        let position = stub_position(stub);
-        if self.queue.stepped.front().is_some_and(|entry| entry.position() == position) {
-            return self.queue.stepped.pop_front().expect("it was there");
-        }
-        let kind = match stub.get_entry_type() {
-            raft::eraftpb::EntryType::EntryNormal => EntryKind::Normal,
-            _ => EntryKind::ConfChange,
-        };
-        // Without bytes: the entry with which this leader opens its term.
-        let data = self.received.get(&(stub.index, stub.term)).cloned().unwrap_or_default();
-        Entry { index: position.index, term: position.term, kind, data, proposal: None }
     }
 
     /// Remembers the hard state; whether term or vote have changed.
@@ -511,29 +462,53 @@ impl Node {
     fn commit(&mut self, ready: &Ready, out: &mut Vec<Output>) {
         let stubs = ready.committed_entries();
         let (Some(first), Some(last)) = (stubs.first(), stubs.last()) else { return };
+        let last_index = Index(last.index);
         let cache = self.raft.store();
         let mut entries = cache.range(Index(first.index), Index(last.index)).cloned();
         while entries.len() > 0 {
             out.push(Output::Commit(entries.by_ref().take(COMMIT_ENTRIES_MAX).collect()));
         }
+        drop(entries);
+        self.drop_lost(last_index, DropReason::LeaderChanged, out);
     }
 
-    fn envelope(&self, message: RaftMessage) -> Envelope {
+    /// A message of raft, with its bytes. `None` if it is of no use any more: this member led when raft made it, and
+    /// follows a leader now who has replaced the entries.
+    fn envelope(&mut self, message: RaftMessage) -> Option<Envelope> {
+        let to = NodeId(message.to);
+        let kind = message.get_msg_type();
+        if kind == MessageType::MsgSnapshot {
+            self.snapshot_leaves(to);
+        }
+        if kind != MessageType::MsgAppend || message.entries.is_empty() {
+            return Some(Envelope::raft(message, Vec::new()));
+        }
         let cache = self.raft.store();
-        let data = message.entries.iter().map(|stub| {
-            let entry = cache.entry(stub_position(stub)).expect("raft sends what the cache holds");
-            entry.data.clone()
-        });
-        let data = data.collect();
-        Envelope::raft(message, data)
+        let entries: Option<Vec<&Entry>> =
+            message.entries.iter().map(|stub| cache.entry(stub_position(stub))).collect();
+        let Some(entries) = entries else {
+            assert!(self.raft.raft.state != StateRole::Leader, "a leader sends what the cache holds");
+            return None;
+        };
+        let bytes = entries.iter().map(|entry| entry.cost_bytes()).sum();
+        let data = entries.into_iter().map(|entry| entry.data.clone()).collect();
+        self.note_sent(to, bytes);
+        Some(Envelope::raft(message, data))
     }
 
     fn send_when_true(&mut self, message: RaftMessage, out: &mut Vec<Output>) {
-        let waits_for = match promise_of(&message) {
+        let promise = promise_of(&message);
+        if let Some(envelope) = self.envelope(message) {
+            self.hold(promise, envelope, out);
+        }
+    }
+
+    /// Sends a message as soon as what it promises is durable.
+    fn hold(&mut self, promise: Promise, envelope: Envelope, out: &mut Vec<Output>) {
+        let waits_for = match promise {
             Promise::Stored => self.appended,
             Promise::Term => self.appended_vote,
         };
-        let envelope = self.envelope(message);
         if waits_for <= self.durable {
             out.push(Output::Send(envelope));
             return;
@@ -583,6 +558,7 @@ fn raft_config(config: &Config, applied: LogPosition) -> raft::Config {
         check_quorum: true,
         pre_vote: true,
         max_size_per_msg: config.append_bytes as u64,
+        max_inflight_msgs: peers::MESSAGES_IN_FLIGHT_MAX,
         max_uncommitted_size: raft::NO_LIMIT,
         max_committed_size_per_ready: raft::NO_LIMIT,
         ..Default::default()

@@ -389,7 +389,10 @@ fn three_members_commit_the_same_bytes() {
     }
     let follower = cluster.other(&[leader]);
     let out = cluster.turn(follower, vec![propose(9, 1)]);
-    assert_eq!(dropped(&out), [(9, DropReason::NotLeader(leader))]);
+    assert_eq!(dropped(&out), []);
+    cluster.deliver();
+    let last = cluster.committed[leader.0 as usize - 1].last().unwrap();
+    assert_eq!((&last.data[..], last.proposal), (&[9][..], None), "forwarded, and nobody's by name");
 }
 
 #[test]
