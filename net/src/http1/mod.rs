@@ -6,8 +6,11 @@
 //! served here needs them, and a request with two opinions about its length is refused and its connection closed (request
 //! smuggling).
 
+mod response;
 #[cfg(test)]
 mod tests;
+
+pub use response::{BadResponse, Response};
 
 use std::time::Duration;
 

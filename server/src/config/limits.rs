@@ -112,6 +112,9 @@ pub const PEER_SNAPSHOT_SEND_BYTES_MAX: usize = 4 << 20;
 /// Bytes of messages that one peer's connection has brought and the raft core has not taken; beyond, its socket is not read.
 pub const PEER_BACKLOG_BYTES_MAX: usize = 8 << 20;
 
+/// Bytes of a page that a peer is asked for at start.
+pub const PEER_PAGE_BYTES_MAX: usize = 1 << 20;
+
 /// Bytes gathered for one peer's socket at a time.
 pub const PEER_OUTPUT_BYTES_MAX: usize = 128 << 10;
 

@@ -59,6 +59,16 @@ pub struct Settings {
 #[derive(Clone)]
 pub struct Tls {}
 
+impl Tls {
+    /// A session with a server of this name.
+    ///
+    /// # Errors
+    /// The name is none.
+    pub fn connect(&self, host: &str) -> io::Result<net::tls::Tls> {
+        Err(io::Error::new(io::ErrorKind::Unsupported, host.to_owned()))
+    }
+}
+
 /// A bound socket of `--listen-peer-urls`; see [`super::listen`].
 pub struct Listener {
     /// Listening.
@@ -167,35 +177,4 @@ impl Peers {
 }
 
 /// Asks peers over HTTP, blocking: for the main thread before anything else runs.
-pub mod fetch {
-    use super::{Member, Tls};
-    use std::io;
-    use std::time::Duration;
-
-    /// `GET /members` of the first of `urls` that answers, and the cluster's id.
-    ///
-    /// # Errors
-    /// The last one's, if none answers within `timeout` each.
-    pub fn members(urls: &[String], tls: Option<&Tls>, timeout: Duration) -> io::Result<(u64, Vec<Member>)> {
-        let _ = (urls, tls, timeout);
-        Err(io::ErrorKind::Unsupported.into())
-    }
-
-    /// What a member says of itself at `GET /version`.
-    #[derive(Clone, Debug, Default, PartialEq, Eq)]
-    pub struct Version {
-        /// `etcdserver`
-        pub server: String,
-        /// `etcdcluster`
-        pub cluster: String,
-    }
-
-    /// `GET /version` of the first of `urls` that answers.
-    ///
-    /// # Errors
-    /// The last one's, if none answers within `timeout` each.
-    pub fn version(urls: &[String], tls: Option<&Tls>, timeout: Duration) -> io::Result<Version> {
-        let _ = (urls, tls, timeout);
-        Err(io::ErrorKind::Unsupported.into())
-    }
-}
+pub mod fetch;

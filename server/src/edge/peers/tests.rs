@@ -139,3 +139,26 @@ fn messages_cross_in_both_directions_and_in_order() {
         at_b.shutdown();
     });
 }
+
+#[test]
+fn a_peer_that_is_asked_names_its_members_and_versions() {
+    run(async {
+        let mut a = Member_::new(1);
+        let (urls, members) = (vec!["http://127.0.0.1:1".to_owned(), a.url()], table(&[&a]));
+        let peers = a.start();
+        peers.set_members(&members, &[]);
+        let asked = urls.clone();
+        let fetched = dial::on_thread("test", move || fetch::members(&asked, None, PATIENCE)).await;
+        let want = crate::bootstrap::Fetched { cluster_id: CLUSTER, members };
+        assert_eq!(fetched.expect("a thread").expect("an answer"), want);
+        peers.set_cluster_version("3.7.0");
+        let asked = urls.clone();
+        let version = dial::on_thread("test", move || fetch::version(&asked, None, PATIENCE)).await;
+        let want = fetch::Version { server: "3.7.1".into(), cluster: "3.7.0".into() };
+        assert_eq!(version.expect("a thread").expect("an answer"), want);
+        let nobody = dial::on_thread("test", move || fetch::members(&urls[..1], None, PATIENCE)).await;
+        let error = nobody.expect("a thread").expect_err("nobody is there").to_string();
+        assert!(error.starts_with("http://127.0.0.1:1: "), "{error}");
+        peers.shutdown();
+    });
+}
