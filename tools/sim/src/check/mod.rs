@@ -1,0 +1,173 @@
+//! What must hold, checked while the world runs, so that the first wrong thing ends it.
+//!
+//! The oracle sees every commit of every member, every durable write, every request and every answer. The first member
+//! that hands out an index decides what stands there; everything else is compared with that, and with the model's answers.
+
+pub mod answers;
+pub mod leases;
+pub mod raft;
+pub mod watches;
+
+use bytes::Bytes;
+use consensus::{Entry, EntryKind};
+use net::pb::etcdserverpb as pb;
+use prost::Message;
+use rustc_hash::FxHashMap;
+
+use crate::model::{self, Model};
+use crate::queue::Time;
+
+/// A rule that was broken.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failure {
+    /// Which checker saw it.
+    pub checker: &'static str,
+    /// What it saw.
+    pub what: String,
+}
+
+/// Fails by the name of a checker.
+pub fn fail<T>(checker: &'static str, what: impl Into<String>) -> Result<T, Failure> {
+    Err(Failure { checker, what: what.into() })
+}
+
+/// What stands at an index, and the state after it.
+pub struct Committed {
+    /// The term of its entry.
+    pub term: u64,
+    /// A hash of its kind and bytes.
+    pub hash: u64,
+    /// The ID in its header; 0 if it is none of a client's.
+    pub id: u64,
+    /// When the first member handed it out.
+    pub at: Time,
+    /// Revision of the store after it.
+    pub revision: i64,
+    /// Compact revision after it.
+    pub compact_revision: i64,
+    /// What its proposer is told.
+    pub answer: Option<model::Answer>,
+}
+
+/// See the module's header.
+pub struct Oracle {
+    /// The committed log; index `i` stands at `i - 1`.
+    pub log: Vec<Committed>,
+    /// Where each ID stands in it.
+    pub by_id: FxHashMap<u64, u64>,
+    /// The state after it.
+    pub model: Model,
+    /// Terms, votes, commits, durability.
+    pub raft: raft::Raft,
+    /// Requests and answers.
+    pub answers: answers::Answers,
+    /// Watch streams.
+    pub watches: watches::Watches,
+    /// Leases.
+    pub leases: leases::Leases,
+}
+
+impl Oracle {
+    /// Nothing has happened.
+    pub fn new(members: usize, lease_ttl_min: i64, clock_rate_max: u64) -> Oracle {
+        Oracle {
+            log: Vec::new(),
+            by_id: FxHashMap::default(),
+            model: Model::new(lease_ttl_min),
+            raft: raft::Raft::new(members),
+            answers: answers::Answers::default(),
+            watches: watches::Watches::default(),
+            leases: leases::Leases::new(clock_rate_max),
+        }
+    }
+
+    /// A member hands out committed entries.
+    pub fn committed(&mut self, now: Time, node: usize, entries: &[Entry]) -> Result<(), Failure> {
+        for entry in entries {
+            let hash = hash_entry(entry);
+            self.raft.commits(node, entry.index.0)?;
+            if let Some(known) = self.log.get(entry.index.0 as usize - 1) {
+                if (known.term, known.hash) != (entry.term.0, hash) {
+                    return fail(
+                        "raft",
+                        format!(
+                            "member {node} commits entry {} of term {}, another committed one of term {} there{}",
+                            entry.index,
+                            entry.term,
+                            known.term,
+                            if known.term == entry.term.0 { " with other bytes" } else { "" }
+                        ),
+                    );
+                }
+                continue;
+            }
+            if entry.index.0 as usize != self.log.len() + 1 {
+                return fail("raft", format!("member {node} commits entry {} before others", entry.index));
+            }
+            self.raft.first_commit(entry.index.0, entry.term.0)?;
+            self.append(now, entry, hash)?;
+        }
+        Ok(())
+    }
+
+    fn append(&mut self, now: Time, entry: &Entry, hash: u64) -> Result<(), Failure> {
+        let index = entry.index.0;
+        let (id, answer) = match entry.kind {
+            EntryKind::ConfChange => (0, None),
+            EntryKind::Normal => self.apply(now, index, &entry.data)?,
+        };
+        self.log.push(Committed {
+            term: entry.term.0,
+            hash,
+            id,
+            at: now,
+            revision: self.model.revision,
+            compact_revision: self.model.compact_revision,
+            answer,
+        });
+        Ok(())
+    }
+
+    fn apply(
+        &mut self,
+        now: Time,
+        index: u64,
+        data: &Bytes,
+    ) -> Result<(u64, Option<model::Answer>), Failure> {
+        let Ok(request) = pb::InternalRaftRequest::decode(data.clone()) else {
+            return fail("raft", format!("entry {index} is not what anybody proposed"));
+        };
+        let id = request.header.as_ref().map_or(0, |header| header.id);
+        if id != 0 {
+            if let Some(before) = self.by_id.insert(id, index) {
+                return fail("exactly-once", format!("entry {index} is entry {before} once more (ID {id:x})"));
+            }
+            self.raft.not_dropped(id)?;
+        }
+        self.leases.before_entry(now, index, &request, &self.model, self.answers.is_asked(id))?;
+        Ok((id, self.model.apply(&request)))
+    }
+
+    /// The highest index whose state had this revision or an older one, and the first that had it.
+    pub fn first_index_of(&self, revision: i64) -> u64 {
+        self.log.partition_point(|entry| entry.revision < revision) as u64 + 1
+    }
+
+    /// Revision and compact revision after an index; index 0 is the empty store.
+    pub fn at(&self, index: u64) -> (i64, i64) {
+        match index.checked_sub(1).and_then(|at| self.log.get(at as usize)) {
+            Some(entry) => (entry.revision, entry.compact_revision),
+            None if index == 0 => (1, -1),
+            None => (self.model.revision, self.model.compact_revision),
+        }
+    }
+}
+
+/// Over what members must agree on.
+pub fn hash_entry(entry: &Entry) -> u64 {
+    let mut hash = 0xcbf2_9ce4_8422_2325u64 ^ u64::from(entry.kind == EntryKind::ConfChange);
+    for byte in entry.data.iter() {
+        hash = (hash ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3);
+    }
+    hash
+}

@@ -1,0 +1,186 @@
+//! Consensus: terms, votes, commits, and what is durable where.
+//!
+//! - Nobody leads a term that another leads; nobody grants two votes in a term, also not before and after a crash.
+//! - What a member has committed grows by one, and only it; after a restart it begins at what its checkpoint covers.
+//! - A committed entry is durable on a majority at that moment.
+//! - Term and vote found after a restart are at least what was durable before it.
+//! - What a member said would never commit never does.
+
+use consensus::{Entry, HardState};
+use rustc_hash::{FxHashMap, FxHashSet};
+
+use super::{Failure, fail};
+
+/// What a member's log holds for sure.
+#[derive(Default)]
+struct Durable {
+    /// Term of each entry; index `i` stands at `i - 1`.
+    terms: Vec<u64>,
+    hard_state: HardState,
+    /// The last index that this life has handed out.
+    handed_out: u64,
+}
+
+/// See the module's header.
+pub struct Raft {
+    members: Vec<Durable>,
+    leaders: FxHashMap<u64, usize>,
+    votes: FxHashMap<(usize, u64), u64>,
+    dropped: FxHashSet<u64>,
+}
+
+impl Raft {
+    /// Members whose logs are empty.
+    pub fn new(members: usize) -> Raft {
+        Raft {
+            members: (0..members).map(|_| Durable::default()).collect(),
+            leaders: FxHashMap::default(),
+            votes: FxHashMap::default(),
+            dropped: FxHashSet::default(),
+        }
+    }
+
+    /// A write has completed: these entries and this hard state are durable on a member.
+    pub fn durable(
+        &mut self,
+        node: usize,
+        entries: &[(u64, u64)],
+        hard_state: HardState,
+    ) -> Result<(), Failure> {
+        let member = &mut self.members[node];
+        for (index, term) in entries {
+            member.terms.truncate(*index as usize - 1);
+            if member.terms.len() + 1 != *index as usize {
+                return fail(
+                    "raft",
+                    format!("member {node} appends entry {index} after entry {}", member.terms.len()),
+                );
+            }
+            member.terms.push(*term);
+        }
+        if hard_state.term < member.hard_state.term {
+            return fail(
+                "raft",
+                format!(
+                    "member {node} goes back from term {} to {}",
+                    member.hard_state.term, hard_state.term
+                ),
+            );
+        }
+        member.hard_state = hard_state;
+        Ok(())
+    }
+
+    /// A member starts with what it has found on its disk. `applied` is what its checkpoint covers.
+    pub fn recovered(
+        &mut self,
+        node: usize,
+        applied: u64,
+        hard_state: HardState,
+        entries: &[Entry],
+    ) -> Result<(), Failure> {
+        let member = &mut self.members[node];
+        let (was, is) = (member.hard_state, hard_state);
+        if is.term < was.term || (is.term == was.term && was.vote.0 != 0 && is.vote != was.vote) {
+            return fail(
+                "raft",
+                format!(
+                    "member {node} has forgotten: it was in term {} with a vote for {}, it starts in term {} with a vote for {}",
+                    was.term, was.vote, is.term, is.vote
+                ),
+            );
+        }
+        let last = entries.last().map_or(applied, |entry| entry.index.0);
+        // An append of the last life may have been complete on disk before its completion was seen; nothing durable may
+        // be missing unless a later append of this log, complete but unseen, has replaced it.
+        let replaced = entries.iter().any(|entry| {
+            member.terms.get(entry.index.0 as usize - 1).is_some_and(|term| *term < entry.term.0)
+        });
+        if last < member.terms.len() as u64 && !replaced {
+            return fail(
+                "durability",
+                format!("member {node} has lost entries {}..={}", last + 1, member.terms.len()),
+            );
+        }
+        for entry in entries {
+            let at = entry.index.0 as usize - 1;
+            if at <= member.terms.len() {
+                member.terms.truncate(at);
+                member.terms.push(entry.term.0);
+            }
+        }
+        member.hard_state = hard_state;
+        member.handed_out = applied;
+        Ok(())
+    }
+
+    /// A member's log begins anew after a snapshot at this index; `terms` are those of the entries it covers.
+    pub fn snapshot(&mut self, node: usize, terms: impl Iterator<Item = u64>) {
+        let member = &mut self.members[node];
+        member.terms = terms.collect();
+        member.handed_out = member.terms.len() as u64;
+    }
+
+    /// A member hands out the entry at this index.
+    pub fn commits(&mut self, node: usize, index: u64) -> Result<(), Failure> {
+        let member = &mut self.members[node];
+        if index != member.handed_out + 1 {
+            return fail(
+                "raft",
+                format!("member {node} hands out entry {index} after entry {}", member.handed_out),
+            );
+        }
+        if index as usize > member.terms.len() {
+            return fail("raft", format!("member {node} hands out entry {index}, which its disk has not"));
+        }
+        member.handed_out = index;
+        Ok(())
+    }
+
+    /// Nobody has handed out this entry before.
+    pub fn first_commit(&self, index: u64, term: u64) -> Result<(), Failure> {
+        let has = |member: &&Durable| member.terms.get(index as usize - 1) == Some(&term);
+        let durable = self.members.iter().filter(has).count();
+        if durable * 2 <= self.members.len() {
+            let of = self.members.len();
+            return fail(
+                "durability",
+                format!("entry {index} of term {term} commits while durable on {durable} of {of} members"),
+            );
+        }
+        Ok(())
+    }
+
+    /// A member leads.
+    pub fn leads(&mut self, node: usize, term: u64) -> Result<(), Failure> {
+        match self.leaders.insert(term, node) {
+            Some(other) if other != node => {
+                fail("raft", format!("members {other} and {node} both lead term {term}"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// A member's grant of a vote leaves it.
+    pub fn votes(&mut self, node: usize, term: u64, candidate: u64) -> Result<(), Failure> {
+        match self.votes.insert((node, term), candidate) {
+            Some(other) if other != candidate => {
+                fail("raft", format!("member {node} votes for {other} and for {candidate} in term {term}"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// A member has said that the proposal with this ID will never commit.
+    pub fn dropped(&mut self, id: u64) {
+        self.dropped.insert(id);
+    }
+
+    /// The ID commits.
+    pub fn not_dropped(&self, id: u64) -> Result<(), Failure> {
+        match self.dropped.contains(&id) {
+            true => fail("exactly-once", format!("the proposal {id:x} commits though it was refused")),
+            false => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,215 @@
+//! What surrounds the members: time, the network between them, the connections of clients, and who watches.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use net::grpc::Method;
+use node::api::Error;
+use rustc_hash::FxHashMap;
+
+use crate::check::Oracle;
+use crate::network::{Letter, Network};
+use crate::plan::Config;
+use crate::queue::{Queue, Time};
+use crate::rng::Rng;
+use crate::story::Story;
+
+/// Number of a member, from 0.
+pub type NodeNumber = usize;
+
+/// Something happens.
+#[derive(Clone, Debug)]
+pub enum Event {
+    /// A core, a timer or a device of a member, in one of its lives.
+    Wake(NodeNumber, u32, Wake),
+    /// A message between members arrives.
+    Letter(Box<Letter>),
+    /// A client's request arrives.
+    Request(Box<Request>),
+    /// An answer arrives at its client.
+    Answer { op: u64, from: (NodeNumber, u32), result: Result<Bytes, Error> },
+    /// A message of a watch stream arrives at its client.
+    WatchMessage { stream: u64, message: Bytes },
+    /// A client's time has come: the next operation of the plan.
+    Op(usize),
+    /// A client has waited long enough for the answer to this operation.
+    GiveUp { client: usize, op: u64 },
+    /// A fault of the plan begins.
+    Fault(usize),
+    /// It is over.
+    FaultOver(usize),
+    /// A process starts.
+    Boot(NodeNumber),
+}
+
+/// What of a member has something to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wake {
+    /// The raft core's turn.
+    Raft,
+    /// The log core's turn.
+    Log,
+    /// The store core's turn.
+    Store,
+    /// The client core's turn.
+    Client,
+    /// Raft's tick is due.
+    Tick,
+    /// The store core's timer (leases, checkpoints).
+    StoreTick,
+    /// The client core's timer (deadlines, progress of watches).
+    Housekeeping,
+    /// The write in flight completes.
+    LogWritten,
+    /// The idle marker of the log is due.
+    LogTimeout,
+    /// The background thread goes on preparing a segment.
+    Segment,
+    /// The background thread goes on writing a checkpoint.
+    Checkpoint,
+}
+
+/// What a client says to a member.
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// To whom.
+    pub to: (NodeNumber, u32),
+    /// What.
+    pub body: RequestBody,
+}
+
+/// See [`Request`].
+#[derive(Clone, Debug)]
+pub enum RequestBody {
+    /// A call with one message.
+    Call {
+        /// Its number.
+        op: u64,
+        /// What is asked.
+        method: Method,
+        /// How.
+        message: Bytes,
+    },
+    /// A Watch call begins.
+    OpenWatch(u64),
+    /// One message of it.
+    Watch(u64, Bytes),
+}
+
+/// The client's end of a watch stream.
+struct Stream {
+    from: (NodeNumber, u32),
+    /// Bytes on their way.
+    queued: usize,
+    /// When the last one of them arrives.
+    last: Time,
+}
+
+/// See the module's header.
+pub struct Env {
+    /// The plan's configuration.
+    pub config: Config,
+    /// Time and what comes.
+    pub queue: Queue<Event>,
+    /// Between members.
+    pub network: Network,
+    /// Who watches.
+    pub oracle: Oracle,
+    /// What is told afterwards.
+    pub story: Story,
+    /// Of handovers and devices.
+    pub schedule: Rng,
+    streams: FxHashMap<u64, Stream>,
+    /// Hash of all that has happened.
+    pub trace: u64,
+}
+
+impl Env {
+    /// The surroundings of a world at time 0.
+    pub fn new(seed: u64, config: &Config, story: Story) -> Env {
+        let rate_max = config.clock_rates.iter().copied().max().unwrap_or(1000).max(1000);
+        Env {
+            config: config.clone(),
+            queue: Queue::new(Rng::of(seed, "ties", 0)),
+            network: Network::new(config, Rng::of(seed, "network", 0)),
+            oracle: Oracle::new(config.members, config.lease_ttl_min, rate_max),
+            story,
+            schedule: Rng::of(seed, "schedule", 0),
+            streams: FxHashMap::default(),
+            trace: 0,
+        }
+    }
+
+    /// Mixes something that has happened into the trace.
+    pub fn trace(&mut self, value: u64) {
+        self.trace = (self.trace.rotate_left(5) ^ value).wrapping_mul(0x517c_c1b7_2722_0a95);
+    }
+
+    /// True time of a span of a member's clock.
+    pub fn true_span(&self, node: NodeNumber, local: Duration) -> Time {
+        local.as_nanos() as u64 * 1000 / self.config.clock_rates[node]
+    }
+
+    /// What a member's clock has counted in a span of true time.
+    pub fn local_span(&self, node: NodeNumber, span: Time) -> Duration {
+        Duration::from_nanos((u128::from(span) * u128::from(self.config.clock_rates[node]) / 1000) as u64)
+    }
+
+    /// How long a handover from core to core takes.
+    pub fn handover(&mut self) -> Time {
+        let mean = self.config.handover;
+        let slow = self.config.slow_handovers > 0 && self.schedule.permille(self.config.slow_handovers);
+        self.schedule.exponential(if slow { 100 * mean } else { mean })
+    }
+
+    /// How long something takes that takes at least `least`, and `more` longer on average.
+    pub fn takes(&mut self, (least, more): (Time, Time)) -> Time {
+        least + self.schedule.exponential(more)
+    }
+
+    /// A member sends to another.
+    pub fn send(&mut self, letter: Letter) {
+        let now = self.queue.now();
+        for at in self.network.arrivals(now, &letter) {
+            self.queue.at(at, Event::Letter(Box::new(letter.clone())));
+        }
+    }
+
+    /// A member answers a client.
+    pub fn answer(&mut self, from: (NodeNumber, u32), op: u64, result: Result<Bytes, Error>) {
+        let takes = self.takes(self.config.latency);
+        self.queue.after(takes, Event::Answer { op, from, result });
+    }
+
+    /// A client opens a stream to a member.
+    pub fn open_stream(&mut self, stream: u64, from: (NodeNumber, u32)) {
+        self.streams.insert(stream, Stream { from, queued: 0, last: 0 });
+    }
+
+    /// A stream is over.
+    pub fn close_stream(&mut self, stream: u64) {
+        self.streams.remove(&stream);
+    }
+
+    /// A member sends on a stream, in order.
+    pub fn send_stream(&mut self, stream: u64, message: &[u8]) {
+        let takes = self.takes(self.config.latency);
+        let Some(state) = self.streams.get_mut(&stream) else { return };
+        state.queued += message.len();
+        state.last = state.last.max(self.queue.now() + takes) + 1;
+        let message = Bytes::copy_from_slice(message);
+        self.queue.at(state.last, Event::WatchMessage { stream, message });
+    }
+
+    /// Bytes on their way to the client.
+    pub fn queued_bytes(&self, stream: u64) -> usize {
+        self.streams.get(&stream).map_or(0, |stream| stream.queued)
+    }
+
+    /// A message has arrived. Whose stream it is, if it is still open.
+    pub fn delivered(&mut self, stream: u64, bytes: usize) -> Option<(NodeNumber, u32)> {
+        let state = self.streams.get_mut(&stream)?;
+        state.queued -= bytes;
+        Some(state.from)
+    }
+}

@@ -1,0 +1,201 @@
+//! The start of a process, in the order of the server's `boot`.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
+
+use consensus::log::{Identity as LogIdentity, Log, LogConfig, Recovered, State, Tail, recover};
+use consensus::{ConfState, Config, Index, LogPosition, Node, NodeId, Term};
+use engine::Store;
+use engine::tree::{self, OpenError};
+use node::lease::{Expiry, Renewals};
+use node::membership::{self, voters_and_learners};
+use node::propose::IdGenerator;
+use node::watch_hub::{Config as HubConfig, Hub};
+use node::{Identity, apply};
+use rustc_hash::FxHashMap;
+
+use super::{ClientCore, Done, Leadership, LogCore, Member, RaftCore, Shared, StoreCore, stops};
+use crate::check::Failure;
+use crate::disk::Disk;
+use crate::env::{Env, NodeNumber, Wake};
+use crate::queue::MS;
+
+/// The cluster's id.
+pub const CLUSTER: u64 = 0xc1;
+
+/// The id of a member.
+pub fn node_id(number: NodeNumber) -> NodeId {
+    NodeId(number as u64 + 0x71)
+}
+
+/// Undoes [`node_id`].
+pub fn node_number(id: NodeId) -> NodeNumber {
+    (id.0 - 0x71) as NodeNumber
+}
+
+fn first_member(number: NodeNumber) -> membership::Member {
+    membership::Member {
+        id: node_id(number).0,
+        peer_urls: vec![format!("http://10.0.0.{number}:2380")],
+        ..membership::Member::default()
+    }
+}
+
+impl Member {
+    /// Starts a process on what its disk holds. `nonce` is from the system's random source.
+    ///
+    /// # Errors
+    /// It refuses to start, or a checker has seen something.
+    pub fn boot(
+        env: &mut Env,
+        disk: &mut Disk,
+        number: NodeNumber,
+        life: u32,
+        nonce: u64,
+    ) -> Result<Member, Failure> {
+        // What an earlier process left in the caches looks as if it were on the disk. Before anything is built on it, it
+        // must be.
+        disk.tree.sync();
+        disk.log.sync_directory();
+        let mut store = open_store(env, disk, number, nonce)?;
+        let applied = store.applied();
+        let applied = LogPosition { index: Index(applied.index), term: Term(applied.term) };
+        let identity = LogIdentity { cluster: CLUSTER, member: node_id(number) };
+        let recovered = match recover(&disk.log.image(), identity, applied) {
+            Ok(recovered) => recovered,
+            Err(error) => return stops(number, error),
+        };
+        disk.log.sync();
+        let is_new = recovered.is_new();
+        let Recovered { state, tail, .. } = recovered;
+        let log = open_log(env, disk, identity, tail, nonce);
+        env.oracle.raft.recovered(number, applied.index.0, state.hard_state, &state.entries)?;
+        let state = if is_new { State::bootstrap(&bootstrap_members(env)) } else { state };
+        let conf = conf_state(&store, number)?;
+        let node = Node::new(node_config(env, number, nonce), state, applied, conf);
+        let Ok(view) = store.publish() else { return stops(number, "the tree file is damaged") };
+        let covered = view.applied().index;
+        let unix_ms = env.queue.now() / MS + u64::from(life);
+        let ids = |lane| IdGenerator::new(node_id(number).0, unix_ms, lane, 2);
+        let identity = Identity { cluster_id: CLUSTER, member_id: node_id(number).0 };
+        let hub = HubConfig { progress_interval: Duration::from_nanos(env.config.progress), ..HubConfig::new(identity, nonce) };
+        let mut member = Member {
+            number,
+            life,
+            identity,
+            booted: env.queue.now(),
+            shared: Shared { applied: covered, ..Shared::default() },
+            raft: RaftCore {
+                node,
+                inbox: VecDeque::new(),
+                applied: applied.index,
+                commands: FxHashMap::default(),
+            },
+            log: LogCore {
+                log,
+                appends: VecDeque::new(),
+                preparing: VecDeque::new(),
+                stalled_until: 0,
+                fail_next: false,
+                completing: None,
+            },
+            store: StoreCore {
+                store,
+                inbox: VecDeque::new(),
+                ids: ids(1),
+                renewals: Renewals::default(),
+                expiry: Expiry::default(),
+                leadership: Leadership::Follows,
+                term: 0,
+                announced: None,
+                is_announced: false,
+                proposals: 0,
+                compacting: true,
+                compactions: Vec::new(),
+                revocations: BTreeMap::new(),
+                checkpoint: None,
+                checkpointed_at: Duration::ZERO,
+                covered,
+            },
+            client: ClientCore {
+                inbox: VecDeque::new(),
+                ids: ids(0),
+                hub: Hub::new(hub, view.clone(), 0),
+                view,
+                writes: FxHashMap::default(),
+                asked: FxHashMap::default(),
+                reads: BTreeMap::new(),
+                numbers: 0,
+            },
+            scheduled: [false; 4],
+            tick_due: 0,
+        };
+        member.start(env)?;
+        Ok(member)
+    }
+
+    fn start(&mut self, env: &mut Env) -> Done {
+        self.wake(env, Wake::Raft);
+        self.wake(env, Wake::Store);
+        self.schedule_tick(env);
+        self.schedule_store_tick(env);
+        self.schedule_housekeeping(env);
+        Ok(())
+    }
+}
+
+fn open_store(env: &Env, disk: &Disk, number: NodeNumber, nonce: u64) -> Result<Store, Failure> {
+    let config = engine::Config {
+        tree: tree::Config {
+            identity: tree::Identity { cluster: CLUSTER, member: node_id(number).0 },
+            nonce: nonce as u16,
+        },
+        lease_ttl_s_min: env.config.lease_ttl_min,
+    };
+    let map = disk.tree.cache.clone();
+    if disk.tree.is_empty() {
+        return Ok(Store::create(config, map));
+    }
+    match Store::open(config.clone(), map.clone()) {
+        Ok(store) => Ok(store),
+        // A meta lies in one sector, so no crash can tear it.
+        Err(OpenError::Empty { torn: None }) => Ok(Store::create(config, map)),
+        Err(error) => stops(number, error),
+    }
+}
+
+/// The log's first segment is made before anything else can be.
+fn open_log(env: &Env, disk: &mut Disk, identity: LogIdentity, tail: Tail, nonce: u64) -> Log {
+    let (first_segment_size, segment_size, batch_bytes_max) = env.config.log_sizes;
+    let config = LogConfig { first_segment_size, segment_size, batch_bytes_max, ..LogConfig::new(nonce) };
+    let mut log = Log::new(config, identity, tail);
+    if disk.log.is_empty() {
+        let first = log.segment_wanted().expect("a new log wants its first segment");
+        disk.log.name(&first);
+        disk.log.sync_directory();
+        log.segment_ready(first.id, first.size);
+    }
+    log
+}
+
+fn bootstrap_members(env: &Env) -> Vec<(NodeId, bytes::Bytes)> {
+    (0..env.config.members).map(|number| (node_id(number), first_member(number).encode().into())).collect()
+}
+
+fn node_config(env: &Env, number: NodeNumber, nonce: u64) -> Config {
+    let mut config = Config::new(node_id(number), nonce, nonce);
+    config.election_ticks = env.config.election_ticks;
+    config.entry_bytes_max = env.config.log_sizes.1 as usize - 1024;
+    config.cache_bytes_limit = env.config.cache_bytes;
+    config
+}
+
+fn conf_state(store: &Store, number: NodeNumber) -> Result<ConfState, Failure> {
+    let members = match apply::members(store) {
+        Ok(members) => members,
+        Err(fatal) => return stops(number, fatal),
+    };
+    let (voters, learners) = voters_and_learners(&members);
+    let nodes = |ids: Vec<u64>| ids.into_iter().map(NodeId).collect();
+    Ok(ConfState { voters: nodes(voters), learners: nodes(learners) })
+}

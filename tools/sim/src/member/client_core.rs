@@ -1,0 +1,269 @@
+//! The client core's turn: calls are decoded, answered from the newest version, or wait for another core.
+
+use bytes::Bytes;
+use consensus::{DropReason, Index, ProposalId, ReadId};
+use crossbeam::epoch;
+use net::grpc::Method;
+use node::Answer;
+use node::api::{self, Context, Error, Limits, Refusal, Request, Space};
+use node::lease;
+use node::propose::Write;
+use node::read;
+use node::watch_hub::{STREAM_QUEUED_BYTES_MAX, Sink, StreamId};
+use prost::Message;
+
+use super::{Done, Member, Proposer, Query, Read, ToClient, ToRaft, ToStore, stops};
+use crate::env::{Env, RequestBody, Wake};
+
+/// Waves of catching up before other work of the core goes on.
+const ADVANCES_PER_TURN: usize = 4;
+
+/// Where watch responses go.
+struct ToStreams<'e>(&'e mut Env);
+
+impl Sink for ToStreams<'_> {
+    fn send(&mut self, stream: StreamId, message: &[u8]) {
+        self.0.send_stream(stream.0, message);
+    }
+
+    fn queued_bytes(&self, stream: StreamId) -> usize {
+        // The plan's bound, told as production's.
+        match self.0.queued_bytes(stream.0) >= self.0.config.watch_buffer {
+            true => STREAM_QUEUED_BYTES_MAX,
+            false => 0,
+        }
+    }
+}
+
+impl Member {
+    /// A client's request arrives.
+    ///
+    /// # Errors
+    /// A checker has seen something.
+    pub fn request(&mut self, env: &mut Env, body: RequestBody) -> Done {
+        match body {
+            RequestBody::Call { op, method, message } => self.call(env, op, method, &message),
+            RequestBody::OpenWatch(stream) => {
+                let now = self.now(env);
+                self.client.hub.open(now, StreamId(stream));
+                Ok(())
+            }
+            RequestBody::Watch(stream, message) => {
+                let Ok(Some(request)) = api::watch::decode(&message) else {
+                    return stops(self.number, "a WatchRequest is not one");
+                };
+                self.client.hub.set_view(self.client.view.clone(), self.shared.term);
+                self.client.hub.handle(StreamId(stream), request, &mut ToStreams(env));
+                self.wake(env, Wake::Client);
+                Ok(())
+            }
+        }
+    }
+
+    /// A client has gone away.
+    pub fn close_watch(&mut self, stream: u64) {
+        self.client.hub.close(StreamId(stream));
+    }
+
+    /// A client has taken something from a stream.
+    pub fn stream_has_room(&mut self, env: &mut Env) {
+        if self.client.hub.is_waiting() {
+            self.wake(env, Wake::Client);
+        }
+    }
+
+    fn call(&mut self, env: &mut Env, op: u64, method: Method, message: &Bytes) -> Done {
+        if method == Method::LeaseKeepAlive {
+            return match lease_of(message) {
+                Ok(lease) => self.read_linearizable(env, op, Read::KeepAlive { lease }),
+                Err(error) => self.reply(env, op, Err(error)),
+            };
+        }
+        let mut context = Context { limits: Limits::default(), space: Space::UNLIMITED, ids: &mut self.client.ids };
+        match api::decode(&mut context, method, message) {
+            Ok(Request::Write(write)) => self.propose(env, op, write),
+            Ok(
+                request @ (Request::Range { linearizable: true, .. }
+                | Request::TxnRead { linearizable: true, .. }
+                | Request::MemberList { linearizable: true }),
+            ) => self.read_linearizable(env, op, Read::Call(request)),
+            Ok(Request::LeaseTimeToLive { id, keys }) => {
+                self.to_store(env, ToStore::Query(op, Query::TimeToLive { lease: id, keys }));
+                Ok(())
+            }
+            Ok(request) => self.read(env, op, &request),
+            Err(Refusal::Error(error)) => self.reply(env, op, Err(error)),
+            Err(Refusal::Unimplemented(method)) => stops(self.number, format!("{method:?} is not served")),
+        }
+    }
+
+    fn propose(&mut self, env: &mut Env, op: u64, write: Write) -> Done {
+        let number = self.next_number();
+        self.client.writes.insert(number, op);
+        env.oracle.answers.becomes(op, write.id);
+        self.ask_raft(env, ToRaft::Propose(ProposalId(number), write, Proposer::Client));
+        Ok(())
+    }
+
+    /// Numbers of different lives differ, for raft's cache may name those of an earlier one.
+    fn next_number(&mut self) -> u64 {
+        self.client.numbers += 1;
+        u64::from(self.life) << 40 | self.client.numbers
+    }
+
+    fn read_linearizable(&mut self, env: &mut Env, op: u64, read: Read) -> Done {
+        if planted::is("follower-reads-locally") {
+            return self.read_at(env, op, Index(0), read);
+        }
+        if let Some(index) = self.shared.single_voter {
+            return self.read_at(env, op, index, read);
+        }
+        let id = ReadId(self.next_number());
+        self.client.asked.insert(id, (op, read));
+        self.ask_raft(env, ToRaft::ReadIndex(id));
+        Ok(())
+    }
+
+    /// Reads as soon as the view covers `index`.
+    fn read_at(&mut self, env: &mut Env, op: u64, index: Index, read: Read) -> Done {
+        if index.0 <= self.client.view.applied().index {
+            return self.read_now(env, op, read);
+        }
+        let number = self.next_number();
+        self.client.reads.insert((index, number), (op, read));
+        Ok(())
+    }
+
+    fn read_now(&mut self, env: &mut Env, op: u64, read: Read) -> Done {
+        match read {
+            Read::Call(request) => self.read(env, op, &request),
+            Read::KeepAlive { lease } => {
+                self.to_store(env, ToStore::Query(op, Query::KeepAlive { lease }));
+                Ok(())
+            }
+        }
+    }
+
+    /// Answers from the newest published version.
+    fn read(&mut self, env: &mut Env, op: u64, request: &Request) -> Done {
+        let view = self.client.view.clone();
+        let guard = &epoch::pin();
+        let result = match request {
+            Request::Range { options, .. } => {
+                let mut message = Vec::new();
+                let reply = read::range(&view, guard, options, &self.identity, self.shared.term);
+                reply.and_then(|reply| reply.encode(guard, &mut message)).map(|()| message.into())
+            }
+            Request::TxnRead { txn, .. } => self.encoded(read::txn(&view, guard, txn)),
+            Request::MemberList { .. } => self.encoded(read::member_list(&view, guard)),
+            other => return stops(self.number, format!("no client of this world asks for {other:?}")),
+        };
+        self.reply(env, op, result)
+    }
+
+    fn encoded(&self, result: Result<Answer, Error>) -> Result<Bytes, Error> {
+        result.map(|answer| {
+            let mut message = Vec::new();
+            answer.encode(&self.identity, self.shared.term, &mut message);
+            message.into()
+        })
+    }
+
+    fn reply(&mut self, env: &mut Env, op: u64, result: Result<Bytes, Error>) -> Done {
+        if matches!(result, Err(Error::Corrupt)) {
+            return stops(self.number, "the tree file is damaged");
+        }
+        env.answer((self.number, self.life), op, result);
+        Ok(())
+    }
+
+    pub(super) fn client_turn(&mut self, env: &mut Env) -> Done {
+        for message in std::mem::take(&mut self.client.inbox) {
+            self.client_message(env, message)?;
+        }
+        let hub = &mut self.client.hub;
+        hub.set_view(self.client.view.clone(), self.shared.term);
+        for _ in 0..ADVANCES_PER_TURN {
+            match hub.advance(&epoch::pin(), &mut ToStreams(env)) {
+                Ok(true) => {}
+                Ok(false) => return Ok(()),
+                Err(damage) => return stops(self.number, damage),
+            }
+        }
+        self.wake(env, Wake::Client);
+        Ok(())
+    }
+
+    fn client_message(&mut self, env: &mut Env, message: ToClient) -> Done {
+        match message {
+            ToClient::Published(view) => {
+                let applied = Index(view.applied().index);
+                self.client.view = view;
+                while let Some(first) = self.client.reads.first_entry()
+                    && first.key().0 <= applied
+                {
+                    let (op, read) = first.remove();
+                    self.read_now(env, op, read)?;
+                }
+                Ok(())
+            }
+            ToClient::Outcomes(outcomes) => {
+                outcomes.into_iter().try_for_each(|(id, result)| self.written(env, id, result))
+            }
+            ToClient::Dropped(id, reason) => self.written(env, id, Err(refusal(reason))),
+            ToClient::ReadReady(id, index) => match self.client.asked.remove(&id) {
+                Some((op, read)) => self.read_at(env, op, index, read),
+                None => Ok(()),
+            },
+            ToClient::ReadDropped(id) => match self.client.asked.remove(&id) {
+                Some((op, _)) => self.reply(env, op, Err(Error::LeaderChanged)),
+                None => Ok(()),
+            },
+            ToClient::KeptAlive(op, result) => {
+                let header = self.identity.header(self.client.view.revision(), self.shared.term);
+                let answer = result.map(|(id, ttl)| {
+                    lease::keep_alive_response(header, id, ttl).encode_to_vec().into()
+                });
+                self.reply(env, op, answer)
+            }
+            ToClient::Answered(op, result) => {
+                let result = self.encoded(result);
+                self.reply(env, op, result)
+            }
+        }
+    }
+
+    fn written(&mut self, env: &mut Env, id: ProposalId, result: Result<Answer, Error>) -> Done {
+        let Some(op) = self.client.writes.remove(&id.0) else { return Ok(()) };
+        let result = self.encoded(result);
+        self.reply(env, op, result)
+    }
+
+    pub(super) fn housekeeping(&mut self, env: &mut Env) -> Done {
+        self.schedule_housekeeping(env);
+        let now = self.now(env);
+        if self.client.hub.next_timeout().is_some_and(|due| due <= now) {
+            self.client.hub.handle_timeout(now, &mut ToStreams(env));
+        }
+        Ok(())
+    }
+
+    pub(super) fn schedule_housekeeping(&mut self, env: &mut Env) {
+        let after = env.true_span(self.number, std::time::Duration::from_millis(250));
+        self.wake_after(env, after, Wake::Housekeeping);
+    }
+}
+
+fn lease_of(message: &Bytes) -> Result<i64, Error> {
+    api::lease::decode_keep_alive(message)
+}
+
+fn refusal(reason: DropReason) -> Error {
+    match reason {
+        DropReason::NoLeader | DropReason::NotLeader(..) => Error::NoLeader,
+        DropReason::TooManyRequests => Error::TooManyRequests,
+        DropReason::TooLarge => Error::RequestTooLarge,
+        DropReason::ConfChangePending => Error::Unhealthy,
+        _ => Error::LeaderChanged,
+    }
+}

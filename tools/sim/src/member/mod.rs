@@ -1,0 +1,309 @@
+//! One member: the machines of production, and between them the wiring that the server's edge does with rings and timers.
+//!
+//! Nothing here decides anything. Proposals are made by `node::api` and `node::propose`, ordered by `consensus::Node`, made
+//! durable by `consensus::log::Log`, applied by `node::apply` to an `engine::Store`, watched through `node::watch_hub`. The
+//! four cores of the server are four inboxes here; a core's turn takes what its inbox holds at that moment, and how long
+//! after a handover the turn comes is drawn, so that cores race as they do on a machine.
+//!
+//! The files follow the server's: [`raft_core`], [`log_core`], [`store_core`], [`client_core`].
+
+mod boot;
+mod client_core;
+mod log_core;
+mod raft_core;
+mod store_core;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use consensus::log::{Log, NewSegment};
+use consensus::{
+    ConfChange, DropReason, Entry, HardState, Index, Message, Node, ProposalId, ReadId, ReadyNumber,
+};
+use engine::tree::Checkpoint;
+use engine::{Store, View};
+use node::api::{Error, Request};
+use node::lease::{Expiry, Renewals};
+use node::propose::{Command, IdGenerator, Write};
+use node::watch_hub::Hub;
+use node::{Answer, Identity};
+use rustc_hash::FxHashMap;
+
+use crate::check::Failure;
+use crate::disk::Disk;
+use crate::env::{Env, NodeNumber, Wake};
+use crate::queue::Time;
+
+pub use boot::{CLUSTER, node_id, node_number};
+
+/// To the raft core.
+#[derive(Debug)]
+enum ToRaft {
+    Message(NodeNumber, Box<Message>),
+    Propose(ProposalId, Write, Proposer),
+    ReadIndex(ReadId),
+    Durable(ReadyNumber),
+    ConfChange(Index, Option<ConfChange>),
+    Checkpointed(Index),
+}
+
+/// Who proposes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Proposer {
+    Client,
+    /// The store core, for itself.
+    Store,
+    /// The store core, because a lease has run out while this member led this term.
+    Expiry { term: u64 },
+}
+
+/// To the store core.
+enum ToStore {
+    Commit(Vec<(Entry, Option<Command>)>),
+    Leadership { leader: bool, term: u64 },
+    Dropped(ProposalId),
+    Query(u64, Query),
+    CheckpointDone(Box<Checkpoint>, Index),
+}
+
+/// Questions to the store core; the number is the operation's.
+#[derive(Clone, Copy, Debug)]
+enum Query {
+    KeepAlive { lease: i64 },
+    TimeToLive { lease: i64, keys: bool },
+}
+
+/// To the client core.
+enum ToClient {
+    Published(Arc<View>),
+    Outcomes(Vec<(ProposalId, Result<Answer, Error>)>),
+    Dropped(ProposalId, DropReason),
+    ReadReady(ReadId, Index),
+    ReadDropped(ReadId),
+    KeptAlive(u64, Result<(i64, i64), Error>),
+    Answered(u64, Result<Answer, Error>),
+}
+
+/// What all cores may look at.
+#[derive(Default)]
+struct Shared {
+    term: u64,
+    leader: u64,
+    /// The commit index while this member is the only voter and leads.
+    single_voter: Option<Index>,
+    applied: u64,
+}
+
+/// A read that waits.
+enum Read {
+    Call(Request),
+    KeepAlive { lease: i64 },
+}
+
+struct RaftCore {
+    node: Node,
+    inbox: VecDeque<ToRaft>,
+    applied: Index,
+    /// What the proposers had decoded, until the entry commits.
+    commands: FxHashMap<ProposalId, (Command, u64)>,
+}
+
+struct LogCore {
+    log: Log,
+    /// Of each append that is not durable: its number, places of its entries, its hard state.
+    appends: VecDeque<(ReadyNumber, Vec<(u64, u64)>, HardState)>,
+    preparing: VecDeque<(NewSegment, bool)>,
+    /// No write completes before then.
+    stalled_until: Time,
+    fail_next: bool,
+    /// What the write in flight makes durable.
+    completing: Option<ReadyNumber>,
+}
+
+struct StoreCore {
+    store: Store,
+    inbox: VecDeque<ToStore>,
+    ids: IdGenerator,
+    renewals: Renewals<u64>,
+    expiry: Expiry,
+    leadership: Leadership,
+    term: u64,
+    announced: Option<ProposalId>,
+    is_announced: bool,
+    proposals: u64,
+    compacting: bool,
+    compactions: Vec<(i64, ProposalId, Result<Answer, Error>)>,
+    revocations: BTreeMap<ProposalId, i64>,
+    checkpoint: Option<RunningCheckpoint>,
+    checkpointed_at: Duration,
+    covered: u64,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Leadership {
+    Follows,
+    Elected,
+    Leads,
+}
+
+struct RunningCheckpoint {
+    checkpoint: Box<Checkpoint>,
+    /// What it covers.
+    index: Index,
+    phase: Phase,
+}
+
+/// What the background thread does next for a checkpoint.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Phase {
+    Grow,
+    Pages,
+    Sync,
+    Meta,
+    MetaSync,
+}
+
+struct ClientCore {
+    inbox: VecDeque<ToClient>,
+    ids: IdGenerator,
+    hub: Hub,
+    view: Arc<View>,
+    /// Operations by the number of their proposal.
+    writes: FxHashMap<u64, u64>,
+    /// Reads whose index is asked for.
+    asked: FxHashMap<ReadId, (u64, Read)>,
+    /// Reads whose index the view does not cover yet.
+    reads: BTreeMap<(Index, u64), (u64, Read)>,
+    numbers: u64,
+}
+
+/// A member that runs.
+pub struct Member {
+    number: NodeNumber,
+    life: u32,
+    identity: Identity,
+    booted: Time,
+    shared: Shared,
+    raft: RaftCore,
+    log: LogCore,
+    store: StoreCore,
+    client: ClientCore,
+    /// Which cores have a turn coming.
+    scheduled: [bool; 4],
+    tick_due: u64,
+}
+
+type Done = Result<(), Failure>;
+
+impl Member {
+    /// Its number and life.
+    pub fn id(&self) -> (NodeNumber, u32) {
+        (self.number, self.life)
+    }
+
+    /// Whether it believes that it leads.
+    pub fn leads(&self) -> bool {
+        self.shared.leader == node_id(self.number).0
+    }
+
+    /// Index up to which everything is applied and published.
+    pub fn applied(&self) -> u64 {
+        self.client.view.applied().index
+    }
+
+    /// The newest published version.
+    pub fn view(&self) -> Arc<View> {
+        self.client.view.clone()
+    }
+
+    /// The store, for the audit.
+    pub fn store(&self) -> &Store {
+        &self.store.store
+    }
+
+    /// For a report: what it is doing.
+    pub fn describe(&self) -> String {
+        let status = self.raft.node.status();
+        format!(
+            "{:?} in term {}, leader {:?}, last {:?}, committed {}, applied {}, log idle {} stuck {}, {} reads wait",
+            status.role.role,
+            status.role.term,
+            status.role.leader,
+            status.last,
+            status.committed,
+            self.applied(),
+            self.log.log.is_idle(),
+            self.log.log.is_stuck(),
+            self.client.asked.len() + self.client.reads.len(),
+        )
+    }
+
+    /// The present on its own clock, since it began.
+    fn now(&self, env: &Env) -> Duration {
+        env.local_span(self.number, env.queue.now() - self.booted)
+    }
+
+    /// A core has something to do: its turn comes.
+    fn wake(&mut self, env: &mut Env, core: Wake) {
+        let at = core as usize;
+        if !std::mem::replace(&mut self.scheduled[at], true) {
+            let after = env.handover();
+            self.wake_after(env, after, core);
+        }
+    }
+
+    fn wake_after(&self, env: &mut Env, after: Time, wake: Wake) {
+        env.queue.after(after, crate::env::Event::Wake(self.number, self.life, wake));
+    }
+
+    /// Something of it has something to do, now.
+    ///
+    /// # Errors
+    /// A checker has seen something.
+    pub fn woken(&mut self, env: &mut Env, disk: &mut Disk, wake: Wake) -> Done {
+        if let Some(scheduled) = self.scheduled.get_mut(wake as usize) {
+            *scheduled = false;
+        }
+        match wake {
+            Wake::Raft => self.raft_turn(env),
+            Wake::Log => self.log_turn(env, disk),
+            Wake::Store => self.store_turn(env),
+            Wake::Client => self.client_turn(env),
+            Wake::Tick => self.tick(env),
+            Wake::StoreTick => self.store_tick(env),
+            Wake::Housekeeping => self.housekeeping(env),
+            Wake::LogWritten => self.log_written(env, disk),
+            Wake::LogTimeout => self.log_timeout(env),
+            Wake::Segment => self.prepare_segment(env, disk),
+            Wake::Checkpoint => self.advance_checkpoint(env, disk),
+        }
+    }
+
+    /// A message of a peer arrives.
+    pub fn receive(&mut self, env: &mut Env, from: NodeNumber, message: Box<Message>) {
+        self.raft.inbox.push_back(ToRaft::Message(from, message));
+        self.wake(env, Wake::Raft);
+    }
+
+    /// Its log device takes no writes until then.
+    pub fn stall_disk(&mut self, until: Time) {
+        self.log.stalled_until = self.log.stalled_until.max(until);
+    }
+
+    /// No fault of its disk is left.
+    pub fn heal_disk(&mut self) {
+        self.log.stalled_until = 0;
+        self.log.fail_next = false;
+    }
+
+    /// The next write of the log fails.
+    pub fn fail_next_write(&mut self) {
+        self.log.fail_next = true;
+    }
+}
+
+/// A failure of a member itself: production would stop with this text.
+fn stops<T>(number: NodeNumber, why: impl std::fmt::Display) -> Result<T, Failure> {
+    crate::check::fail("halt", format!("member {number} stops: {why}"))
+}

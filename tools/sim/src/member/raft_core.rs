@@ -1,0 +1,181 @@
+//! The raft core's turn: feeds `consensus::Node` and starts what it asks for.
+
+use consensus::{DropReason, Entry, Index, Input, Message, Output, ProposalId, Role};
+use raft::eraftpb::MessageType;
+
+use super::{Done, Leadership, Member, Proposer, ToClient, ToRaft, ToStore, node_id, node_number};
+use crate::env::{Env, Wake};
+use crate::network::Letter;
+
+/// Proposals of the store core have this bit.
+const STORE_PROPOSAL: u64 = 1 << 63;
+
+/// Who waits for a proposal: `None` is the store core.
+pub(super) fn client_of(id: ProposalId) -> Option<u64> {
+    (id.0 & STORE_PROPOSAL == 0).then_some(id.0)
+}
+
+/// The store core's proposal of this number.
+pub(super) fn store_proposal(number: u64) -> ProposalId {
+    ProposalId(number | STORE_PROPOSAL)
+}
+
+impl Member {
+    pub(super) fn raft_turn(&mut self, env: &mut Env) -> Done {
+        // Read first: then the outcome of every configuration change up to there is in the inbox.
+        let applied = Index(self.shared.applied);
+        let mut outputs = Vec::new();
+        for message in std::mem::take(&mut self.raft.inbox) {
+            self.to_raft(env, message, &mut outputs)?;
+        }
+        if applied > self.raft.applied {
+            self.raft.applied = applied;
+            self.raft.node.step(Input::Applied(applied), &mut outputs);
+        }
+        self.raft.node.flush(&mut outputs);
+        outputs.into_iter().try_for_each(|output| self.start_output(env, output))
+    }
+
+    fn to_raft(&mut self, env: &mut Env, message: ToRaft, outputs: &mut Vec<Output>) -> Done {
+        let input = match message {
+            ToRaft::Message(from, message) => Input::Receive(node_id(from), message),
+            ToRaft::Propose(id, write, proposer) => {
+                if self.is_stale(proposer) {
+                    return self.dropped(env, id, DropReason::NoLeader);
+                }
+                self.raft.commands.insert(id, (write.command, write.id));
+                Input::Propose(id, write.entry)
+            }
+            ToRaft::ReadIndex(read) => Input::ReadIndex(read),
+            ToRaft::Durable(ready) => Input::Durable(ready),
+            ToRaft::ConfChange(index, change) => Input::ApplyConfChange(index, change),
+            ToRaft::Checkpointed(index) => {
+                self.log.log.checkpointed(index);
+                self.wake(env, Wake::Log);
+                return Ok(());
+            }
+        };
+        self.raft.node.step(input, outputs);
+        Ok(())
+    }
+
+    /// A revocation for an expired lease is the leader's of that very term to propose, and nobody else's.
+    fn is_stale(&self, proposer: Proposer) -> bool {
+        let Proposer::Expiry { term } = proposer else { return false };
+        let role = self.raft.node.status().role;
+        (role.role != Role::Leader || role.term.0 != term) && !planted::is("old-leader-revokes-leases")
+    }
+
+    pub(super) fn tick(&mut self, env: &mut Env) -> Done {
+        self.schedule_tick(env);
+        let mut outputs = Vec::new();
+        self.raft.node.step(Input::Tick, &mut outputs);
+        outputs.into_iter().try_for_each(|output| self.start_output(env, output))?;
+        self.raft_turn(env)
+    }
+
+    /// Due times are start + n × interval; those that are over are skipped, for a burst of ticks would look like silence
+    /// of the leader.
+    pub(super) fn schedule_tick(&mut self, env: &mut Env) {
+        let interval = env.true_span(self.number, std::time::Duration::from_nanos(env.config.tick)).max(1);
+        let since = env.queue.now() - self.booted;
+        self.tick_due = (self.tick_due + 1).max(since / interval + 1);
+        let at = self.booted + self.tick_due * interval;
+        env.queue.at(at, crate::env::Event::Wake(self.number, self.life, Wake::Tick));
+    }
+
+    fn start_output(&mut self, env: &mut Env, output: Output) -> Done {
+        match output {
+            Output::Append(append) => {
+                let places = append.entries.iter().map(|entry| (entry.index.0, entry.term.0)).collect();
+                self.log.appends.push_back((append.ready, places, append.hard_state));
+                self.log.log.append(append);
+                self.wake(env, Wake::Log);
+            }
+            Output::Commit(entries) => self.commit(env, entries)?,
+            Output::SingleVoter(index) => self.shared.single_voter = index,
+            Output::ProposalDropped(id, reason) => self.dropped(env, id, reason)?,
+            Output::Role(change) => {
+                self.shared.term = change.term.0;
+                self.shared.leader = change.leader.map_or(0, |leader| leader.0);
+                let leader = change.role == Role::Leader;
+                if leader {
+                    env.oracle.raft.leads(self.number, change.term.0)?;
+                }
+                self.tell(env, || format!("{:?} in term {}, leader {:?}", change.role, change.term, change.leader));
+                self.to_store(env, ToStore::Leadership { leader, term: change.term.0 });
+            }
+            Output::ReadReady(read, index) => self.to_client(env, ToClient::ReadReady(read, index)),
+            Output::ReadDropped(read) => self.to_client(env, ToClient::ReadDropped(read)),
+            Output::Send(envelope) => self.send(env, envelope.to, envelope.message)?,
+            Output::ConfState(_) => {}
+        }
+        Ok(())
+    }
+
+    fn send(&mut self, env: &mut Env, to: consensus::NodeId, message: Box<Message>) -> Done {
+        let raft = &message.raft;
+        match raft.get_msg_type() {
+            MessageType::MsgRequestVoteResponse if !raft.reject => {
+                env.oracle.raft.votes(self.number, raft.term, raft.to)?;
+            }
+            MessageType::MsgRequestVote => env.oracle.raft.votes(self.number, raft.term, raft.from)?,
+            _ => {}
+        }
+        env.send(Letter { from: self.id(), to: node_number(to), message });
+        Ok(())
+    }
+
+    fn commit(&mut self, env: &mut Env, entries: Vec<Entry>) -> Done {
+        env.oracle.committed(env.queue.now(), self.number, &entries)?;
+        if let (Some(first), Some(last)) = (entries.first(), entries.last()) {
+            let (first, last) = (first.index.0, last.index.0);
+            env.trace(last << 8 | self.number as u64);
+            self.tell(env, || format!("commits {first}..={last}"));
+        }
+        let batch = entries.into_iter().map(|entry| {
+            let kept = entry.proposal.and_then(|id| self.raft.commands.remove(&id));
+            let command = kept.map(|(command, _)| command);
+            (entry, command)
+        });
+        let batch = batch.collect();
+        self.to_store(env, ToStore::Commit(batch));
+        Ok(())
+    }
+
+    fn dropped(&mut self, env: &mut Env, id: ProposalId, reason: DropReason) -> Done {
+        if let Some((_, entry_id)) = self.raft.commands.remove(&id) {
+            env.oracle.raft.dropped(entry_id);
+        }
+        match client_of(id) {
+            Some(_) => self.to_client(env, ToClient::Dropped(id, reason)),
+            None => self.to_store(env, ToStore::Dropped(id)),
+        }
+        Ok(())
+    }
+
+    pub(super) fn to_store(&mut self, env: &mut Env, message: ToStore) {
+        self.store.inbox.push_back(message);
+        self.wake(env, Wake::Store);
+    }
+
+    pub(super) fn to_client(&mut self, env: &mut Env, message: ToClient) {
+        self.client.inbox.push_back(message);
+        self.wake(env, Wake::Client);
+    }
+
+    pub(super) fn ask_raft(&mut self, env: &mut Env, message: ToRaft) {
+        self.raft.inbox.push_back(message);
+        self.wake(env, Wake::Raft);
+    }
+
+    pub(super) fn tell(&self, env: &mut Env, what: impl FnOnce() -> String) {
+        let (now, number, life) = (env.queue.now(), self.number, self.life);
+        env.story.tell(now, || format!("member {number}.{life}"), what);
+    }
+
+    /// Whether it times leases.
+    pub fn times_leases(&self) -> bool {
+        self.store.leadership == Leadership::Leads
+    }
+}

@@ -1,0 +1,113 @@
+//! The network between members: late, lossy, doubled, out of order, cut.
+//!
+//! Each direction of each pair is a link of its own. Whether a letter is lost is drawn when it is sent; a link that is
+//! cut by then loses it, one that is cut later doesn't get it back.
+
+use consensus::Message;
+
+use crate::env::NodeNumber;
+use crate::plan::Config;
+use crate::queue::{MS, Time};
+use crate::rng::Rng;
+
+/// A message under way.
+#[derive(Clone, Debug)]
+pub struct Letter {
+    /// Who sent it, in which life.
+    pub from: (NodeNumber, u32),
+    /// To whom.
+    pub to: NodeNumber,
+    /// What.
+    pub message: Box<Message>,
+}
+
+/// See the module's header.
+pub struct Network {
+    latency: (Time, Time),
+    loss: usize,
+    duplicates: usize,
+    replays: usize,
+    reorder: bool,
+    rng: Rng,
+    members: usize,
+    /// How many faults cut each link; `from * members + to`.
+    cuts: Vec<u32>,
+    /// Until when what a member sends is held back.
+    clogged: Vec<Time>,
+    /// When the last letter of each link arrives.
+    last: Vec<Time>,
+    /// Letters sent.
+    pub sent: u64,
+}
+
+impl Network {
+    /// All links up.
+    pub fn new(config: &Config, rng: Rng) -> Network {
+        let links = config.members * config.members;
+        Network {
+            latency: config.latency,
+            loss: config.loss,
+            duplicates: config.duplicates,
+            replays: config.replays,
+            reorder: config.reorder,
+            rng,
+            members: config.members,
+            cuts: vec![0; links],
+            clogged: vec![0; config.members],
+            last: vec![0; links],
+            sent: 0,
+        }
+    }
+
+    /// When a letter that is sent now arrives: never, once, or more often.
+    pub fn arrivals(&mut self, now: Time, letter: &Letter) -> Vec<Time> {
+        self.sent += 1;
+        let link = letter.from.0 * self.members + letter.to;
+        if self.cuts[link] > 0 || (self.loss > 0 && self.rng.permille(self.loss)) {
+            return Vec::new();
+        }
+        let mut at = now + self.latency.0 + self.rng.exponential(self.latency.1);
+        at = at.max(self.clogged[letter.from.0]);
+        if !self.reorder {
+            at = at.max(self.last[link] + 1);
+            self.last[link] = at;
+        }
+        let mut arrivals = vec![at];
+        if self.duplicates > 0 && self.rng.permille(self.duplicates) {
+            arrivals.push(at + self.rng.exponential(self.latency.1));
+        }
+        if self.replays > 0 && self.rng.permille(self.replays) {
+            arrivals.push(at + self.rng.exponential(500 * MS));
+        }
+        arrivals
+    }
+
+    /// Cuts a direction, once more.
+    pub fn cut(&mut self, from: NodeNumber, to: NodeNumber) {
+        self.cuts[from * self.members + to] += 1;
+    }
+
+    /// Undoes one [`Network::cut`].
+    pub fn mend(&mut self, from: NodeNumber, to: NodeNumber) {
+        self.cuts[from * self.members + to] -= 1;
+    }
+
+    /// Whether a letter could get through.
+    pub fn is_up(&self, from: NodeNumber, to: NodeNumber) -> bool {
+        self.cuts[from * self.members + to] == 0
+    }
+
+    /// Holds back what a member sends until `until`.
+    pub fn clog(&mut self, from: NodeNumber, until: Time) {
+        self.clogged[from] = self.clogged[from].max(until);
+    }
+
+    /// From now on nothing is lost, doubled or late, and every link is up.
+    pub fn heal(&mut self) {
+        self.loss = 0;
+        self.duplicates = 0;
+        self.replays = 0;
+        self.cuts.fill(0);
+        self.clogged.fill(0);
+    }
+}

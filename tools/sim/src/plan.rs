@@ -1,0 +1,378 @@
+//! A run, written down: the configuration of a world, what its clients will ask, and what will go wrong.
+//!
+//! All of it follows from the seed, but it is data before the run begins, so that a failing run can be shrunk by leaving
+//! things out: nothing that stays is drawn anew. What an operation needs to know about the moment (the newest revision a
+//! client has seen, the leases it holds) is looked up when its time has come; its other details come from its own `draw`.
+
+use serde::{Deserialize, Serialize};
+
+use crate::queue::{MS, S, Time, US};
+use crate::rng::Rng;
+
+/// A whole run.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Plan {
+    /// Where everything comes from, and what the run still draws from: latencies, losses, what a power cut keeps.
+    pub seed: u64,
+    /// The world.
+    pub config: Config,
+    /// What clients ask, in the order of time.
+    pub ops: Vec<Op>,
+    /// What goes wrong, in the order of time.
+    pub faults: Vec<Fault>,
+}
+
+/// The world of a seed. Whole features and kinds of fault are on or off in it, and limits are tiny, so that what is rare
+/// in production is common here.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Config {
+    /// Voters that the cluster begins with.
+    pub members: usize,
+    /// How long faults and load go on, in nanoseconds.
+    pub safety: Time,
+    /// Between two ticks of raft; a leader's heartbeat is due at each.
+    pub tick: Time,
+    /// Ticks without a leader after which a follower campaigns.
+    pub election_ticks: usize,
+    /// Clients that read and write, one request at a time each.
+    pub clients: usize,
+    /// Watch streams.
+    pub watchers: usize,
+    /// Distinct keys.
+    pub keys: usize,
+    /// Clients go to the next member after a failure, instead of coming back to theirs.
+    pub fail_over: bool,
+    /// What a message between members takes at least, and what it takes longer on average.
+    pub latency: (Time, Time),
+    /// Messages lost, of 1000.
+    pub loss: usize,
+    /// Messages delivered twice, of 1000.
+    pub duplicates: usize,
+    /// Old messages delivered once more, much later, of 1000.
+    pub replays: usize,
+    /// Messages of one sender overtake each other.
+    pub reorder: bool,
+    /// What a log write takes at least, and what it takes longer on average.
+    pub write: (Time, Time),
+    /// Log writes that take 50 times as long, of 1000.
+    pub slow_writes: usize,
+    /// What handing something from one core to another takes on average.
+    pub handover: Time,
+    /// Handovers that take 100 times as long (a busy core), of 1000.
+    pub slow_handovers: usize,
+    /// Sizes of the first segment of the log, of the others, of a batch, in bytes.
+    pub log_sizes: (u64, u64, usize),
+    /// Between two checkpoints.
+    pub checkpoint: Time,
+    /// What one step of a checkpoint takes on average.
+    pub checkpoint_step: Time,
+    /// Rows that one slice of a compaction looks at.
+    pub compaction_rows: usize,
+    /// Bytes of applied entries that raft keeps for members that lag.
+    pub cache_bytes: usize,
+    /// Entries applied before a version is published, at most.
+    pub apply_batch: usize,
+    /// Bytes of watch responses on their way to a client at which its watchers wait.
+    pub watch_buffer: usize,
+    /// Interval of progress notices.
+    pub progress: Time,
+    /// Rate of each member's clock in thousandths.
+    pub clock_rates: Vec<u64>,
+    /// Shortest time to live of a lease, in seconds.
+    pub lease_ttl_min: i64,
+}
+
+/// What a client does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum OpKind {
+    /// Puts a key, sometimes with a lease, sometimes asking for the previous row.
+    Put,
+    /// Deletes a key or a range.
+    Delete,
+    /// As Kubernetes writes: create, update or delete under the condition that the key is still what was last seen.
+    Cas,
+    /// A transaction of several operations, sometimes nested.
+    Txn,
+    /// A linearizable read.
+    Get,
+    /// A serializable read.
+    Serializable,
+    /// A read at an older, or a future, revision.
+    Past,
+    /// A page of a list at the revision of its first page.
+    List,
+    /// Compacts some revisions before the newest one seen.
+    Compact,
+    /// Grants a lease.
+    Grant,
+    /// Revokes one.
+    Revoke,
+    /// Keeps one alive.
+    KeepAlive,
+    /// Asks how long one lives.
+    TimeToLive,
+    /// Opens a watch from somewhere.
+    Watch,
+    /// Cancels one.
+    CancelWatch,
+    /// Asks for a progress notice.
+    Progress,
+    /// Hands over leadership.
+    MoveLeader,
+}
+
+/// One operation.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub struct Op {
+    /// When, if the client is free by then.
+    pub at: Time,
+    /// Which client; watch operations count watchers instead.
+    pub client: usize,
+    /// What.
+    pub kind: OpKind,
+    /// Its details.
+    pub draw: u64,
+}
+
+/// What goes wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum FaultKind {
+    /// kill -9; the process starts again after `lasts`.
+    Kill,
+    /// The power fails; the process starts again after `lasts`.
+    PowerCut,
+    /// The process stands still (SIGSTOP).
+    Pause,
+    /// Writes of the log don't complete.
+    DiskStall,
+    /// Nothing gets through between this member and the others.
+    Isolate,
+    /// Nothing gets from this member to the others, but they are heard.
+    Mute,
+    /// Nothing gets from the others to this member.
+    Deaf,
+    /// The members are split in two by the bits of `draw`.
+    Split,
+    /// Nothing gets through between this member and the next one.
+    CutLink,
+    /// What this member sends is delivered when this ends, all at once.
+    Clog,
+    /// The next write of the log fails, which ends the process.
+    WriteError,
+}
+
+/// One fault.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub struct Fault {
+    /// When it begins.
+    pub at: Time,
+    /// How long it lasts.
+    pub lasts: Time,
+    /// What.
+    pub kind: FaultKind,
+    /// Which member.
+    pub node: usize,
+    /// Its details.
+    pub draw: u64,
+}
+
+impl Plan {
+    /// The plan of a seed.
+    pub fn draw(seed: u64) -> Plan {
+        let config = Config::draw(&mut Rng::of(seed, "config", 0));
+        let ops = draw_ops(&config, &mut Rng::of(seed, "workload", 0));
+        let faults = draw_faults(&config, &mut Rng::of(seed, "faults", 0));
+        Plan { seed, config, ops, faults }
+    }
+
+    /// Three members, light load, nothing goes wrong: what speed is measured with.
+    pub fn light(seed: u64, safety: Time) -> Plan {
+        let mut config = Config::draw(&mut Rng::of(seed, "config", 0));
+        config = Config {
+            members: 3,
+            safety,
+            tick: 100 * MS,
+            election_ticks: 10,
+            clients: 3,
+            watchers: 2,
+            clock_rates: vec![1000; 3],
+            loss: 0,
+            slow_handovers: 0,
+            ..config
+        };
+        let mut rng = Rng::of(seed, "workload", 0);
+        let mut ops = draw_ops(&config, &mut rng);
+        ops.retain(|op| op.draw % 4 == 0);
+        Plan { seed, config, ops, faults: Vec::new() }
+    }
+
+    /// As it is kept in a file.
+    pub fn to_json(&self) -> String {
+        serde_json::to_string(self).expect("numbers and names only")
+    }
+
+    /// Undoes [`Plan::to_json`].
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn from_json(text: &str) -> Result<Plan, String> {
+        serde_json::from_str(text).map_err(|error| format!("no plan: {error}"))
+    }
+
+    /// A short name of the configuration.
+    pub fn config_hash(&self) -> String {
+        let text = serde_json::to_string(&self.config).expect("numbers and names only");
+        let hash = text.bytes().fold(0xcbf2_9ce4_8422_2325u64, |hash, byte| {
+            (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3)
+        });
+        format!("{:08x}", hash >> 32)
+    }
+}
+
+impl Config {
+    fn draw(rng: &mut Rng) -> Config {
+        let members = rng.weighted(&[(2, 1), (6, 3), (2, 5)]);
+        let on = |rng: &mut Rng, of: usize| rng.permille(of);
+        let drift = on(rng, 500);
+        let rate = |rng: &mut Rng| if drift { rng.between(800, 1200) as u64 } else { 1000 };
+        let clock_rates = (0..members).map(|_| rate(rng)).collect();
+        let tick = rng.pick(&[10, 20, 50, 100]) * MS;
+        let log_sizes = rng.pick(&[
+            (16 << 10, 24 << 10, 4 << 10),
+            (32 << 10, 64 << 10, 8 << 10),
+            (64 << 10, 256 << 10, 16 << 10),
+        ]);
+        Config {
+            members,
+            safety: rng.between(100, 600) as Time * tick,
+            tick,
+            election_ticks: rng.pick(&[5, 10]),
+            clients: rng.between(1, 5),
+            watchers: if on(rng, 800) { rng.between(1, 4) } else { 0 },
+            keys: rng.between(2, 24),
+            fail_over: on(rng, 500),
+            latency: (rng.between(20, 500) as Time * US, rng.between(10, 2000) as Time * US),
+            loss: if on(rng, 400) { rng.between(1, 200) } else { 0 },
+            duplicates: if on(rng, 400) { rng.between(1, 200) } else { 0 },
+            replays: if on(rng, 300) { rng.between(1, 50) } else { 0 },
+            reorder: on(rng, 400),
+            write: (rng.between(30, 200) as Time * US, rng.between(10, 2000) as Time * US),
+            slow_writes: if on(rng, 300) { rng.between(1, 50) } else { 0 },
+            handover: rng.between(1, 60) as Time * US,
+            slow_handovers: if on(rng, 400) { rng.between(1, 30) } else { 0 },
+            log_sizes,
+            checkpoint: rng.between(1, 40) as Time * tick,
+            checkpoint_step: rng.between(10, 2000) as Time * US,
+            compaction_rows: rng.pick(&[1, 3, 10, 200]),
+            cache_bytes: rng.pick(&[0, 4 << 10, 64 << 10, 8 << 20]),
+            apply_batch: rng.pick(&[1, 2, 10, 4096]),
+            watch_buffer: rng.pick(&[1, 500, 256 << 10]),
+            progress: rng.between(1, 20) as Time * 100 * MS,
+            clock_rates,
+            lease_ttl_min: rng.pick(&[1, 1, 2]),
+        }
+    }
+
+    /// An election timeout.
+    pub fn election(&self) -> Time {
+        self.tick * self.election_ticks as Time
+    }
+}
+
+fn draw_ops(config: &Config, rng: &mut Rng) -> Vec<Op> {
+    use OpKind::*;
+    let kubernetes = [
+        (30, Cas),
+        (15, Get),
+        (8, List),
+        (4, Serializable),
+        (3, Compact),
+        (2, Grant),
+        (3, KeepAlive),
+        (1, Past),
+    ];
+    let general = [
+        (20, Put),
+        (8, Delete),
+        (8, Cas),
+        (12, Txn),
+        (12, Get),
+        (6, Serializable),
+        (6, Past),
+        (3, List),
+        (4, Compact),
+        (4, Grant),
+        (3, Revoke),
+        (6, KeepAlive),
+        (2, TimeToLive),
+        (1, MoveLeader),
+    ];
+    let mut mix: Vec<(usize, OpKind)> = match rng.permille(400) {
+        true => kubernetes.to_vec(),
+        false => general.to_vec(),
+    };
+    // A swarm: some kinds are left out altogether, but never all writes.
+    mix.retain(|(_, kind)| matches!(kind, Cas | Put | Get) || !rng.permille(250));
+    let watches = [(10, Watch), (2, CancelWatch), (3, Progress)];
+    let mut ops = Vec::new();
+    // Mean time between two operations of a client, in ticks.
+    let pace = rng.pick(&[1, 2, 4]) * config.tick / 4;
+    for client in 0..config.clients {
+        let mut at = rng.exponential(pace);
+        while at < config.safety {
+            ops.push(Op { at, client, kind: rng.weighted(&mix), draw: rng.next() });
+            at += rng.exponential(pace) + US;
+        }
+    }
+    for client in 0..config.watchers {
+        let mut at = rng.exponential(pace);
+        while at < config.safety {
+            ops.push(Op { at, client, kind: rng.weighted(&watches), draw: rng.next() });
+            at += rng.exponential(pace * 16) + US;
+        }
+    }
+    ops.sort_by_key(|op| op.at);
+    ops
+}
+
+fn draw_faults(config: &Config, rng: &mut Rng) -> Vec<Fault> {
+    use FaultKind::*;
+    let alone = [(4, Kill), (6, PowerCut), (2, Pause), (2, DiskStall), (1, WriteError)];
+    let together = [
+        (4, Kill),
+        (6, PowerCut),
+        (3, Pause),
+        (3, DiskStall),
+        (4, Isolate),
+        (2, Mute),
+        (2, Deaf),
+        (3, Split),
+        (2, CutLink),
+        (2, Clog),
+        (1, WriteError),
+    ];
+    let all = if config.members == 1 { &alone[..] } else { &together[..] };
+    let mut kinds: Vec<(usize, FaultKind)> = all.to_vec();
+    kinds.retain(|_| !rng.permille(300));
+    if kinds.is_empty() || rng.permille(50) {
+        return Vec::new();
+    }
+    let election = config.election();
+    let between = rng.pick(&[1, 2, 4, 10]) * election;
+    let mut faults = Vec::new();
+    let mut at = rng.exponential(between);
+    while at < config.safety {
+        let lasts = rng.weighted(&[(3, election / 10), (4, election), (3, 4 * election)]);
+        let fault = Fault {
+            at,
+            lasts: rng.exponential(lasts) + US,
+            kind: rng.weighted(&kinds),
+            node: rng.below(config.members),
+            draw: rng.next(),
+        };
+        faults.push(fault);
+        at += rng.exponential(between) + US;
+    }
+    debug_assert!(at < 10_000 * S);
+    faults
+}

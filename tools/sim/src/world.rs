@@ -1,0 +1,587 @@
+//! A world: members, their disks, their clients, and what they go through.
+//!
+//! Three phases. *Safety*: load and faults, as the plan says; everything that can be checked is checked at once.
+//! *Liveness*: faults stop, every process runs; within bounded time every request must end, a write of every client must
+//! succeed, and all members and watchers must have everything. *Audit*: the power fails everywhere, every member starts
+//! from what its disk holds, its tree is verified page by page, and what all of them then hold is the model's state.
+
+use bytes::Bytes;
+use consensus::log::SegmentReader;
+use net::grpc::Method;
+use net::pb::etcdserverpb as pb;
+use node::api::Error;
+use pb::watch_request::RequestUnion;
+use prost::Message;
+
+use crate::audit;
+use crate::check::{Failure, fail};
+use crate::client::Client;
+use crate::disk::Disk;
+use crate::env::{Env, Event, NodeNumber, Request, RequestBody, Wake};
+use crate::member::Member;
+use crate::plan::{FaultKind, Op, OpKind, Plan};
+use crate::queue::{MS, S, Time};
+use crate::rng::Rng;
+use crate::story::Story;
+use crate::watcher::{WatchClient, message};
+
+/// Election timeouts within which a healed cluster must have done everything.
+const LIVENESS_ELECTIONS: Time = 60;
+
+/// Events of one run before it counts as one that never ends.
+const EVENTS_MAX: u64 = 50_000_000;
+
+/// A member as the world sees it.
+struct Host {
+    disk: Disk,
+    member: Option<Member>,
+    life: u32,
+    /// What happens to it waits until then.
+    paused_until: Time,
+    rng: Rng,
+}
+
+/// What has happened, so that a test can say that it did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Nanoseconds simulated.
+    pub simulated: Time,
+    /// Events.
+    pub events: u64,
+    /// Processes ended.
+    pub crashes: u64,
+    /// Entries committed.
+    pub entries: u64,
+    /// The newest revision.
+    pub revisions: u64,
+    /// Answers checked.
+    pub answers: u64,
+    /// Watch events checked.
+    pub watched: u64,
+    /// Messages between members.
+    pub letters: u64,
+}
+
+/// How a run ended.
+#[derive(Clone, Debug)]
+pub struct Ended {
+    /// What has happened in it.
+    pub counters: Counters,
+    /// Hash of everything that has happened.
+    pub trace: u64,
+    /// What went wrong, if anything did, and when.
+    pub failure: Option<(Time, Failure)>,
+}
+
+/// See the module's header.
+pub struct World {
+    plan: Plan,
+    env: Env,
+    hosts: Vec<Host>,
+    clients: Vec<Client>,
+    watchers: Vec<WatchClient>,
+    /// The operation of each request under way, with its client.
+    ops: u64,
+    streams: u64,
+    /// What each open request asked.
+    open: rustc_hash::FxHashMap<u64, (usize, Method, Bytes)>,
+    stream_owner: rustc_hash::FxHashMap<u64, usize>,
+    healed: bool,
+    events: u64,
+    crashes: u64,
+}
+
+type Done = Result<(), Failure>;
+
+impl World {
+    /// The world of a plan.
+    pub fn new(plan: &Plan, story: Story) -> World {
+        let config = &plan.config;
+        let mut env = Env::new(plan.seed, config, story);
+        for (number, op) in plan.ops.iter().enumerate() {
+            env.queue.at(op.at, Event::Op(number));
+        }
+        for (number, fault) in plan.faults.iter().enumerate() {
+            env.queue.at(fault.at, Event::Fault(number));
+        }
+        let host = |number| Host {
+            disk: Disk::default(),
+            member: None,
+            life: 0,
+            paused_until: 0,
+            rng: Rng::of(plan.seed, "host", number),
+        };
+        for number in 0..config.members {
+            env.queue.at(0, Event::Boot(number));
+        }
+        World {
+            env,
+            hosts: (0..config.members as u64).map(host).collect(),
+            clients: (0..config.clients).map(|number| Client::new(number, number % config.members)).collect(),
+            watchers: (0..config.watchers).map(|number| WatchClient::new(number % config.members)).collect(),
+            ops: 0,
+            streams: 0,
+            open: rustc_hash::FxHashMap::default(),
+            stream_owner: rustc_hash::FxHashMap::default(),
+            healed: false,
+            events: 0,
+            crashes: 0,
+            plan: plan.clone(),
+        }
+    }
+
+    /// Lives it through.
+    pub fn run(&mut self) -> Ended {
+        let result = self.phases();
+        let now = self.env.queue.now();
+        Ended { counters: self.counters(), trace: self.env.trace, failure: result.err().map(|failure| (now, failure)) }
+    }
+
+    fn phases(&mut self) -> Done {
+        self.run_until(self.plan.config.safety)?;
+        self.heal();
+        self.live()?;
+        self.audit()
+    }
+
+    /// What has happened so far.
+    pub fn counters(&self) -> Counters {
+        Counters {
+            simulated: self.env.queue.now(),
+            events: self.events,
+            crashes: self.crashes,
+            entries: self.env.oracle.log.len() as u64,
+            revisions: self.env.oracle.model.revision as u64,
+            answers: self.env.oracle.answers.checked,
+            watched: self.env.oracle.watches.checked,
+            letters: self.env.network.sent,
+        }
+    }
+
+    /// The story so far.
+    pub fn story(&self) -> &Story {
+        &self.env.story
+    }
+
+    fn run_until(&mut self, end: Time) -> Done {
+        while let Some(event) = self.env.queue.pop(end) {
+            self.events += 1;
+            if self.events > EVENTS_MAX {
+                return fail("liveness", "the world never comes to rest");
+            }
+            self.happen(event)?;
+        }
+        Ok(())
+    }
+
+    fn happen(&mut self, event: Event) -> Done {
+        let now = self.env.queue.now();
+        self.env.trace(now);
+        match event {
+            Event::Wake(number, life, wake) => self.wake(number, life, wake)?,
+            Event::Letter(letter) => {
+                let host = &mut self.hosts[letter.to];
+                if host.paused_until > now {
+                    self.env.queue.at(host.paused_until, Event::Letter(letter));
+                } else if let Some(member) = &mut host.member {
+                    member.receive(&mut self.env, letter.from.0, letter.message);
+                }
+            }
+            Event::Request(request) => self.request(*request)?,
+            Event::Answer { op, from, result } => self.answer(op, from, &result)?,
+            Event::WatchMessage { stream, message } => self.watch_message(stream, &message)?,
+            Event::Op(number) => self.op(self.plan.ops[number]),
+            Event::GiveUp { client, op } => self.give_up(client, op),
+            Event::Fault(number) => self.fault(number),
+            Event::FaultOver(number) => self.fault_over(number),
+            Event::Boot(number) => self.boot(number)?,
+        }
+        Ok(())
+    }
+
+    fn wake(&mut self, number: NodeNumber, life: u32, wake: Wake) -> Done {
+        let host = &mut self.hosts[number];
+        if life != host.life {
+            return Ok(());
+        }
+        if host.paused_until > self.env.queue.now() {
+            self.env.queue.at(host.paused_until, Event::Wake(number, life, wake));
+            return Ok(());
+        }
+        let Some(member) = &mut host.member else { return Ok(()) };
+        self.env.trace((number as u64) << 8 | wake as u64);
+        match member.woken(&mut self.env, &mut host.disk, wake) {
+            Err(Failure { checker: "write-error", .. }) => {
+                self.crash(number, false, 1);
+                let after = self.plan.config.election();
+                self.env.queue.after(after, Event::Boot(number));
+                Ok(())
+            }
+            done => done,
+        }
+    }
+
+    fn boot(&mut self, number: NodeNumber) -> Done {
+        let host = &mut self.hosts[number];
+        if host.member.is_some() {
+            return Ok(());
+        }
+        host.life += 1;
+        host.paused_until = 0;
+        let nonce = host.rng.next();
+        let now = self.env.queue.now();
+        let life = host.life;
+        self.env.story.tell(now, || format!("member {number}.{life}"), || "starts".to_owned());
+        host.member = Some(Member::boot(&mut self.env, &mut host.disk, number, host.life, nonce)?);
+        Ok(())
+    }
+
+    /// Ends a process. Its clients lose their connections.
+    fn crash(&mut self, number: NodeNumber, power: bool, draw: u64) {
+        let host = &mut self.hosts[number];
+        let Some(member) = host.member.take() else { return };
+        drop(member);
+        self.crashes += 1;
+        let rng = &mut Rng::new(draw ^ host.rng.next());
+        match power {
+            true => host.disk.cut_power(rng),
+            false => host.disk.kill(rng),
+        }
+        let now = self.env.queue.now();
+        let what = if power { "loses power" } else { "is killed" };
+        self.env.story.tell(now, || format!("member {number}"), || what.to_owned());
+        for client in 0..self.clients.len() {
+            if self.clients[client].member == number
+                && let Some(op) = self.clients[client].busy
+            {
+                self.env.queue.after(MS, Event::GiveUp { client, op });
+            }
+        }
+        for client in 0..self.watchers.len() {
+            if self.watchers[client].member == number {
+                self.break_stream(client);
+            }
+        }
+    }
+
+    fn fault(&mut self, number: usize) {
+        if self.healed {
+            return;
+        }
+        let fault = self.plan.faults[number];
+        let now = self.env.queue.now();
+        let until = now + fault.lasts;
+        let node = fault.node;
+        self.env.story.tell(now, || "world".to_owned(), || format!("{fault:?}"));
+        match fault.kind {
+            FaultKind::Kill | FaultKind::PowerCut => {
+                self.crash(node, fault.kind == FaultKind::PowerCut, fault.draw);
+                self.env.queue.at(until, Event::Boot(node));
+            }
+            FaultKind::Pause => {
+                let host = &mut self.hosts[node];
+                host.paused_until = host.paused_until.max(until);
+            }
+            FaultKind::DiskStall => {
+                if let Some(member) = &mut self.hosts[node].member {
+                    member.stall_disk(until);
+                }
+            }
+            FaultKind::WriteError => {
+                if let Some(member) = &mut self.hosts[node].member {
+                    member.fail_next_write();
+                }
+            }
+            FaultKind::Clog => self.env.network.clog(node, until),
+            _ => {
+                for (from, to) in self.links(number) {
+                    self.env.network.cut(from, to);
+                }
+                self.env.queue.at(until, Event::FaultOver(number));
+            }
+        }
+    }
+
+    fn fault_over(&mut self, number: usize) {
+        if !self.healed {
+            for (from, to) in self.links(number) {
+                self.env.network.mend(from, to);
+            }
+        }
+    }
+
+    /// The links that a fault of the network cuts.
+    fn links(&self, number: usize) -> Vec<(NodeNumber, NodeNumber)> {
+        let fault = self.plan.faults[number];
+        let members = self.hosts.len();
+        let node = fault.node;
+        let is_cut = |from: NodeNumber, to: NodeNumber| match fault.kind {
+            FaultKind::Isolate => from == node || to == node,
+            FaultKind::Mute => from == node,
+            FaultKind::Deaf => to == node,
+            FaultKind::Split => (fault.draw >> from & 1) != (fault.draw >> to & 1),
+            FaultKind::CutLink => {
+                let next = (node + 1) % members;
+                (from, to) == (node, next) || (from, to) == (next, node)
+            }
+            _ => false,
+        };
+        let all = (0..members).flat_map(|from| (0..members).map(move |to| (from, to)));
+        all.filter(|(from, to)| from != to && is_cut(*from, *to)).collect()
+    }
+
+    fn request(&mut self, request: Request) -> Done {
+        let (number, life) = request.to;
+        let host = &mut self.hosts[number];
+        if host.paused_until > self.env.queue.now() {
+            self.env.queue.at(host.paused_until, Event::Request(Box::new(request)));
+            return Ok(());
+        }
+        match &mut host.member {
+            Some(member) if host.life == life => member.request(&mut self.env, request.body),
+            _ => Ok(()),
+        }
+    }
+
+    fn op(&mut self, op: Op) {
+        match op.kind {
+            OpKind::Watch | OpKind::CancelWatch | OpKind::Progress => self.watch_op(&op),
+            _ => {
+                self.clients[op.client].enqueue(op);
+                self.next_op(op.client);
+            }
+        }
+    }
+
+    /// The next request of a client that has none under way.
+    fn next_op(&mut self, client: usize) {
+        while self.clients[client].busy.is_none() && !self.healed {
+            let Some(op) = self.clients[client].waiting.pop_front() else { return };
+            if let Some((method, message)) = self.clients[client].request(&op, &self.plan.config) {
+                self.ask(client, method, message);
+            }
+        }
+    }
+
+    fn ask(&mut self, client: usize, method: Method, message: Bytes) {
+        self.ops += 1;
+        let (op, now) = (self.ops, self.env.queue.now());
+        let to = self.clients[client].member;
+        self.clients[client].busy = Some(op);
+        self.env.oracle.answers.ask(op, client, method, message.clone(), now);
+        self.open.insert(op, (client, method, message.clone()));
+        let patience = 4 * self.plan.config.election() + S;
+        self.env.story.tell(now, || format!("client {client}"), || format!("#{op} {method:?} to member {to}"));
+        if self.hosts[to].member.is_none() {
+            // Connection refused.
+            self.env.queue.after(self.plan.config.election() / 10, Event::GiveUp { client, op });
+            return;
+        }
+        let request =
+            Request { to: (to, self.hosts[to].life), body: RequestBody::Call { op, method, message } };
+        let takes = self.env.takes(self.plan.config.latency);
+        self.env.queue.after(takes, Event::Request(Box::new(request)));
+        self.env.queue.after(patience, Event::GiveUp { client, op });
+    }
+
+    fn answer(&mut self, op: u64, from: (NodeNumber, u32), result: &Result<Bytes, Error>) -> Done {
+        let Some((client, method, message)) = self.open.remove(&op) else { return Ok(()) };
+        let now = self.env.queue.now();
+        self.env.story.tell(now, || format!("client {client}"), || match result {
+            Ok(bytes) => format!("#{op} answered, {} bytes", bytes.len()),
+            Err(error) => format!("#{op} {error:?}"),
+        });
+        self.env.trace(op ^ result.as_ref().map_or(1, |bytes| bytes.len() as u64) << 32);
+        self.env.oracle.answered(from, op, result)?;
+        let state = &mut self.clients[client];
+        state.learn(method, &message, result);
+        state.busy = None;
+        if self.healed {
+            state.probed |= result.is_ok();
+        }
+        if result.is_err() && self.plan.config.fail_over {
+            state.member = (state.member + 1) % self.hosts.len();
+        }
+        self.next_op(client);
+        Ok(())
+    }
+
+    fn give_up(&mut self, client: usize, op: u64) {
+        if self.clients[client].busy != Some(op) {
+            return;
+        }
+        self.open.remove(&op);
+        self.env.oracle.answers.give_up(op);
+        let now = self.env.queue.now();
+        self.env.story.tell(now, || format!("client {client}"), || format!("#{op} gives up"));
+        let state = &mut self.clients[client];
+        state.busy = None;
+        if self.plan.config.fail_over || self.healed {
+            state.member = (state.member + 1) % self.hosts.len();
+        }
+        self.next_op(client);
+    }
+
+    fn watch_op(&mut self, op: &Op) {
+        if self.healed || !self.open_stream(op.client) {
+            return;
+        }
+        let newest = self.env.oracle.model.revision;
+        let Some((stream, _)) = self.watchers[op.client].stream else { return };
+        let open = self.env.oracle.watches.ids(stream);
+        if let Some(union) = self.watchers[op.client].request(op, &self.plan.config, &open, newest) {
+            self.send_watch(op.client, union);
+        }
+    }
+
+    /// Makes sure that a client has a stream, and asks again for what the last one had.
+    fn open_stream(&mut self, client: usize) -> bool {
+        if self.watchers[client].stream.is_some() {
+            return true;
+        }
+        let to = self.watchers[client].member;
+        if self.hosts[to].member.is_none() {
+            self.watchers[client].member = (to + 1) % self.hosts.len();
+            return false;
+        }
+        self.streams += 1;
+        let (stream, life) = (self.streams, self.hosts[to].life);
+        self.watchers[client].stream = Some((stream, life));
+        self.stream_owner.insert(stream, client);
+        self.env.open_stream(stream, (to, life));
+        self.to_member(client, RequestBody::OpenWatch(stream));
+        for create in std::mem::take(&mut self.watchers[client].resume) {
+            self.send_watch(client, RequestUnion::CreateRequest(create));
+        }
+        true
+    }
+
+    fn send_watch(&mut self, client: usize, union: RequestUnion) {
+        let Some((stream, _)) = self.watchers[client].stream else { return };
+        if let RequestUnion::CreateRequest(create) = &union {
+            self.env.oracle.watches.ask(stream, create.clone());
+        }
+        self.to_member(client, RequestBody::Watch(stream, message(union)));
+    }
+
+    /// In order: a stream's messages take equally long.
+    fn to_member(&mut self, client: usize, body: RequestBody) {
+        let Some((_, life)) = self.watchers[client].stream else { return };
+        let request = Request { to: (self.watchers[client].member, life), body };
+        self.streams_order(request);
+    }
+
+    fn streams_order(&mut self, request: Request) {
+        // Events of one moment are in no order, so each message of a stream has a moment of its own.
+        let at = self.env.queue.now() + self.plan.config.latency.0 + self.next_moment();
+        self.env.queue.at(at, Event::Request(Box::new(request)));
+    }
+
+    fn next_moment(&mut self) -> Time {
+        self.ops += 1;
+        self.ops
+    }
+
+    fn break_stream(&mut self, client: usize) {
+        let Some((stream, _)) = self.watchers[client].stream.take() else { return };
+        self.env.close_stream(stream);
+        self.stream_owner.remove(&stream);
+        let mut resume = self.env.oracle.watches.close(stream);
+        self.watchers[client].resume.append(&mut resume);
+    }
+
+    fn watch_message(&mut self, stream: u64, message: &Bytes) -> Done {
+        let Some(from) = self.env.delivered(stream, message.len()) else { return Ok(()) };
+        let Ok(response) = pb::WatchResponse::decode(message.clone()) else {
+            return fail("watch", "a WatchResponse is not one");
+        };
+        self.env.trace(stream << 32 | message.len() as u64);
+        let model = &self.env.oracle.model;
+        self.env.oracle.watches.response(model, stream, response)?;
+        let host = &mut self.hosts[from.0];
+        if let (Some(member), true) = (&mut host.member, host.life == from.1) {
+            member.stream_has_room(&mut self.env);
+        }
+        Ok(())
+    }
+
+    /// No faults any more: whatever is down starts, whatever is cut is mended.
+    fn heal(&mut self) {
+        self.healed = true;
+        let now = self.env.queue.now();
+        self.env.story.tell(now, || "world".to_owned(), || "all faults end".to_owned());
+        self.env.network.heal();
+        for number in 0..self.hosts.len() {
+            self.hosts[number].paused_until = 0;
+            if let Some(member) = &mut self.hosts[number].member {
+                member.heal_disk();
+            }
+            self.env.queue.at(now, Event::Boot(number));
+        }
+        self.clients.iter_mut().for_each(|client| client.waiting.clear());
+    }
+
+    /// Everything must get done in bounded time.
+    fn live(&mut self) -> Done {
+        let step = self.plan.config.election();
+        let end = self.env.queue.now() + LIVENESS_ELECTIONS * step + 20 * S;
+        loop {
+            for client in 0..self.clients.len() {
+                if self.clients[client].busy.is_none() && !self.clients[client].probed {
+                    let (method, message) = self.clients[client].probe();
+                    self.ask(client, method, message);
+                }
+            }
+            for client in 0..self.watchers.len() {
+                if !self.watchers[client].resume.is_empty() {
+                    self.open_stream(client);
+                }
+            }
+            let until = self.env.queue.now() + step;
+            self.run_until(until)?;
+            let settled = self.is_settled();
+            if settled.is_ok() {
+                return Ok(());
+            }
+            if self.env.queue.now() > end {
+                let members = self.hosts.iter().map(|host| host.member.as_ref().map(Member::describe));
+                let members: Vec<_> = members.collect();
+                return settled.map_err(|failure| Failure {
+                    checker: if failure.checker == "watch" { "watch" } else { "liveness" },
+                    what: format!("{} {members:#?}", failure.what),
+                });
+            }
+        }
+    }
+
+    fn is_settled(&self) -> Done {
+        if self.clients.iter().any(|client| !client.probed || client.busy.is_some()) {
+            return fail("liveness", "a client's write has not succeeded");
+        }
+        let last = self.env.oracle.log.len() as u64;
+        for (number, host) in self.hosts.iter().enumerate() {
+            let applied = host.member.as_ref().map_or(0, Member::applied);
+            if applied != last {
+                return fail("liveness", format!("member {number} has applied {applied} of {last}"));
+            }
+        }
+        self.env.oracle.watches.check_complete(&self.env.oracle.model)
+    }
+
+    /// The power fails everywhere; what is found afterwards is everything.
+    fn audit(&mut self) -> Done {
+        for number in 0..self.hosts.len() {
+            let draw = self.hosts[number].rng.next();
+            self.crash(number, true, draw);
+        }
+        for (number, host) in self.hosts.iter_mut().enumerate() {
+            audit::check_tree(number, &host.disk)?;
+            debug_assert!(!host.disk.log.image().segments().is_empty());
+            self.env.queue.after(MS, Event::Boot(number));
+        }
+        self.clients.iter_mut().for_each(|client| client.probed = false);
+        self.live()?;
+        let members: Vec<&Member> = self.hosts.iter().filter_map(|host| host.member.as_ref()).collect();
+        audit::check_state(&members, &self.env.oracle.model)
+    }
+}
