@@ -27,19 +27,38 @@ pub enum Event {
     /// A client's request arrives.
     Request(Box<Request>),
     /// An answer arrives at its client.
-    Answer { op: u64, from: (NodeNumber, u32), result: Result<Bytes, Error> },
+    Answer {
+        /// To which operation.
+        op: u64,
+        /// Of which member, in which life.
+        from: (NodeNumber, u32),
+        /// The message, or why there is none.
+        result: Result<Bytes, Error>,
+    },
     /// A message of a watch stream arrives at its client.
-    WatchMessage { stream: u64, message: Bytes },
+    WatchMessage {
+        /// Of which stream.
+        stream: u64,
+        /// A WatchResponse.
+        message: Bytes,
+    },
     /// A client's time has come: the next operation of the plan.
     Op(usize),
     /// A client has waited long enough for the answer to this operation.
-    GiveUp { client: usize, op: u64 },
+    GiveUp {
+        /// Who.
+        client: usize,
+        /// On what.
+        op: u64,
+    },
     /// A fault of the plan begins.
     Fault(usize),
     /// It is over.
     FaultOver(usize),
     /// A process starts.
     Boot(NodeNumber),
+    /// A process that stood still may go on.
+    Resume(NodeNumber),
 }
 
 /// What of a member has something to do.

@@ -47,3 +47,12 @@ pub mod world;
 
 /// What happened, for readers.
 pub mod story;
+
+/// Runs of one plan and of many.
+pub mod runner;
+
+/// Failing plans made small.
+pub mod shrink;
+
+/// Mistakes that can be switched on.
+pub mod bugs;

@@ -3,7 +3,7 @@
 //! Each direction of each pair is a link of its own. Whether a letter is lost is drawn when it is sent; a link that is
 //! cut by then loses it, one that is cut later doesn't get it back.
 
-use consensus::Message;
+use consensus::PeerMessage;
 
 use crate::env::NodeNumber;
 use crate::plan::Config;
@@ -18,7 +18,7 @@ pub struct Letter {
     /// To whom.
     pub to: NodeNumber,
     /// What.
-    pub message: Box<Message>,
+    pub message: Box<PeerMessage>,
 }
 
 /// See the module's header.

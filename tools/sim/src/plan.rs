@@ -121,6 +121,13 @@ pub enum OpKind {
     MoveLeader,
 }
 
+impl OpKind {
+    /// Whether a watch client does it.
+    pub fn is_watch(self) -> bool {
+        matches!(self, OpKind::Watch | OpKind::CancelWatch | OpKind::Progress)
+    }
+}
+
 /// One operation.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub struct Op {
@@ -179,7 +186,12 @@ pub struct Fault {
 impl Plan {
     /// The plan of a seed.
     pub fn draw(seed: u64) -> Plan {
-        let config = Config::draw(&mut Rng::of(seed, "config", 0));
+        Plan::draw_for(seed, None)
+    }
+
+    /// The plan of a seed, with as many members as given.
+    pub fn draw_for(seed: u64, members: Option<usize>) -> Plan {
+        let config = Config::draw(&mut Rng::of(seed, "config", 0), members);
         let ops = draw_ops(&config, &mut Rng::of(seed, "workload", 0));
         let faults = draw_faults(&config, &mut Rng::of(seed, "faults", 0));
         Plan { seed, config, ops, faults }
@@ -187,9 +199,8 @@ impl Plan {
 
     /// Three members, light load, nothing goes wrong: what speed is measured with.
     pub fn light(seed: u64, safety: Time) -> Plan {
-        let mut config = Config::draw(&mut Rng::of(seed, "config", 0));
+        let mut config = Config::draw(&mut Rng::of(seed, "config", 0), Some(3));
         config = Config {
-            members: 3,
             safety,
             tick: 100 * MS,
             election_ticks: 10,
@@ -230,8 +241,9 @@ impl Plan {
 }
 
 impl Config {
-    fn draw(rng: &mut Rng) -> Config {
-        let members = rng.weighted(&[(2, 1), (6, 3), (2, 5)]);
+    fn draw(rng: &mut Rng, members: Option<usize>) -> Config {
+        let drawn = rng.weighted(&[(2, 1), (6, 3), (2, 5)]);
+        let members = members.unwrap_or(drawn);
         let on = |rng: &mut Rng, of: usize| rng.permille(of);
         let drift = on(rng, 500);
         let rate = |rng: &mut Rng| if drift { rng.between(800, 1200) as u64 } else { 1000 };

@@ -19,7 +19,7 @@ use crate::client::Client;
 use crate::disk::Disk;
 use crate::env::{Env, Event, NodeNumber, Request, RequestBody, Wake};
 use crate::member::Member;
-use crate::plan::{FaultKind, Op, OpKind, Plan};
+use crate::plan::{FaultKind, Op, Plan};
 use crate::queue::{MS, S, Time};
 use crate::rng::Rng;
 use crate::story::Story;
@@ -38,8 +38,11 @@ struct Host {
     life: u32,
     /// What happens to it waits until then.
     paused_until: Time,
+    /// What has happened to it meanwhile, in order.
+    held: Vec<Event>,
     rng: Rng,
 }
+
 
 /// What has happened, so that a test can say that it did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -109,6 +112,7 @@ impl World {
             member: None,
             life: 0,
             paused_until: 0,
+            held: Vec::new(),
             rng: Rng::of(plan.seed, "host", number),
         };
         for number in 0..config.members {
@@ -182,7 +186,7 @@ impl World {
             Event::Letter(letter) => {
                 let host = &mut self.hosts[letter.to];
                 if host.paused_until > now {
-                    self.env.queue.at(host.paused_until, Event::Letter(letter));
+                    host.held.push(Event::Letter(letter));
                 } else if let Some(member) = &mut host.member {
                     member.receive(&mut self.env, letter.from.0, letter.message);
                 }
@@ -195,6 +199,11 @@ impl World {
             Event::Fault(number) => self.fault(number),
             Event::FaultOver(number) => self.fault_over(number),
             Event::Boot(number) => self.boot(number)?,
+            Event::Resume(number) => {
+                if self.hosts[number].paused_until <= now {
+                    std::mem::take(&mut self.hosts[number].held).into_iter().try_for_each(|held| self.happen(held))?;
+                }
+            }
         }
         Ok(())
     }
@@ -205,7 +214,7 @@ impl World {
             return Ok(());
         }
         if host.paused_until > self.env.queue.now() {
-            self.env.queue.at(host.paused_until, Event::Wake(number, life, wake));
+            host.held.push(Event::Wake(number, life, wake));
             return Ok(());
         }
         let Some(member) = &mut host.member else { return Ok(()) };
@@ -228,6 +237,7 @@ impl World {
         }
         host.life += 1;
         host.paused_until = 0;
+        self.env.queue.at(self.env.queue.now(), Event::Resume(number));
         let nonce = host.rng.next();
         let now = self.env.queue.now();
         let life = host.life;
@@ -281,6 +291,7 @@ impl World {
             FaultKind::Pause => {
                 let host = &mut self.hosts[node];
                 host.paused_until = host.paused_until.max(until);
+                self.env.queue.at(host.paused_until, Event::Resume(node));
             }
             FaultKind::DiskStall => {
                 if let Some(member) = &mut self.hosts[node].member {
@@ -334,7 +345,7 @@ impl World {
         let (number, life) = request.to;
         let host = &mut self.hosts[number];
         if host.paused_until > self.env.queue.now() {
-            self.env.queue.at(host.paused_until, Event::Request(Box::new(request)));
+            host.held.push(Event::Request(Box::new(request)));
             return Ok(());
         }
         match &mut host.member {
@@ -345,7 +356,7 @@ impl World {
 
     fn op(&mut self, op: Op) {
         match op.kind {
-            OpKind::Watch | OpKind::CancelWatch | OpKind::Progress => self.watch_op(&op),
+            kind if kind.is_watch() => self.watch_op(&op),
             _ => {
                 self.clients[op.client].enqueue(op);
                 self.next_op(op.client);
@@ -513,6 +524,7 @@ impl World {
         self.env.network.heal();
         for number in 0..self.hosts.len() {
             self.hosts[number].paused_until = 0;
+            self.env.queue.at(now, Event::Resume(number));
             if let Some(member) = &mut self.hosts[number].member {
                 member.heal_disk();
             }

@@ -9,7 +9,8 @@ use engine::Store;
 use engine::tree::{self, OpenError};
 use node::lease::{Expiry, Renewals};
 use node::membership::{self, voters_and_learners};
-use node::propose::IdGenerator;
+use node::propose::{Forwarded, IdGenerator};
+use node::read::LinearReads;
 use node::watch_hub::{Config as HubConfig, Hub};
 use node::{Identity, apply};
 use rustc_hash::FxHashMap;
@@ -90,6 +91,8 @@ impl Member {
                 inbox: VecDeque::new(),
                 applied: applied.index,
                 commands: FxHashMap::default(),
+                forwarded: Forwarded::default(),
+                forwarded_ids: FxHashMap::default(),
             },
             log: LogCore {
                 log,
@@ -123,8 +126,7 @@ impl Member {
                 hub: Hub::new(hub, view.clone(), 0),
                 view,
                 writes: FxHashMap::default(),
-                asked: FxHashMap::default(),
-                reads: BTreeMap::new(),
+                reads: LinearReads::default(),
                 numbers: 0,
             },
             scheduled: [false; 4],

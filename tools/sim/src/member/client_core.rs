@@ -113,24 +113,27 @@ impl Member {
 
     fn read_linearizable(&mut self, env: &mut Env, op: u64, read: Read) -> Done {
         if planted::is("follower-reads-locally") {
-            return self.read_at(env, op, Index(0), read);
-        }
-        if let Some(index) = self.shared.single_voter {
-            return self.read_at(env, op, index, read);
-        }
-        let id = ReadId(self.next_number());
-        self.client.asked.insert(id, (op, read));
-        self.ask_raft(env, ToRaft::ReadIndex(id));
-        Ok(())
-    }
-
-    /// Reads as soon as the view covers `index`.
-    fn read_at(&mut self, env: &mut Env, op: u64, index: Index, read: Read) -> Done {
-        if index.0 <= self.client.view.applied().index {
             return self.read_now(env, op, read);
         }
+        let index = self.shared.single_voter;
+        self.client.reads.push(op, (op, read), index);
+        self.ask_for_index(env);
+        self.read_covered(env)
+    }
+
+    fn ask_for_index(&mut self, env: &mut Env) {
         let number = self.next_number();
-        self.client.reads.insert((index, number), (op, read));
+        if let Some(question) = self.client.reads.ask(|| number) {
+            self.ask_raft(env, ToRaft::ReadIndex(ReadId(question)));
+        }
+    }
+
+    /// Does the reads that the newest version may answer.
+    fn read_covered(&mut self, env: &mut Env) -> Done {
+        let applied = Index(self.client.view.applied().index);
+        while let Some((op, read)) = self.client.reads.pop_covered(applied) {
+            self.read_now(env, op, read)?;
+        }
         Ok(())
     }
 
@@ -197,28 +200,23 @@ impl Member {
     fn client_message(&mut self, env: &mut Env, message: ToClient) -> Done {
         match message {
             ToClient::Published(view) => {
-                let applied = Index(view.applied().index);
                 self.client.view = view;
-                while let Some(first) = self.client.reads.first_entry()
-                    && first.key().0 <= applied
-                {
-                    let (op, read) = first.remove();
-                    self.read_now(env, op, read)?;
-                }
-                Ok(())
+                self.read_covered(env)
             }
             ToClient::Outcomes(outcomes) => {
                 outcomes.into_iter().try_for_each(|(id, result)| self.written(env, id, result))
             }
             ToClient::Dropped(id, reason) => self.written(env, id, Err(refusal(reason))),
-            ToClient::ReadReady(id, index) => match self.client.asked.remove(&id) {
-                Some((op, read)) => self.read_at(env, op, index, read),
-                None => Ok(()),
-            },
-            ToClient::ReadDropped(id) => match self.client.asked.remove(&id) {
-                Some((op, _)) => self.reply(env, op, Err(Error::LeaderChanged)),
-                None => Ok(()),
-            },
+            ToClient::ReadReady(id, index) => {
+                self.client.reads.confirm(id.0, index);
+                self.ask_for_index(env);
+                self.read_covered(env)
+            }
+            ToClient::ReadDropped(id) => {
+                let failed = self.client.reads.fail(id.0);
+                self.ask_for_index(env);
+                failed.into_iter().try_for_each(|(op, _)| self.reply(env, op, Err(Error::LeaderChanged)))
+            }
             ToClient::KeptAlive(op, result) => {
                 let header = self.identity.header(self.client.view.revision(), self.shared.term);
                 let answer = result.map(|(id, ttl)| {

@@ -19,13 +19,14 @@ use std::time::Duration;
 
 use consensus::log::{Log, NewSegment};
 use consensus::{
-    ConfChange, DropReason, Entry, HardState, Index, Message, Node, ProposalId, ReadId, ReadyNumber,
+    ConfChange, DropReason, Entry, HardState, Index, Node, PeerMessage, ProposalId, ReadId, ReadyNumber,
 };
 use engine::tree::Checkpoint;
 use engine::{Store, View};
 use node::api::{Error, Request};
 use node::lease::{Expiry, Renewals};
-use node::propose::{Command, IdGenerator, Write};
+use node::propose::{Command, Forwarded, IdGenerator, Write};
+use node::read::LinearReads;
 use node::watch_hub::Hub;
 use node::{Answer, Identity};
 use rustc_hash::FxHashMap;
@@ -40,7 +41,7 @@ pub use boot::{CLUSTER, node_id, node_number};
 /// To the raft core.
 #[derive(Debug)]
 enum ToRaft {
-    Message(NodeNumber, Box<Message>),
+    Message(NodeNumber, Box<PeerMessage>),
     Propose(ProposalId, Write, Proposer),
     ReadIndex(ReadId),
     Durable(ReadyNumber),
@@ -107,6 +108,10 @@ struct RaftCore {
     applied: Index,
     /// What the proposers had decoded, until the entry commits.
     commands: FxHashMap<ProposalId, (Command, u64)>,
+    /// The same for those that another member is asked to append.
+    forwarded: Forwarded,
+    /// IDs of forwarded entries, for those that are refused.
+    forwarded_ids: FxHashMap<ProposalId, u64>,
 }
 
 struct LogCore {
@@ -171,10 +176,8 @@ struct ClientCore {
     view: Arc<View>,
     /// Operations by the number of their proposal.
     writes: FxHashMap<u64, u64>,
-    /// Reads whose index is asked for.
-    asked: FxHashMap<ReadId, (u64, Read)>,
-    /// Reads whose index the view does not cover yet.
-    reads: BTreeMap<(Index, u64), (u64, Read)>,
+    /// Linearizable reads, by the number of their operation.
+    reads: LinearReads<(u64, Read)>,
     numbers: u64,
 }
 
@@ -235,7 +238,7 @@ impl Member {
             self.applied(),
             self.log.log.is_idle(),
             self.log.log.is_stuck(),
-            self.client.asked.len() + self.client.reads.len(),
+            self.client.reads.len(),
         )
     }
 
@@ -281,7 +284,7 @@ impl Member {
     }
 
     /// A message of a peer arrives.
-    pub fn receive(&mut self, env: &mut Env, from: NodeNumber, message: Box<Message>) {
+    pub fn receive(&mut self, env: &mut Env, from: NodeNumber, message: Box<PeerMessage>) {
         self.raft.inbox.push_back(ToRaft::Message(from, message));
         self.wake(env, Wake::Raft);
     }

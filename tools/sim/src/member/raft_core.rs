@@ -1,6 +1,6 @@
 //! The raft core's turn: feeds `consensus::Node` and starts what it asks for.
 
-use consensus::{DropReason, Entry, Index, Input, Message, Output, ProposalId, Role};
+use consensus::{DropReason, Entry, Index, Input, Output, PeerMessage, ProposalId, Role};
 use raft::eraftpb::MessageType;
 
 use super::{Done, Leadership, Member, Proposer, ToClient, ToRaft, ToStore, node_id, node_number};
@@ -43,7 +43,12 @@ impl Member {
                 if self.is_stale(proposer) {
                     return self.dropped(env, id, DropReason::NoLeader);
                 }
-                self.raft.commands.insert(id, (write.command, write.id));
+                if self.raft.node.status().role.role == Role::Leader {
+                    self.raft.commands.insert(id, (write.command, write.id));
+                } else {
+                    self.raft.forwarded.insert(self.now(env), write.id, id, write.command);
+                    self.raft.forwarded_ids.insert(id, write.id);
+                }
                 Input::Propose(id, write.entry)
             }
             ToRaft::ReadIndex(read) => Input::ReadIndex(read),
@@ -108,19 +113,29 @@ impl Member {
             Output::ReadReady(read, index) => self.to_client(env, ToClient::ReadReady(read, index)),
             Output::ReadDropped(read) => self.to_client(env, ToClient::ReadDropped(read)),
             Output::Send(envelope) => self.send(env, envelope.to, envelope.message)?,
-            Output::ConfState(_) => {}
+            Output::AcknowledgedLost { acknowledged, last } => {
+                return super::stops(self.number, format!("entry {acknowledged} was acknowledged, the log ends at {last:?}"));
+            }
+            Output::ConfState(_)
+            | Output::Fetch(_)
+            | Output::SnapshotWanted(_)
+            | Output::SnapshotUnwanted(_)
+            | Output::InstallSnapshot(_)
+            | Output::SnapshotIgnored(_) => {}
         }
         Ok(())
     }
 
-    fn send(&mut self, env: &mut Env, to: consensus::NodeId, message: Box<Message>) -> Done {
-        let raft = &message.raft;
-        match raft.get_msg_type() {
-            MessageType::MsgRequestVoteResponse if !raft.reject => {
-                env.oracle.raft.votes(self.number, raft.term, raft.to)?;
+    fn send(&mut self, env: &mut Env, to: consensus::NodeId, message: Box<PeerMessage>) -> Done {
+        if let PeerMessage::Raft(said) = &*message {
+            let raft = &said.raft;
+            match raft.get_msg_type() {
+                MessageType::MsgRequestVoteResponse if !raft.reject => {
+                    env.oracle.raft.votes(self.number, raft.term, raft.to)?;
+                }
+                MessageType::MsgRequestVote => env.oracle.raft.votes(self.number, raft.term, raft.from)?,
+                _ => {}
             }
-            MessageType::MsgRequestVote => env.oracle.raft.votes(self.number, raft.term, raft.from)?,
-            _ => {}
         }
         env.send(Letter { from: self.id(), to: node_number(to), message });
         Ok(())
@@ -133,10 +148,16 @@ impl Member {
             env.trace(last << 8 | self.number as u64);
             self.tell(env, || format!("commits {first}..={last}"));
         }
-        let batch = entries.into_iter().map(|entry| {
-            let kept = entry.proposal.and_then(|id| self.raft.commands.remove(&id));
-            let command = kept.map(|(command, _)| command);
-            (entry, command)
+        let batch = entries.into_iter().map(|mut entry| {
+            if let Some((command, _)) = entry.proposal.and_then(|id| self.raft.commands.remove(&id)) {
+                return (entry, Some(command));
+            }
+            let own = self.raft.forwarded.take(&entry);
+            if let Some((id, _)) = &own {
+                self.raft.forwarded_ids.remove(id);
+                entry.proposal = Some(*id);
+            }
+            (entry, own.map(|(_, command)| command))
         });
         let batch = batch.collect();
         self.to_store(env, ToStore::Commit(batch));
@@ -144,8 +165,10 @@ impl Member {
     }
 
     fn dropped(&mut self, env: &mut Env, id: ProposalId, reason: DropReason) -> Done {
-        if let Some((_, entry_id)) = self.raft.commands.remove(&id) {
-            env.oracle.raft.dropped(entry_id);
+        let kept = self.raft.commands.remove(&id).map(|(_, entry)| entry);
+        let entry = kept.or_else(|| self.raft.forwarded_ids.remove(&id));
+        if let (Some(entry), true) = (entry, reason != DropReason::OutcomeUnknown) {
+            env.oracle.raft.dropped(entry);
         }
         match client_of(id) {
             Some(_) => self.to_client(env, ToClient::Dropped(id, reason)),

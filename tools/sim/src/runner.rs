@@ -1,0 +1,162 @@
+//! Runs of plans: one, or many on several threads.
+
+use std::cell::RefCell;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use crate::check::Failure;
+use crate::plan::Plan;
+use crate::queue::Time;
+use crate::story::Story;
+use crate::world::{Counters, Ended, World};
+
+thread_local! {
+    /// Where the last panic of this thread was, and what it said.
+    static PANIC: RefCell<Option<String>> = const { RefCell::new(None) };
+}
+
+/// From now on a panic is noted, not printed: in here it is a finding.
+pub fn note_panics() {
+    std::panic::set_hook(Box::new(|info| {
+        let text = info.payload().downcast_ref::<String>().cloned();
+        let text = text.or_else(|| info.payload().downcast_ref::<&str>().map(|text| (*text).to_owned()));
+        let place = info.location().map_or(String::new(), |at| format!("{}:{}: ", at.file(), at.line()));
+        PANIC.set(Some(format!("{place}{}", text.unwrap_or_default())));
+    }));
+}
+
+/// Runs a plan. A panic of a member is a failure of the checker "panic".
+pub fn run(plan: &Plan) -> Ended {
+    run_and_tell(plan, Story::default()).0
+}
+
+/// Runs a plan and gives the last lines of its story.
+pub fn run_and_tell(plan: &Plan, story: Story) -> (Ended, Vec<String>) {
+    let mut world = World::new(plan, story);
+    let ended = match catch_unwind(AssertUnwindSafe(|| world.run())) {
+        Ok(ended) => ended,
+        Err(_) => {
+            let what = PANIC.take().unwrap_or_else(|| "a panic without a text".to_owned());
+            let counters = world.counters();
+            let failure = Failure { checker: "panic", what };
+            Ended { counters, trace: 0, failure: Some((counters.simulated, failure)) }
+        }
+    };
+    let lines = world.story().tail(usize::MAX).collect();
+    (ended, lines)
+}
+
+/// What many runs have come to.
+#[derive(Debug, Default)]
+pub struct Summary {
+    /// Seeds run.
+    pub seeds: u64,
+    /// Of these, run twice.
+    pub twice: u64,
+    /// All of them together.
+    pub sum: Counters,
+    /// Wall time of all threads together.
+    pub took: Duration,
+    /// What failed.
+    pub failed: Vec<(u64, Time, Failure)>,
+}
+
+impl Summary {
+    fn add(&mut self, seed: u64, ended: Ended) {
+        self.seeds += 1;
+        let (sum, more) = (&mut self.sum, ended.counters);
+        sum.simulated += more.simulated;
+        sum.events += more.events;
+        sum.crashes += more.crashes;
+        sum.entries += more.entries;
+        sum.revisions += more.revisions;
+        sum.answers += more.answers;
+        sum.watched += more.watched;
+        sum.letters += more.letters;
+        if let Some((at, failure)) = ended.failure {
+            self.failed.push((seed, at, failure));
+        }
+    }
+}
+
+/// How far [`run_many`] goes.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// The seeds, one after the other.
+    pub seeds: (u64, u64),
+    /// Ends after so much simulated time, too.
+    pub simulated: Option<Time>,
+    /// Ends after so much wall time, too.
+    pub wall: Option<Duration>,
+    /// Ends after so many failures.
+    pub failures: usize,
+    /// Threads.
+    pub jobs: usize,
+    /// The planted bug that is on.
+    pub planted: Option<&'static str>,
+    /// Each seed has this many members, if not what it draws.
+    pub members: Option<usize>,
+}
+
+/// The plan of a seed under these limits.
+pub fn plan_of(seed: u64, members: Option<usize>) -> Plan {
+    Plan::draw_for(seed, members)
+}
+
+/// Runs seeds on several threads. Every hundredth runs twice, and must do the same again.
+pub fn run_many(limits: &Limits) -> Summary {
+    let next = AtomicU64::new(limits.seeds.0);
+    let stop = AtomicBool::new(false);
+    let summary = Mutex::new(Summary::default());
+    let began = Instant::now();
+    std::thread::scope(|scope| {
+        for _ in 0..limits.jobs {
+            scope.spawn(|| {
+                plant(limits.planted);
+                loop {
+                    let seed = next.fetch_add(1, Ordering::Relaxed);
+                    let late = limits.wall.is_some_and(|wall| began.elapsed() > wall);
+                    if seed >= limits.seeds.1 || late || stop.load(Ordering::Relaxed) {
+                        return;
+                    }
+                    let began = Instant::now();
+                    let plan = plan_of(seed, limits.members);
+                    let mut ended = run(&plan);
+                    let twice = seed % 100 == 0;
+                    if twice && ended.failure.is_none() {
+                        let again = run(&plan);
+                        if (again.trace, again.counters) != (ended.trace, ended.counters) {
+                            let what = format!("{:?} and {:?}", ended.counters, again.counters);
+                            ended.failure = Some((0, Failure { checker: "determinism", what }));
+                        }
+                    }
+                    let mut summary = summary.lock().expect("nobody panics while holding it");
+                    summary.twice += u64::from(twice);
+                    summary.took += began.elapsed();
+                    summary.add(seed, ended);
+                    let enough = limits.simulated.is_some_and(|most| summary.sum.simulated >= most);
+                    if enough || summary.failed.len() >= limits.failures {
+                        stop.store(true, Ordering::Relaxed);
+                    }
+                }
+            });
+        }
+    });
+    let mut summary = summary.into_inner().expect("nobody panicked while holding it");
+    summary.failed.sort_by_key(|(seed, ..)| *seed);
+    summary
+}
+
+/// Switches a planted bug on for this thread, or all off.
+#[cfg(feature = "planted")]
+pub fn plant(name: Option<&'static str>) {
+    planted::switch(name);
+}
+
+/// Switches a planted bug on for this thread: not in this build.
+#[cfg(not(feature = "planted"))]
+pub fn plant(name: Option<&'static str>) {
+    assert!(name.is_none(), "planted bugs need a build with --features planted");
+}
