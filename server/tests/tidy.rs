@@ -248,9 +248,18 @@ fn the_root_holds_what_the_map_names() {
 
 #[test]
 fn every_crate_is_linted_alike() {
-    for manifest in
-        ["net", "consensus", "engine", "server/node", "server", "tools/ctl", "tools/testkit", "benches"]
-    {
+    for manifest in [
+        "net",
+        "consensus",
+        "engine",
+        "server/node",
+        "server",
+        "tools/ctl",
+        "tools/planted",
+        "tools/sim",
+        "tools/testkit",
+        "benches",
+    ] {
         let text = fs::read_to_string(root().join(manifest).join("Cargo.toml")).expect("readable");
         assert!(
             text.contains("[lints]\nworkspace = true"),

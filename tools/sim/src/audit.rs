@@ -46,7 +46,10 @@ pub fn check_state(members: &[&Member], model: &Model) -> Done {
                 return fail("convergence", format!("member {number}: {told:?}, another: {other:?}"));
             }
             Some(other) if other.0 != told.0 => {
-                return fail("convergence", format!("HashKV of member {number}: {told:?}, another: {other:?}"));
+                return fail(
+                    "convergence",
+                    format!("HashKV of member {number}: {told:?}, another: {other:?}"),
+                );
             }
             Some(_) => {}
         }
@@ -72,7 +75,10 @@ fn check_keys(number: usize, view: &Arc<View>, model: &Model) -> Done {
     let expected = model.range(&ask, model.revision).kvs;
     let found = list(view).map_err(|what| Failure { checker: "convergence", what })?;
     if let Some((found, expected)) = found.iter().zip(&expected).find(|(found, expected)| found != expected) {
-        return fail("convergence", format!("member {number} holds {found:?}, the log leads to {expected:?}"));
+        return fail(
+            "convergence",
+            format!("member {number} holds {found:?}, the log leads to {expected:?}"),
+        );
     }
     if found.len() != expected.len() {
         let counts = (found.len(), expected.len());
@@ -102,12 +108,14 @@ fn check_leases(number: usize, member: &Member, model: &Model) -> Done {
         return fail("convergence", format!("member {number} has leases {found:?}, the log {expected:?}"));
     }
     for (id, lease) in &model.leases {
-        let keys = store.lease_keys(LeaseId(*id)).map_err(|damage| Failure {
-            checker: "convergence",
-            what: damage.to_string(),
-        })?;
+        let keys = store
+            .lease_keys(LeaseId(*id))
+            .map_err(|damage| Failure { checker: "convergence", what: damage.to_string() })?;
         if !keys.iter().eq(&lease.keys) {
-            return fail("convergence", format!("member {number}: lease {id:x} holds {keys:?}, not {:?}", lease.keys));
+            return fail(
+                "convergence",
+                format!("member {number}: lease {id:x} holds {keys:?}, not {:?}", lease.keys),
+            );
         }
     }
     Ok(())

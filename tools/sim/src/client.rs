@@ -104,7 +104,9 @@ impl Client {
                 let ttl = rng.between(1, 4) as i64;
                 (Method::LeaseGrant, pb::LeaseGrantRequest { ttl, id }.encode_to_vec())
             }
-            OpKind::Revoke => (Method::LeaseRevoke, pb::LeaseRevokeRequest { id: self.lease(rng)? }.encode_to_vec()),
+            OpKind::Revoke => {
+                (Method::LeaseRevoke, pb::LeaseRevokeRequest { id: self.lease(rng)? }.encode_to_vec())
+            }
             OpKind::KeepAlive => {
                 (Method::LeaseKeepAlive, pb::LeaseKeepAliveRequest { id: self.lease(rng)? }.encode_to_vec())
             }
@@ -192,7 +194,9 @@ impl Client {
             ..Default::default()
         };
         let write = match seen > 0 && rng.permille(200) {
-            true => Ask::RequestDeleteRange(pb::DeleteRangeRequest { key: key.clone(), ..Default::default() }),
+            true => {
+                Ask::RequestDeleteRange(pb::DeleteRangeRequest { key: key.clone(), ..Default::default() })
+            }
             false => {
                 let value = self.value(rng);
                 Ask::RequestPut(pb::PutRequest { key: key.clone(), value, ..Default::default() })
@@ -211,7 +215,11 @@ impl Client {
         for list in &mut lists {
             if !list.iter().any(writes) {
                 let key = Bytes::from(format!("txn/{}", self.number));
-                list.push(op(Ask::RequestPut(pb::PutRequest { key, value: self.value(rng), ..Default::default() })));
+                list.push(op(Ask::RequestPut(pb::PutRequest {
+                    key,
+                    value: self.value(rng),
+                    ..Default::default()
+                })));
             }
         }
         let [success, failure] = lists;
@@ -237,7 +245,11 @@ impl Client {
                         continue;
                     }
                     written.push(key.clone());
-                    Ask::RequestDeleteRange(pb::DeleteRangeRequest { key, prev_kv: true, ..Default::default() })
+                    Ask::RequestDeleteRange(pb::DeleteRangeRequest {
+                        key,
+                        prev_kv: true,
+                        ..Default::default()
+                    })
                 }
                 7..9 => Ask::RequestRange(range(rng, config)),
                 // A nested one only reads and writes keys of its own, for no key may be written twice.
@@ -288,7 +300,13 @@ impl Client {
     fn list(&mut self, rng: &mut Rng) -> pb::RangeRequest {
         let (from, revision) = self.page.take().unwrap_or((Bytes::from_static(b"\0"), 0));
         let limit = rng.between(1, 6) as i64;
-        pb::RangeRequest { key: from, range_end: Bytes::from_static(b"\0"), limit, revision, ..Default::default() }
+        pb::RangeRequest {
+            key: from,
+            range_end: Bytes::from_static(b"\0"),
+            limit,
+            revision,
+            ..Default::default()
+        }
     }
 }
 
@@ -323,7 +341,8 @@ pub fn span(rng: &mut Rng, config: &Config) -> (Bytes, Bytes) {
 }
 
 fn delete(rng: &mut Rng, config: &Config) -> pb::DeleteRangeRequest {
-    let (key, range_end) = if rng.permille(250) { span(rng, config) } else { (key(rng, config), Bytes::new()) };
+    let (key, range_end) =
+        if rng.permille(250) { span(rng, config) } else { (key(rng, config), Bytes::new()) };
     pb::DeleteRangeRequest { key, range_end, prev_kv: rng.permille(400) }
 }
 

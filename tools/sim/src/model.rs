@@ -316,10 +316,7 @@ impl Model {
     }
 }
 
-fn branch<'t>(
-    txn: &'t pb::TxnRequest,
-    path: &mut impl Iterator<Item = bool>,
-) -> (bool, &'t [pb::RequestOp]) {
+fn branch<'t>(txn: &'t pb::TxnRequest, path: &mut impl Iterator<Item = bool>) -> (bool, &'t [pb::RequestOp]) {
     let succeeded = path.next().expect("the path was chosen in the same order");
     (succeeded, if succeeded { &txn.success } else { &txn.failure })
 }

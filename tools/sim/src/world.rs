@@ -43,7 +43,6 @@ struct Host {
     rng: Rng,
 }
 
-
 /// What has happened, so that a test can say that it did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counters {
@@ -138,7 +137,11 @@ impl World {
     pub fn run(&mut self) -> Ended {
         let result = self.phases();
         let now = self.env.queue.now();
-        Ended { counters: self.counters(), trace: self.env.trace, failure: result.err().map(|failure| (now, failure)) }
+        Ended {
+            counters: self.counters(),
+            trace: self.env.trace,
+            failure: result.err().map(|failure| (now, failure)),
+        }
     }
 
     fn phases(&mut self) -> Done {
@@ -201,7 +204,9 @@ impl World {
             Event::Boot(number) => self.boot(number)?,
             Event::Resume(number) => {
                 if self.hosts[number].paused_until <= now {
-                    std::mem::take(&mut self.hosts[number].held).into_iter().try_for_each(|held| self.happen(held))?;
+                    std::mem::take(&mut self.hosts[number].held)
+                        .into_iter()
+                        .try_for_each(|held| self.happen(held))?;
                 }
             }
         }
@@ -382,7 +387,11 @@ impl World {
         self.env.oracle.answers.ask(op, client, method, message.clone(), now);
         self.open.insert(op, (client, method, message.clone()));
         let patience = 4 * self.plan.config.election() + S;
-        self.env.story.tell(now, || format!("client {client}"), || format!("#{op} {method:?} to member {to}"));
+        self.env.story.tell(
+            now,
+            || format!("client {client}"),
+            || format!("#{op} {method:?} to member {to}"),
+        );
         if self.hosts[to].member.is_none() {
             // Connection refused.
             self.env.queue.after(self.plan.config.election() / 10, Event::GiveUp { client, op });
@@ -398,10 +407,14 @@ impl World {
     fn answer(&mut self, op: u64, from: (NodeNumber, u32), result: &Result<Bytes, Error>) -> Done {
         let Some((client, method, message)) = self.open.remove(&op) else { return Ok(()) };
         let now = self.env.queue.now();
-        self.env.story.tell(now, || format!("client {client}"), || match result {
-            Ok(bytes) => format!("#{op} answered, {} bytes", bytes.len()),
-            Err(error) => format!("#{op} {error:?}"),
-        });
+        self.env.story.tell(
+            now,
+            || format!("client {client}"),
+            || match result {
+                Ok(bytes) => format!("#{op} answered, {} bytes", bytes.len()),
+                Err(error) => format!("#{op} {error:?}"),
+            },
+        );
         self.env.trace(op ^ result.as_ref().map_or(1, |bytes| bytes.len() as u64) << 32);
         self.env.oracle.answered(from, op, result)?;
         let state = &mut self.clients[client];

@@ -51,8 +51,8 @@ pub struct Answers {
 impl Answers {
     /// A request is made.
     pub fn ask(&mut self, op: u64, client: usize, method: Method, message: Bytes, at: Time) {
-        let serializable =
-            method == Method::KvRange && pb::RangeRequest::decode(message.clone()).is_ok_and(|r| r.serializable);
+        let serializable = method == Method::KvRange
+            && pb::RangeRequest::decode(message.clone()).is_ok_and(|r| r.serializable);
         let floor = self.floor;
         self.open.insert(op, Asked { client, method, message, at, serializable, floor });
     }
@@ -96,7 +96,8 @@ impl Oracle {
             Method::LeaseTimeToLive => Ok(None),
             _ => self.written(op, &asked, result),
         };
-        let revision = revision.map_err(|failure| Failure { what: format!("{}: {}", what(), failure.what), ..failure })?;
+        let revision = revision
+            .map_err(|failure| Failure { what: format!("{}: {}", what(), failure.what), ..failure })?;
         if let Some(revision) = revision {
             let seen = self.answers.seen.entry((from.0, from.1, asked.client)).or_insert(0);
             if revision < *seen {
@@ -107,7 +108,12 @@ impl Oracle {
         Ok(revision)
     }
 
-    fn written(&mut self, op: u64, asked: &Asked, result: &Result<Bytes, Error>) -> Result<Option<i64>, Failure> {
+    fn written(
+        &mut self,
+        op: u64,
+        asked: &Asked,
+        result: &Result<Bytes, Error>,
+    ) -> Result<Option<i64>, Failure> {
         let index = self.answers.entries.get(&op).and_then(|id| self.by_id.get(id)).copied();
         let Some(index) = index else {
             return match result {
@@ -129,12 +135,18 @@ impl Oracle {
                     );
                 }
                 if found != *told {
-                    return fail("serializability", format!("entry {index}: expected {told:?}, told {found:?}"));
+                    return fail(
+                        "serializability",
+                        format!("entry {index}: expected {told:?}, told {found:?}"),
+                    );
                 }
             }
             (found, expected) => {
                 let found = found.as_ref().map(|bytes| decode(asked.method, bytes));
-                return fail("serializability", format!("entry {index}: expected {expected:?}, told {found:?}"));
+                return fail(
+                    "serializability",
+                    format!("entry {index}: expected {expected:?}, told {found:?}"),
+                );
             }
         }
         if index <= asked.floor {
@@ -182,7 +194,10 @@ impl Oracle {
         if found != expected {
             return fail(
                 "serializability",
-                format!("range at revision {} of {seen}: expected {expected:?}, told {found:?}", ask.revision),
+                format!(
+                    "range at revision {} of {seen}: expected {expected:?}, told {found:?}",
+                    ask.revision
+                ),
             );
         }
         if !asked.serializable {
@@ -198,7 +213,8 @@ impl Oracle {
             return Ok(());
         }
         // The lease must exist in some state that the answer may show: at the floor of the request, or later.
-        let existed = |lease: &i64| self.model.leases.contains_key(lease) || self.revoked_after(*lease, asked.floor);
+        let existed =
+            |lease: &i64| self.model.leases.contains_key(lease) || self.revoked_after(*lease, asked.floor);
         if !existed(&found.id) {
             return fail("lease", format!("lease {:x} is kept alive though it is gone", found.id));
         }

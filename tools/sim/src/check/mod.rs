@@ -140,7 +140,10 @@ impl Oracle {
         let id = request.header.as_ref().map_or(0, |header| header.id);
         if id != 0 {
             if let Some(before) = self.by_id.insert(id, index) {
-                return fail("exactly-once", format!("entry {index} is entry {before} once more (ID {id:x})"));
+                return fail(
+                    "exactly-once",
+                    format!("entry {index} is entry {before} once more (ID {id:x})"),
+                );
             }
             self.raft.not_dropped(id)?;
         }

@@ -52,16 +52,25 @@ impl Watches {
 
     /// Ids of a stream's watchers, ascending.
     pub fn ids(&self, stream: u64) -> Vec<i64> {
-        let mut ids: Vec<i64> = self.watchers.keys().filter(|(of, _)| *of == stream).map(|(_, id)| *id).collect();
+        let mut ids: Vec<i64> =
+            self.watchers.keys().filter(|(of, _)| *of == stream).map(|(_, id)| *id).collect();
         ids.sort_unstable();
         ids
     }
 
     /// A response has arrived.
-    pub fn response(&mut self, model: &Model, stream: u64, response: pb::WatchResponse) -> Result<(), Failure> {
+    pub fn response(
+        &mut self,
+        model: &Model,
+        stream: u64,
+        response: pb::WatchResponse,
+    ) -> Result<(), Failure> {
         let revision = response.header.as_ref().map_or(0, |header| header.revision);
         if revision > model.revision {
-            return fail("watch", format!("revision {revision} in a header, {} is committed", model.revision));
+            return fail(
+                "watch",
+                format!("revision {revision} in a header, {} is committed", model.revision),
+            );
         }
         if response.created {
             return self.created(stream, &response, revision);
@@ -98,7 +107,10 @@ impl Watches {
             return Ok(()); // refused
         }
         if request.watch_id != response.watch_id {
-            return fail("watch", format!("watcher {} is created, {} was asked for", response.watch_id, request.watch_id));
+            return fail(
+                "watch",
+                format!("watcher {} is created, {} was asked for", response.watch_id, request.watch_id),
+            );
         }
         let next = if request.start_revision == 0 { revision + 1 } else { request.start_revision };
         let watcher = Watcher { request, next: Some(next), fragment: Vec::new() };
@@ -113,7 +125,10 @@ impl Watches {
         if compact > 0 && (compact > model.compact_revision || next >= compact) {
             return fail(
                 "watch",
-                format!("a watcher at {next} is cancelled by compaction at {compact}, which is {}", model.compact_revision),
+                format!(
+                    "a watcher at {next} is cancelled by compaction at {compact}, which is {}",
+                    model.compact_revision
+                ),
             );
         }
         Ok(())
@@ -126,7 +141,10 @@ impl Watches {
         if let Some(change) = missed {
             return fail(
                 "watch",
-                format!("stream {stream} watcher {id}: progress at {revision}, but revision {} has not arrived", change.main),
+                format!(
+                    "stream {stream} watcher {id}: progress at {revision}, but revision {} has not arrived",
+                    change.main
+                ),
             );
         }
         if watcher.request.start_revision > revision + 1 && next > revision + 1 {

@@ -79,7 +79,10 @@ impl Member {
         let unix_ms = env.queue.now() / MS + u64::from(life);
         let ids = |lane| IdGenerator::new(node_id(number).0, unix_ms, lane, 2);
         let identity = Identity { cluster_id: CLUSTER, member_id: node_id(number).0 };
-        let hub = HubConfig { progress_interval: Duration::from_nanos(env.config.progress), ..HubConfig::new(identity, nonce) };
+        let hub = HubConfig {
+            progress_interval: Duration::from_nanos(env.config.progress),
+            ..HubConfig::new(identity, nonce)
+        };
         let mut member = Member {
             number,
             life,

@@ -79,7 +79,8 @@ impl Member {
                 Err(error) => self.reply(env, op, Err(error)),
             };
         }
-        let mut context = Context { limits: Limits::default(), space: Space::UNLIMITED, ids: &mut self.client.ids };
+        let mut context =
+            Context { limits: Limits::default(), space: Space::UNLIMITED, ids: &mut self.client.ids };
         match api::decode(&mut context, method, message) {
             Ok(Request::Write(write)) => self.propose(env, op, write),
             Ok(
@@ -219,9 +220,8 @@ impl Member {
             }
             ToClient::KeptAlive(op, result) => {
                 let header = self.identity.header(self.client.view.revision(), self.shared.term);
-                let answer = result.map(|(id, ttl)| {
-                    lease::keep_alive_response(header, id, ttl).encode_to_vec().into()
-                });
+                let answer = result
+                    .map(|(id, ttl)| lease::keep_alive_response(header, id, ttl).encode_to_vec().into());
                 self.reply(env, op, answer)
             }
             ToClient::Answered(op, result) => {

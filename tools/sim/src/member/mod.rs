@@ -56,7 +56,9 @@ enum Proposer {
     /// The store core, for itself.
     Store,
     /// The store core, because a lease has run out while this member led this term.
-    Expiry { term: u64 },
+    Expiry {
+        term: u64,
+    },
 }
 
 /// To the store core.

@@ -107,14 +107,19 @@ impl Member {
                 if leader {
                     env.oracle.raft.leads(self.number, change.term.0)?;
                 }
-                self.tell(env, || format!("{:?} in term {}, leader {:?}", change.role, change.term, change.leader));
+                self.tell(env, || {
+                    format!("{:?} in term {}, leader {:?}", change.role, change.term, change.leader)
+                });
                 self.to_store(env, ToStore::Leadership { leader, term: change.term.0 });
             }
             Output::ReadReady(read, index) => self.to_client(env, ToClient::ReadReady(read, index)),
             Output::ReadDropped(read) => self.to_client(env, ToClient::ReadDropped(read)),
             Output::Send(envelope) => self.send(env, envelope.to, envelope.message)?,
             Output::AcknowledgedLost { acknowledged, last } => {
-                return super::stops(self.number, format!("entry {acknowledged} was acknowledged, the log ends at {last:?}"));
+                return super::stops(
+                    self.number,
+                    format!("entry {acknowledged} was acknowledged, the log ends at {last:?}"),
+                );
             }
             Output::ConfState(_)
             | Output::Fetch(_)
