@@ -57,6 +57,11 @@ impl Event<'_> {
         }
     }
 
+    /// The bytes that [`Event::encode_kv`] appends, where they are stored so: of a put.
+    pub fn stored_kv(&self) -> Option<&[u8]> {
+        (self.kind == EventKind::Put).then_some(self.row)
+    }
+
     fn tombstone(&self) -> KeyValue<'_> {
         KeyValue { key: self.key, mod_revision: self.revision.main, ..KeyValue::default() }
     }

@@ -82,14 +82,26 @@ pub struct Calls(pub FxHashMap<CallId, Call>, pub Arc<Shared>);
 
 impl Bodies for Calls {
     fn fill(&mut self, call: CallId, max: usize, out: &mut Vec<u8>) -> Fill {
-        let Some(Call::Body(body)) = self.0.get_mut(&call) else {
-            return Fill::Abort(node::api::Error::Canceled.status());
+        let guard = crossbeam::epoch::pin();
+        let (fill, is_over) = match self.0.get_mut(&call) {
+            Some(Call::Body(body)) => {
+                let fill = body.fill(&guard, max, out);
+                let is_over = !matches!(fill, Fill::Wrote(_));
+                (fill, is_over)
+            }
+            Some(Call::Watch(_, pulled)) if !pulled.is_empty() => {
+                let fill = pulled[0].fill(&guard, max, out);
+                if matches!(fill, Fill::Done(_)) {
+                    pulled.pop_front();
+                }
+                (fill, false) // the stream goes on
+            }
+            _ => return Fill::Abort(node::api::Error::Canceled.status()),
         };
-        let fill = body.fill(&crossbeam::epoch::pin(), max, out);
         if matches!(&fill, Fill::Abort(status) if status.code == Code::DataLoss) {
             self.1.tree_damaged();
         }
-        if !matches!(fill, Fill::Wrote(_)) {
+        if is_over {
             self.0.remove(&call);
         }
         fill

@@ -241,7 +241,7 @@ impl ClientCore {
         message: &bytes::Bytes,
     ) {
         match grpc.calls.0.get_mut(&call) {
-            Some(Call::Watch(stream)) => {
+            Some(Call::Watch(stream, _)) => {
                 let stream = *stream;
                 if !self.watch_message(connection, grpc, stream, message) {
                     self.close_watch(stream);
@@ -301,7 +301,7 @@ impl ClientCore {
 
     fn canceled(&self, grpc: &mut Grpc, call: CallId) {
         match grpc.calls.0.remove(&call) {
-            Some(Call::Watch(stream)) => {
+            Some(Call::Watch(stream, _)) => {
                 self.close_watch(stream);
                 metrics::here().call_handled(Method::Watch, Code::Canceled, Duration::ZERO);
                 grpc.server.finish(call, &Error::WatchCanceled.status());
@@ -323,7 +323,7 @@ impl ClientCore {
     /// The connection is gone: nobody waits for these any more.
     pub fn forget_calls(&self, grpc: &mut Grpc) {
         for (_, call) in grpc.calls.0.drain() {
-            if let Call::Watch(stream) = call {
+            if let Call::Watch(stream, _) = call {
                 self.close_watch(stream);
             }
         }

@@ -1,12 +1,13 @@
 //! Watch streams: between the hub, which decides, and the connections, which carry.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use crossbeam::epoch;
 use engine::View;
 use net::grpc::CallId;
 use node::api;
-use node::watch_hub::{Config as HubConfig, Hub, Sink, StreamId};
+use node::watch_hub::{Config as HubConfig, Hub, LargeResponse, Sink, StreamId};
 use rustc_hash::FxHashMap;
 
 use super::calls::Call;
@@ -55,14 +56,30 @@ impl ToConnections<'_> {
     }
 }
 
-impl Sink for ToConnections<'_> {
-    fn send(&mut self, stream: StreamId, message: &[u8]) {
-        let sent = self.with(stream, |grpc, call| grpc.server.send_raw(call, message));
+impl ToConnections<'_> {
+    fn touch(&self, stream: StreamId, sent: Option<()>) {
         if sent.is_some()
             && let Some((connection, _)) = self.streams.0.get(&stream)
         {
             self.core.touch(*connection);
         }
+    }
+}
+
+impl Sink for ToConnections<'_> {
+    fn send(&mut self, stream: StreamId, message: &[u8]) {
+        let sent = self.with(stream, |grpc, call| grpc.server.send_raw(call, message));
+        self.touch(stream, sent);
+    }
+
+    fn send_large(&mut self, stream: StreamId, response: LargeResponse) {
+        let sent = self.with(stream, |grpc, call| {
+            let Some(Call::Watch(_, pulled)) = grpc.calls.0.get_mut(&call) else { return };
+            let message_len = response.message_len();
+            pulled.push_back(response);
+            grpc.server.send_pulled(call, message_len);
+        });
+        self.touch(stream, sent);
     }
 
     fn queued_bytes(&self, stream: StreamId) -> usize {
@@ -84,7 +101,7 @@ impl ClientCore {
         let stream = StreamId(self.next_number());
         self.streams.borrow_mut().0.insert(stream, (connection, call));
         self.hub.borrow_mut().open(now(), stream);
-        Call::Watch(stream)
+        Call::Watch(stream, VecDeque::new())
     }
 
     /// One message of a Watch call. False: it is no WatchRequest, and the call must end.

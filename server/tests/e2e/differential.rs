@@ -332,3 +332,125 @@ async fn random_requests_are_answered_as_etcd_answers_them() {
         compare_with_etcd(seed, 600).await;
     }
 }
+
+/// A step of the comparison of hashes.
+enum Step {
+    Ask(Call),
+    /// Both are killed and started again: hashes of compactions live in memory, what was compacted doesn't.
+    Restart,
+}
+
+fn put(key: &str) -> Step {
+    Step::Ask(Call::Put(PutRequest { key: key.into(), value: b"v".to_vec(), ..Default::default() }))
+}
+
+fn delete(key: &str) -> Step {
+    Step::Ask(Call::Delete(DeleteRangeRequest { key: key.into(), ..Default::default() }))
+}
+
+fn compact(revision: i64) -> Step {
+    Step::Ask(Call::Compact(CompactionRequest { revision, physical: true }))
+}
+
+fn hash(revision: i64) -> Step {
+    Step::Ask(Call::HashKv(HashKvRequest { revision }))
+}
+
+/// A finished compaction leaves its hash in a cache that is asked first: one at revision 0, which is allowed once, is
+/// what HashKV without a revision answers from then on, until ten later ones have pushed it out.
+#[tokio::test]
+async fn hashes_of_compactions_are_kept_and_forgotten_as_etcd_does() {
+    assert!(testkit::oracle().is_current, "the comparison needs etcd 3.7 (Go >= 1.26)");
+    let stories: Vec<(&str, Vec<Step>)> = vec![
+        (
+            "compact at 0 before anything",
+            vec![
+                hash(0),
+                compact(0),
+                hash(0),
+                put("a"),
+                hash(0),
+                hash(2),
+                compact(0),
+                compact(-1),
+                hash(-1),
+                compact(2),
+                hash(0),
+                hash(2),
+                hash(1),
+                Step::Restart,
+                hash(0),
+                hash(2),
+                compact(0),
+            ],
+        ),
+        (
+            "compact at 0 later, and restart at once",
+            vec![
+                put("a"),
+                put("a"),
+                delete("a"),
+                compact(0),
+                hash(0),
+                Step::Restart,
+                hash(0),
+                hash(3),
+                compact(0),
+                compact(3),
+                hash(3),
+                hash(0),
+            ],
+        ),
+        (
+            "tombstones at the compacted revision",
+            vec![
+                put("a"),
+                put("b"),
+                delete("a"),
+                hash(4),
+                compact(4),
+                hash(4),
+                hash(0),
+                put("a"),
+                hash(0),
+                compact(5),
+                hash(5),
+                hash(4),
+                Step::Restart,
+                hash(5),
+                hash(0),
+            ],
+        ),
+    ];
+    for (name, steps) in stories {
+        tell(name, steps).await;
+    }
+    let mut steps = vec![compact(0)];
+    for revision in 2..16 {
+        steps.extend([put("k"), compact(revision), hash(0), hash(revision), hash(2)]);
+    }
+    tell("ten are kept", steps).await;
+}
+
+async fn tell(name: &str, steps: Vec<Step>) {
+    let (mut server, mut etcd) = (start(), ServerOptions::new(Program::etcd()).start());
+    let (mut ours, mut theirs) = (server.client().await, etcd.client().await);
+    let mut differences = Vec::new();
+    for (at, step) in steps.into_iter().enumerate() {
+        match step {
+            Step::Restart => {
+                server.restart();
+                etcd.restart();
+                (ours, theirs) = (server.client().await, etcd.client().await);
+            }
+            Step::Ask(call) => {
+                let (got, want) = tokio::join!(ask(&mut ours, call.clone()), ask(&mut theirs, call.clone()));
+                if got != want {
+                    differences
+                        .push(format!("{name}, step {at}, {call:?}\n--- got\n{got}\n--- etcd says\n{want}"));
+                }
+            }
+        }
+    }
+    assert!(differences.is_empty(), "{}", differences.join("\n"));
+}

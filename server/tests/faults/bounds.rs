@@ -4,7 +4,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use testkit::pb::request_op::Request;
-use testkit::pb::{CompactionRequest, PutRequest, RequestOp, StatusRequest, TxnRequest};
+use testkit::pb::watch_request::RequestUnion;
+use testkit::pb::{
+    CompactionRequest, DeleteRangeRequest, PutRequest, RequestOp, StatusRequest, TxnRequest,
+    WatchCreateRequest, WatchRequest,
+};
 use testkit::{Client, Server};
 use tonic::Code;
 
@@ -100,4 +104,51 @@ async fn the_quota_is_passed_by_no_more_than_what_was_under_way() {
     println!("{size} bytes, {} puts", accepted.load(Ordering::Relaxed));
     assert!(size <= QUOTA + under_way + (1 << 20), "{size} bytes of a quota of {QUOTA}");
     assert!(accepted.load(Ordering::Relaxed) * SIZE > QUOTA / 2, "most of the quota can be used");
+}
+
+/// A deletion of 14 MB with its previous rows, for thirty watchers of whom one reads.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn slow_watchers_of_a_huge_revision_cost_no_copies_of_it() {
+    const ROWS: usize = 20;
+    const SIZE: usize = 700_000;
+    let dir = directory();
+    let server = options(dir.path()).start();
+    let mut client = server.client().await;
+    let mut watches = Vec::new();
+    for _ in 0..30 {
+        let connection = server.client().await;
+        let mut watch = connection.open_watch();
+        let create = WatchCreateRequest {
+            key: "k".into(),
+            range_end: "l".into(),
+            prev_kv: true,
+            ..Default::default()
+        };
+        watch.send(WatchRequest { request_union: Some(RequestUnion::CreateRequest(create)) });
+        assert!(watch.expect().await.created);
+        watches.push((connection, watch));
+    }
+    for i in 0..ROWS {
+        client.kv.put(put(format!("k{i:02}"), SIZE)).await.expect("a put");
+        for (_, watch) in &mut watches {
+            assert_eq!(watch.expect().await.events.len(), 1);
+        }
+    }
+    let anonymous = || testkit::process::memory(server.pid()).expect("it runs").anonymous;
+    let before = anonymous();
+    let delete = DeleteRangeRequest { key: "k".into(), range_end: "l".into(), ..Default::default() };
+    client.kv.delete_range(delete).await.expect("deleted");
+    // The others have been served as far as they take it when one has everything.
+    let events = watches[29].1.expect().await.events;
+    let grown = anonymous().saturating_sub(before);
+    assert_eq!(events.len(), ROWS);
+    for (i, event) in events.iter().enumerate() {
+        let prev = event.prev_kv.as_ref().expect("the row before");
+        assert_eq!((&prev.key[..], prev.value.len()), (format!("k{i:02}").as_bytes(), SIZE));
+    }
+    println!("{grown} bytes more");
+    assert!(grown < (ROWS * SIZE) as u64 * 3, "{grown} bytes for thirty watchers");
+    // A slow one gets all of it when it reads at last.
+    let late = watches[3].1.expect().await.events;
+    assert_eq!(late, events);
 }

@@ -13,12 +13,12 @@ use engine::{Event, Revision, View};
 
 use super::encode::{Batch, Head, fragment_len};
 use super::watcher::State;
-use super::{Hub, STREAM_QUEUED_BYTES_MAX, Sink, StreamId, WAVE_WATCHERS_MAX, send};
+use super::{Hub, LargeResponse, STREAM_QUEUED_BYTES_MAX, Sink, StreamId, WAVE_WATCHERS_MAX, send};
 
 /// Rows read by one step.
 const STEP_ROWS_MAX: usize = 8192;
 
-/// Encoded events held by one step.
+/// Bytes of encoded events after which a step ends.
 const STEP_BYTES_MAX: usize = 1 << 20;
 
 /// The most revisions in one catch-up response (etcd `watchBatchMaxRevs`).
@@ -55,6 +55,17 @@ impl Scratch {
 enum Audience {
     Synced,
     Wave(u64),
+}
+
+impl Audience {
+    /// Where history begins for its members: a compaction in the same view takes nothing from those who were up to date
+    /// before it.
+    fn history_from(self, view: &View) -> i64 {
+        match self {
+            Audience::Synced => view.history_intact_from(),
+            Audience::Wave(_) => view.compact_revision(),
+        }
+    }
 }
 
 impl Hub {
@@ -172,11 +183,7 @@ impl Hub {
             self.put_off(at, revision, audience);
         }
         if self.scratch.hits.len() > before {
-            // A compaction in the same view takes nothing from those who were up to date before it.
-            let first = match audience {
-                Audience::Synced => view.history_intact_from(),
-                Audience::Wave(_) => view.compact_revision(),
-            };
+            let first = audience.history_from(view);
             self.scratch.batch.push(view, guard, event, prev_kv.then_some(first))?;
         }
         Ok(())
@@ -209,14 +216,21 @@ impl Hub {
             if sink.queued_bytes(watcher.stream) >= STREAM_QUEUED_BYTES_MAX {
                 self.enter_state(at, State::Parked, next);
             } else {
-                self.send_events(at, group, header_revision, sink);
+                self.send_events(at, group, audience, header_revision, sink);
             }
         }
         hits.clear();
         self.scratch.hits = hits;
     }
 
-    fn send_events(&mut self, at: u32, hits: &[(u32, u32)], header_revision: i64, sink: &mut impl Sink) {
+    fn send_events(
+        &mut self,
+        at: u32,
+        hits: &[(u32, u32)],
+        audience: Audience,
+        header_revision: i64,
+        sink: &mut impl Sink,
+    ) {
         let watcher = &mut self.watchers[at];
         watcher.progress_due = false;
         self.events += hits.len() as u64;
@@ -228,22 +242,18 @@ impl Hub {
         }
         let header = self.config.identity.header(header_revision, self.raft_term);
         let head = Head { header, watch_id: watcher.id, ..Default::default() };
+        let prev_from = prev_kv.then(|| audience.history_from(&self.view));
+        let response = Response { batch, view: &self.view, prev_from, stream };
         message.clear();
         head.encode(message);
-        let head_len = message.len();
-        let event_lens = || hits.iter().map(|&(_, event)| batch.event(event, prev_kv).len());
         let fragments = watcher.fragment
             && hits.len() >= 2
-            && head_len + event_lens().sum::<usize>() >= self.config.fragment_bytes_max;
+            && message.len() + response.events_len(hits) >= self.config.fragment_bytes_max;
         if fragments {
             *message_of = None;
-            return send_fragments(head, hits, prev_kv, batch, self.config.fragment_bytes_max, stream, sink);
+            return response.send_fragments(head, hits, self.config.fragment_bytes_max, message, sink);
         }
-        for &(_, event) in hits {
-            message.extend_from_slice(batch.event(event, prev_kv));
-        }
-        *message_of = this;
-        sink.send(stream, message);
+        *message_of = if response.send(hits, message, sink) { this } else { None };
     }
 
     /// Lets watchers go on whose streams take output again: the farthest behind first, a few per stream and step.
@@ -344,33 +354,66 @@ impl Hub {
     }
 }
 
-/// etcd `sendFragments`: every part but the last says that more follow.
-fn send_fragments(
-    mut head: Head<'_>,
-    hits: &[(u32, u32)],
-    prev_kv: bool,
-    batch: &Batch,
-    limit: usize,
+/// What the responses to one watcher are made of.
+struct Response<'a> {
+    batch: &'a Batch,
+    view: &'a Arc<View>,
+    /// Where history begins for previous rows, if they are wanted.
+    prev_from: Option<i64>,
     stream: StreamId,
-    sink: &mut impl Sink,
-) {
-    let mut rest = hits;
-    let mut message = Vec::new();
-    while !rest.is_empty() {
-        message.clear();
-        head.fragment = true;
-        head.encode(&mut message);
-        let lens = rest.iter().map(|&(_, event)| batch.event(event, prev_kv).len());
-        let (part, after) = rest.split_at(fragment_len(message.len(), lens, limit));
-        if after.is_empty() {
+}
+
+impl Response<'_> {
+    fn events_len(&self, hits: &[(u32, u32)]) -> usize {
+        hits.iter().map(|&(_, event)| self.batch.event_len(event, self.prev_from.is_some())).sum()
+    }
+
+    /// Sends these events behind the head that `message` holds. True: `message` is the whole response.
+    fn send(&self, hits: &[(u32, u32)], message: &mut Vec<u8>, sink: &mut impl Sink) -> bool {
+        let head_len = message.len();
+        for &(_, event) in hits {
+            let Some(bytes) = self.batch.event(event, self.prev_from.is_some()) else {
+                message.truncate(head_len);
+                self.send_large(hits, message, sink);
+                return false;
+            };
+            message.extend_from_slice(bytes);
+        }
+        sink.send(self.stream, message);
+        true
+    }
+
+    fn send_large(&self, hits: &[(u32, u32)], head: &[u8], sink: &mut impl Sink) {
+        let events = hits.iter().map(|&(_, event)| self.batch.revision(event)).collect();
+        let len = (head.len() + self.events_len(hits)) as u64;
+        let response = LargeResponse::new(self.view.clone(), head.to_vec(), events, self.prev_from, len);
+        sink.send_large(self.stream, response);
+    }
+
+    /// etcd `sendFragments`: every part but the last says that more follow.
+    fn send_fragments(
+        &self,
+        mut head: Head<'_>,
+        hits: &[(u32, u32)],
+        limit: usize,
+        message: &mut Vec<u8>,
+        sink: &mut impl Sink,
+    ) {
+        let prev_kv = self.prev_from.is_some();
+        let mut rest = hits;
+        while !rest.is_empty() {
             message.clear();
-            head.fragment = false;
-            head.encode(&mut message);
+            head.fragment = true;
+            head.encode(message);
+            let lens = rest.iter().map(|&(_, event)| self.batch.event_len(event, prev_kv));
+            let (part, after) = rest.split_at(fragment_len(message.len(), lens, limit));
+            if after.is_empty() {
+                message.clear();
+                head.fragment = false;
+                head.encode(message);
+            }
+            self.send(part, message, sink);
+            rest = after;
         }
-        for &(_, event) in part {
-            message.extend_from_slice(batch.event(event, prev_kv));
-        }
-        sink.send(stream, &message);
-        rest = after;
     }
 }

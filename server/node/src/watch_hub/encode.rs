@@ -1,4 +1,5 @@
-//! Watch responses as bytes. Events are encoded once per batch and shared by all watchers that want them alike.
+//! Watch responses as bytes. Events are encoded once per batch and shared by all watchers that want them alike; of a batch
+//! that is too large for that only the lengths are kept.
 //!
 //! ```text
 //! 0a <len> header   10 <watch_id>   18 01 created   20 01 canceled   28 <compact_revision>
@@ -10,7 +11,7 @@ use std::ops::Range;
 
 use crossbeam::epoch::Guard;
 use engine::tree::Damage;
-use engine::{Event, EventKind, View};
+use engine::{Event, EventKind, Revision, View};
 use net::pb::etcdserverpb::ResponseHeader;
 
 use crate::answer::{field_len, put_bytes, put_header, put_int, put_tag};
@@ -18,37 +19,51 @@ use crate::answer::{field_len, put_bytes, put_header, put_int, put_tag};
 /// Tag of `WatchResponse.events`, field 11, length-delimited.
 const EVENTS_TAG: u8 = 11 << 3 | 2;
 
+/// Encoded bytes that a batch holds. What is beyond is sent from the store: see [`super::large`].
+pub(super) const HELD_BYTES_MAX: usize = 1 << 20;
+
 /// Events of a batch, encoded when somebody wants them.
 #[derive(Default)]
 pub(super) struct Batch {
-    /// `5a <len> event`, one after another.
+    /// `5a <len> event`, one after another, of those that are held.
     bytes: Vec<u8>,
     events: Vec<Encoded>,
+    /// Bytes of all, held or not.
+    size: usize,
 }
 
-/// Where an event stands in `Batch::bytes`, without and with its previous row.
+/// An event, without and with its previous row.
 struct Encoded {
-    plain: Range<usize>,
-    with_prev: Option<Range<usize>>,
+    revision: Revision,
+    plain: Bytes,
+    with_prev: Option<Bytes>,
+}
+
+/// Where an encoded event stands in `Batch::bytes`, if it is held.
+#[derive(Clone)]
+struct Bytes {
+    len: usize,
+    held: Option<Range<usize>>,
 }
 
 impl Batch {
     pub fn clear(&mut self) {
         self.bytes.clear();
         self.events.clear();
+        self.size = 0;
     }
 
-    /// Events held; the number of the next one.
+    /// Events in it; the number of the next one.
     pub fn len(&self) -> u32 {
         self.events.len() as u32
     }
 
-    /// Bytes held.
+    /// Bytes of its events, held or not.
     pub fn size(&self) -> usize {
-        self.bytes.len()
+        self.size
     }
 
-    /// Encodes an event; with `prev_from` also with its previous row, for watchers whose history begins there.
+    /// Adds an event; with `prev_from` also with its previous row, for watchers whose history begins there.
     pub fn push(
         &mut self,
         view: &View,
@@ -64,37 +79,79 @@ impl Batch {
                 None => plain.clone(),
             }),
         };
-        self.events.push(Encoded { plain, with_prev });
+        self.events.push(Encoded { revision: event.revision, plain, with_prev });
         Ok(())
     }
 
-    /// The event with its tag and length.
-    pub fn event(&self, at: u32, prev_kv: bool) -> &[u8] {
-        let encoded = &self.events[at as usize];
-        let range = match (&encoded.with_prev, prev_kv) {
-            (Some(range), true) => range,
-            _ => &encoded.plain,
-        };
-        &self.bytes[range.clone()]
+    /// The event with its tag and length; `None` if it is not held.
+    pub fn event(&self, at: u32, prev_kv: bool) -> Option<&[u8]> {
+        self.bytes_of(at, prev_kv).held.clone().map(|range| &self.bytes[range])
     }
 
-    fn encode(&mut self, event: &Event<'_>, prev_kv: Option<&[u8]>) -> Range<usize> {
+    /// How long that is.
+    pub fn event_len(&self, at: u32, prev_kv: bool) -> usize {
+        self.bytes_of(at, prev_kv).len
+    }
+
+    /// Where the event is in history.
+    pub fn revision(&self, at: u32) -> Revision {
+        self.events[at as usize].revision
+    }
+
+    fn bytes_of(&self, at: u32, prev_kv: bool) -> &Bytes {
+        let encoded = &self.events[at as usize];
+        match (&encoded.with_prev, prev_kv) {
+            (Some(bytes), true) => bytes,
+            _ => &encoded.plain,
+        }
+    }
+
+    fn encode(&mut self, event: &Event<'_>, prev_kv: Option<&[u8]>) -> Bytes {
+        let len = event_len(event, prev_kv);
+        self.size += len;
         let start = self.bytes.len();
-        let kv_len = event.kv_len();
-        let kind_len = if event.kind == EventKind::Delete { 2 } else { 0 };
-        let len = kind_len + field_len(kv_len) + prev_kv.map_or(0, |prev| field_len(prev.len()));
-        let out = &mut self.bytes;
-        out.push(EVENTS_TAG);
-        prost::encoding::encode_varint(len as u64, out);
-        if event.kind == EventKind::Delete {
-            out.extend_from_slice(&[0x08, 1]);
+        if start + len > HELD_BYTES_MAX {
+            return Bytes { len, held: None };
         }
-        put_tag(2, kv_len, out);
-        event.encode_kv(out);
-        if let Some(prev) = prev_kv {
-            put_bytes(3, prev, out);
+        encode_event(event, prev_kv, |part| self.bytes.extend_from_slice(part));
+        Bytes { len, held: Some(start..self.bytes.len()) }
+    }
+}
+
+/// Bytes of `Event` between its tag and length and its end.
+fn payload_len(event: &Event<'_>, prev_kv: Option<&[u8]>) -> usize {
+    let kind_len = if event.kind == EventKind::Delete { 2 } else { 0 };
+    kind_len + field_len(event.kv_len()) + prev_kv.map_or(0, |prev| field_len(prev.len()))
+}
+
+/// Bytes of an event with its tag and length.
+pub(super) fn event_len(event: &Event<'_>, prev_kv: Option<&[u8]>) -> usize {
+    field_len(payload_len(event, prev_kv))
+}
+
+/// Gives an event with its tag and length in parts; rows are given where they are stored.
+pub(super) fn encode_event(event: &Event<'_>, prev_kv: Option<&[u8]>, mut give: impl FnMut(&[u8])) {
+    let mut small = Vec::with_capacity(32);
+    small.push(EVENTS_TAG);
+    prost::encoding::encode_varint(payload_len(event, prev_kv) as u64, &mut small);
+    if event.kind == EventKind::Delete {
+        small.extend_from_slice(&[0x08, 1]);
+    }
+    put_tag(2, event.kv_len(), &mut small);
+    match event.stored_kv() {
+        Some(row) => {
+            give(&small);
+            give(row);
+            small.clear();
         }
-        start..self.bytes.len()
+        None => event.encode_kv(&mut small),
+    }
+    if let Some(prev) = prev_kv {
+        put_tag(3, prev.len(), &mut small);
+        give(&small);
+        give(prev);
+    } else {
+        give(&small);
     }
 }
 

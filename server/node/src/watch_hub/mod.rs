@@ -4,7 +4,8 @@
 //! remembers up to which revision it has *dispatched*, and every new view is read from there on. A watcher that has
 //! everything up to there is *synced* and hears of each new revision in one response. One that starts in the past, or
 //! whose stream takes no more, is a position in history and reads on from there when it can: memory for a slow client
-//! is bounded by its stream's output limit and one number per watcher.
+//! is bounded by its stream's output limit, one number per watcher, and a response of at most a mebibyte: larger ones
+//! are read from the store while they are sent ([`LargeResponse`]).
 //!
 //! Fan-out is the hot path. An event is looked up once ([`index`]), encoded once (with and without its previous row),
 //! and copied into each response; watchers with the same id on different streams share the whole response.
@@ -22,6 +23,9 @@
 mod encode;
 
 mod index;
+
+/// Responses that are pulled.
+mod large;
 
 mod watcher;
 
@@ -42,6 +46,7 @@ use crate::answer::Identity;
 use crate::api::Error;
 use encode::Head;
 use index::{Index, Span};
+pub use large::LargeResponse;
 use watcher::{Slab, State, Watcher};
 
 /// etcd's `InvalidWatchID`: answers that are about no watcher or about all of a stream.
@@ -93,7 +98,10 @@ pub trait Sink {
     /// Queues one encoded WatchResponse on a stream.
     fn send(&mut self, stream: StreamId, message: &[u8]);
 
-    /// Bytes queued on a stream and not yet handed to its socket.
+    /// Queues one WatchResponse whose bytes are to be pulled.
+    fn send_large(&mut self, stream: StreamId, response: LargeResponse);
+
+    /// Bytes queued on a stream and not yet handed to its socket, those to be pulled included.
     fn queued_bytes(&self, stream: StreamId) -> usize;
 }
 

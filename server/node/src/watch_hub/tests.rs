@@ -4,11 +4,14 @@ use std::collections::BTreeMap;
 
 use crossbeam::epoch;
 use engine::{Op, PutOptions, Store, Txn};
+use net::grpc::Fill;
 use net::pb::mvccpb::event::EventType;
 use prost::Message;
 
 use super::*;
 use crate::testing::{WHO, delete, put, store, text};
+
+mod large;
 
 const A: StreamId = StreamId(1);
 const B: StreamId = StreamId(2);
@@ -19,6 +22,8 @@ struct Out {
     sent: BTreeMap<StreamId, Vec<pb::WatchResponse>>,
     /// Bytes of a stream that is not being read; such a stream only fills.
     blocked: BTreeMap<StreamId, usize>,
+    /// Responses that were pulled.
+    pulled: usize,
 }
 
 impl Sink for Out {
@@ -27,6 +32,18 @@ impl Sink for Out {
             *queued += message.len();
         }
         self.sent.entry(stream).or_default().push(pb::WatchResponse::decode(message).expect("a response"));
+    }
+
+    fn send_large(&mut self, stream: StreamId, mut response: LargeResponse) {
+        let (mut message, mut pieces) = (Vec::new(), 0);
+        while let Fill::Wrote(wrote) = response.fill(&crossbeam::epoch::pin(), 1000, &mut message) {
+            assert_eq!(wrote, 1000, "as much as was asked for");
+            pieces += 1;
+        }
+        assert_eq!(message.len() as u64, response.message_len());
+        assert!(pieces > 0);
+        self.pulled += 1;
+        self.send(stream, &message);
     }
 
     fn queued_bytes(&self, stream: StreamId) -> usize {
