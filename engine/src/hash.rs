@@ -10,7 +10,9 @@
 //!
 //! A finished compaction also leaves a hash: of the rows up to its revision, seen before it removed
 //! any. The newest [`HASHES_KEPT`] are kept, in memory only, and HashKV at such a revision answers
-//! from there; its compact revision is then that of the compaction before.
+//! from there; its compact revision is then that of the compaction before. Revision 0 is asked for there too before it
+//! means the newest: after a compaction at 0, which is allowed once, that one's hash is the answer until it is forgotten.
+//! All as etcd does. A compaction that a restart replays from the log leaves its hash again.
 //!
 //! **Hash** covers all tables in their order and serves tests alone. Its value differs from etcd's,
 //! whose tables differ.

@@ -8,9 +8,9 @@ use testkit::pb::compare::{CompareResult, CompareTarget, TargetUnion};
 use testkit::pb::request_op::Request;
 use testkit::pb::response_op::Response;
 use testkit::pb::{
-    CompactionRequest, Compare, DeleteRangeRequest, HashKvRequest, LeaseGrantRequest, LeaseRevokeRequest,
-    LeaseTimeToLiveRequest, PutRequest, RangeRequest, RangeResponse, RequestOp, ResponseHeader, TxnRequest,
-    TxnResponse,
+    CompactionRequest, Compare, DefragmentRequest, DeleteRangeRequest, HashKvRequest, LeaseGrantRequest,
+    LeaseRevokeRequest, LeaseTimeToLiveRequest, PutRequest, RangeRequest, RangeResponse, RequestOp,
+    ResponseHeader, TxnRequest, TxnResponse,
 };
 use testkit::{Client, Program, ServerOptions};
 use tonic::Status;
@@ -336,7 +336,8 @@ async fn random_requests_are_answered_as_etcd_answers_them() {
 /// A step of the comparison of hashes.
 enum Step {
     Ask(Call),
-    /// Both are killed and started again: hashes of compactions live in memory, what was compacted doesn't.
+    /// Both write everything to their files (Defragment does), are killed and started again: hashes of compactions live in
+    /// memory, what was compacted doesn't. (A compaction that is replayed from the log leaves its hash again, in both.)
     Restart,
 }
 
@@ -439,6 +440,9 @@ async fn tell(name: &str, steps: Vec<Step>) {
     for (at, step) in steps.into_iter().enumerate() {
         match step {
             Step::Restart => {
+                for client in [&mut ours, &mut theirs] {
+                    client.maintenance.defragment(DefragmentRequest {}).await.expect("defragmented");
+                }
                 server.restart();
                 etcd.restart();
                 (ours, theirs) = (server.client().await, etcd.client().await);
