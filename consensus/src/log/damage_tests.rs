@@ -1,11 +1,12 @@
 //! Damage: never served, never silently dropped.
 
+use bytes::Bytes;
 use proptest::prelude::*;
 
 use crate::log::record::{HEADER_LEN, Header, NoHeader};
 use crate::log::{BLOCK, Damage, Identity, Note, Proof, RecoverError, SegmentId, recover};
 use crate::testing::{Disk, IDENTITY, Member, SECTOR, Store, small_log};
-use crate::{Entry, Index, LogPosition, NodeId};
+use crate::{Append, Entry, EntryKind, HardState, Index, LogPosition, NodeId, ReadyNumber, Term};
 
 /// A log over three segments, its last batch proven by a marker, and what it holds.
 fn proven_log() -> (Disk, Vec<Entry>) {
@@ -453,4 +454,73 @@ fn a_header_that_lies_about_everything_is_not_believed() {
         assert_eq!(recovered.state.entries, entries, "{lie:?}");
         assert_eq!(recovered.tail.sequence, marker.sequence, "{lie:?}");
     }
+}
+
+/// A log that a snapshot has reset at 500, with `after` entries behind it.
+fn reset_log(after: u64) -> Disk {
+    let mut member = Member::new(small_log());
+    for id in 0..40 {
+        member.put(id, vec![id as u8; 1500]);
+        member.settle();
+    }
+    let hard_state = HardState { term: Term(9), vote: NodeId(0), commit: Index(500) };
+    let entry = |index| Entry {
+        index: Index(index),
+        term: Term(9),
+        kind: EntryKind::Normal,
+        data: Bytes::from(vec![index as u8; 1500]),
+        proposal: None,
+    };
+    let reset = Some(LogPosition::new(500, 8));
+    let entries = (501..=500 + after).map(entry).collect();
+    member.log.append(Append { ready: ReadyNumber(1000), hard_state, entries, reset });
+    while !member.log.is_idle() {
+        member.prepare_segments();
+        member.submit();
+        member.disk.complete();
+        member.log.written(std::time::Duration::ZERO);
+    }
+    member.disk
+}
+
+#[test]
+fn a_reset_log_follows_the_snapshot_whether_or_not_the_store_has_it() {
+    for after in [0, 1, 40] {
+        let disk = reset_log(after);
+        // The process ended before the store was replaced: the old store, or an empty one.
+        for applied in [LogPosition::new(0, 0), LogPosition::new(20, 2)] {
+            let recovered = recover(&disk, IDENTITY, applied).unwrap();
+            assert_eq!(recovered.snapshot, Some(LogPosition::new(500, 8)));
+            let indexes = recovered.state.entries.iter().map(|entry| entry.index.0);
+            assert!(indexes.eq(501..=500 + after));
+            assert_eq!(recovered.state.hard_state.commit, Index(500));
+            assert!(!recovered.is_new());
+        }
+        // It has been replaced, and has applied some of what follows.
+        for (index, term) in [(500, 8), (501, 9)].into_iter().take(after as usize + 1) {
+            let recovered = recover(&disk, IDENTITY, LogPosition::new(index, term)).unwrap();
+            assert_eq!(recovered.snapshot, None);
+            let indexes = recovered.state.entries.iter().map(|entry| entry.index.0);
+            assert!(indexes.eq(index + 1..=500 + after));
+        }
+        // A store of another history is noticed.
+        let wrong = recover(&disk, IDENTITY, LogPosition::new(500, 7));
+        assert!(matches!(wrong, Err(RecoverError::Damage(_))), "{wrong:?}");
+    }
+}
+
+#[test]
+fn a_torn_reset_leaves_the_old_log() {
+    let mut member = Member::new(small_log());
+    member.put(1, "old");
+    member.settle();
+    let last = member.store.applied;
+    let hard_state = HardState { term: Term(9), vote: NodeId(0), commit: Index(500) };
+    let reset = Some(LogPosition::new(500, 8));
+    member.log.append(Append { ready: ReadyNumber(1000), hard_state, entries: vec![], reset });
+    member.prepare_segments();
+    member.submit();
+    assert!(member.disk.in_flight.is_some());
+    let recovered = recover(&member.crash(|_| false), IDENTITY, last).unwrap();
+    assert_eq!((recovered.snapshot, recovered.tail.last), (None, last));
 }

@@ -10,6 +10,7 @@
 //! - [`segment`]: what the edge has to offer for reading, and how unreadable sectors are narrowed down.
 //! - [`verdict`]: torn tail or damage, as one pure function.
 //! - [`recover`](mod@recover): from segments back to the state.
+//! - [`fetch`](mod@fetch): entries read back for a peer that lags, while the log is being written.
 //! - [`report`]: what recovery tells the operator.
 //!
 //! Assumed of the medium: a sector of 512 bytes is written whole or not at all; a completed O_DIRECT|O_DSYNC write is
@@ -19,6 +20,7 @@
 mod crash_tests;
 #[cfg(test)]
 mod damage_tests;
+mod fetch;
 pub mod record;
 pub mod recover;
 pub mod report;
@@ -27,6 +29,7 @@ mod scan;
 pub mod segment;
 pub mod verdict;
 
+pub use fetch::Fetcher;
 pub use recover::{Recovered, Tail, recover};
 pub use report::{Damage, Note, Proof, RecoverError};
 pub use ring::{Log, LogConfig, NewSegment, WritePlan};

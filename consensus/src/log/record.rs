@@ -8,7 +8,7 @@
 //! | 0 | 8 | magic `RINGDLOG` |
 //! | 8 | 2 | format version, 1 |
 //! | 10 | 2 | length of the header, 160 |
-//! | 12 | 4 | flags: bit 0 = marker, a batch written only to prove the one before it durable; other bits are zero |
+//! | 12 | 4 | flags: bit 0 = marker, a batch written only to prove the one before it durable; bit 1 = reset, see below; other bits are zero |
 //! | 16 | 8 | cluster id |
 //! | 24 | 8 | member id |
 //! | 32 | 8 | log id: drawn when the log was made. Clients never see it, so no value of theirs can look like a batch |
@@ -43,6 +43,9 @@
 //! Indexes of the records are consecutive from the header's first. If that first index is not beyond the end of the log
 //! so far, the log's end is replaced from there: a new leader's entries win.
 //!
+//! *Reset.* A snapshot takes the place of the log: it begins anew behind the position that the header gives as the end of the
+//! log. Such a batch has no records and is at the head of a segment, so that nothing before it is needed to find it.
+//!
 //! *Torn writes.* A batch may arrive in any subset of its sectors. The header is within one sector, so it is there or not;
 //! the records have a checksum of their own, so the header still tells *what* was torn. Padding is covered by nothing and
 //! read by nothing. *Stale blocks.* A recycled segment is full of valid old batches; sequence numbers only grow and each
@@ -66,6 +69,7 @@ pub const VERSION: u16 = 1;
 
 const MAGIC: [u8; 8] = *b"RINGDLOG";
 const FLAG_MARKER: u32 = 1;
+const FLAG_RESET: u32 = 2;
 
 /// What a header says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -104,6 +108,8 @@ pub struct Header {
     pub records_crc: u32,
     /// Written only to prove its predecessor.
     pub marker: bool,
+    /// The log begins anew, behind `last`.
+    pub reset: bool,
 }
 
 /// Why a block does not begin with a header we can read.
@@ -220,7 +226,8 @@ impl Header {
         put(&MAGIC);
         put(&VERSION.to_le_bytes());
         put(&(HEADER_LEN as u16).to_le_bytes());
-        put(&(if self.marker { FLAG_MARKER } else { 0 }).to_le_bytes());
+        let flag = |set: bool, flag: u32| if set { flag } else { 0 };
+        put(&(flag(self.marker, FLAG_MARKER) | flag(self.reset, FLAG_RESET)).to_le_bytes());
         for field in self.wide() {
             put(&field.to_le_bytes());
         }
@@ -247,6 +254,7 @@ impl Header {
             && [self.first.index, self.last.index, commit].iter().all(|index| small(index.0))
             && (self.first.index == Index(0)) == no_records
             && (no_records || self.first.index <= self.last.index)
+            && (!self.reset || no_records && self.offset == 0 && self.last.index > Index(0))
     }
 
     fn wide(&self) -> [u64; 8] {
@@ -276,7 +284,7 @@ impl Header {
         }
         let header_len = from.get_u16_le();
         let flags = from.get_u32_le();
-        if usize::from(header_len) != HEADER_LEN || flags & !FLAG_MARKER != 0 {
+        if usize::from(header_len) != HEADER_LEN || flags & !(FLAG_MARKER | FLAG_RESET) != 0 {
             return Err(NoHeader::Invalid);
         }
         let identity = Identity { cluster: from.get_u64_le(), member: NodeId(from.get_u64_le()) };
@@ -293,7 +301,7 @@ impl Header {
             commit: Index(from.get_u64_le()),
         };
         let (records, previous, records_crc) = (from.get_u32_le(), from.get_u32_le(), from.get_u32_le());
-        let marker = flags & FLAG_MARKER != 0;
+        let (marker, reset) = (flags & FLAG_MARKER != 0, flags & FLAG_RESET != 0);
         Ok(Header {
             identity,
             log_id,
@@ -312,6 +320,7 @@ impl Header {
             previous,
             records_crc,
             marker,
+            reset,
         })
     }
 }
@@ -348,6 +357,7 @@ mod tests {
             previous: 0xdeadbeef,
             records_crc: 0,
             marker: false,
+            reset: false,
         }
     }
 
@@ -391,6 +401,19 @@ mod tests {
         assert_eq!(hash, crc32fast::hash(&golden[..HEADER_LEN - 4]));
         let records = Bytes::from(golden).slice(HEADER_LEN..HEADER_LEN + 0x2b);
         assert_eq!(decode_records(&decoded, records).unwrap(), entries());
+    }
+
+    #[test]
+    fn a_reset_is_a_flag_of_a_batch_without_records_at_a_head() {
+        let mut header = Header { offset: 0, first: LogPosition::default(), reset: true, ..header() };
+        let mut buf = vec![0xff; batch_len(0)];
+        encode_batch(&mut header, &[], &mut buf);
+        assert_eq!(buf[12..16], [2, 0, 0, 0]);
+        assert_eq!(Header::decode(&buf).unwrap(), header);
+        assert!(header.is_plausible());
+        assert!(!Header { offset: 4096, ..header }.is_plausible());
+        assert!(!Header { last: LogPosition::default(), ..header }.is_plausible());
+        assert!(!Header { first: LogPosition::new(41, 5), records: 1, ..header }.is_plausible());
     }
 
     #[test]

@@ -34,6 +34,10 @@ pub struct Recovered {
     pub tail: Tail,
     /// What the operator should hear about.
     pub notes: Vec<Note>,
+    /// Set if the log begins behind a snapshot that the store does not cover: the process ended while it was being
+    /// installed. The installation has to be finished, from the file that was complete before the log was told. `state` follows
+    /// that snapshot and not the store.
+    pub snapshot: Option<LogPosition>,
 }
 
 impl Recovered {
@@ -54,11 +58,28 @@ pub struct Tail {
     pub(super) hard_state: HardState,
     /// The last batch holds something and no later one proves it.
     pub(super) unproven: bool,
-    /// Full segments of the chain in order, each with the highest index in it.
-    pub(super) used: Vec<(SegmentInfo, Index)>,
-    /// The segment being written, the highest index in it, and the offset of the next batch.
-    pub(super) current: Option<(SegmentInfo, Index, u64)>,
+    /// Full segments of the chain in order, and what is in each.
+    pub(super) used: Vec<(SegmentInfo, Span)>,
+    /// The segment being written, what is in it, and the offset of the next batch.
+    pub(super) current: Option<(SegmentInfo, Span, u64)>,
     pub(super) free: Vec<SegmentInfo>,
+}
+
+/// The entries of a segment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Span {
+    /// The first entry written to it; `None` without entries.
+    pub first: Option<Index>,
+    /// The highest index to which the log has reached in it.
+    pub last: Index,
+}
+
+impl Span {
+    /// A batch is added, whose first entry is `first` (0: none) and after which the log reaches up to `last`.
+    pub fn add(&mut self, first: Index, last: Index) {
+        self.first = self.first.or((first > Index(0)).then_some(first));
+        self.last = self.last.max(last);
+    }
 }
 
 /// Reads the log of `identity`. `applied` is what the last checkpoint of the store covers.
@@ -104,7 +125,7 @@ fn without_chain(mut scan: Scan<'_>, applied: LogPosition) -> Result<Recovered, 
         (Verdict::Damage | Verdict::Restart, _) => Err(damage(segment, 0, &evidence)),
         (Verdict::End | Verdict::TornTail, _) => {
             let tail = Tail { free: scan.segments, ..Tail::default() };
-            Ok(Recovered { state: State::default(), tail, notes: Vec::new() })
+            Ok(Recovered { state: State::default(), tail, notes: Vec::new(), snapshot: None })
         }
     }
 }
@@ -165,7 +186,7 @@ fn broken_head(chain: &Chain, later: &Header) -> Option<(SegmentId, u64)> {
 /// Follows the chain as long as its batches are whole. Gives the header of the one that is not, if there is one.
 fn follow_whole(scan: &mut Scan<'_>, chain: &mut Chain) -> Result<Option<Header>, RecoverError> {
     while let Some(header) = next(scan, chain) {
-        match scan.read_entries(&header, chain.applied) {
+        match scan.read_entries(&header, chain.base) {
             Some(entries) => chain.accept(&header, entries)?,
             None => return Ok(Some(header)),
         }
@@ -190,13 +211,13 @@ fn finish(scan: Scan<'_>, chain: Chain, notes: Vec<Note>) -> Result<Recovered, R
     {
         return Err(chain.damage(place, Proof::OtherTerm(found)));
     }
-    let mut used: Vec<(SegmentInfo, Index)> =
-        chain.used.iter().map(|&(id, last)| (scan.info(id), last)).collect();
+    let mut used: Vec<(SegmentInfo, Span)> =
+        chain.used.iter().map(|&(id, span)| (scan.info(id), span)).collect();
     let in_use = |info: &SegmentInfo| chain.used.iter().any(|(id, _)| *id == info.id);
     let free = scan.segments.iter().filter(|info| !in_use(info)).copied().collect();
-    let current = used.pop().map(|(info, last)| (info, last, chain.offset));
+    let current = used.pop().map(|(info, span)| (info, span, chain.offset));
     let mut hard_state = chain.hard_state;
-    hard_state.commit = hard_state.commit.max(chain.applied.index);
+    hard_state.commit = hard_state.commit.max(chain.base.index);
     let tail = Tail {
         log_id: scan.log_id,
         epoch: chain.epoch,
@@ -209,12 +230,16 @@ fn finish(scan: Scan<'_>, chain: Chain, notes: Vec<Note>) -> Result<Recovered, R
         current,
         free,
     };
-    Ok(Recovered { state: State { hard_state, entries: chain.entries, unwritten: false }, tail, notes })
+    let snapshot = (chain.base != chain.applied).then_some(chain.base);
+    let state = State { hard_state, entries: chain.entries, unwritten: false };
+    Ok(Recovered { state, tail, notes, snapshot })
 }
 
 /// The log as far as it has been followed.
 struct Chain {
     applied: LogPosition,
+    /// The entries follow this: what the store has applied, or a snapshot beyond it.
+    base: LogPosition,
     /// The batch to read next, if it was found already: where the chain begins.
     next: Option<Header>,
     begun: bool,
@@ -229,13 +254,14 @@ struct Chain {
     entries: Vec<Entry>,
     /// The entry at the applied index, and the batch in which it was last seen.
     at_applied: Option<(LogPosition, (SegmentId, u64))>,
-    used: Vec<(SegmentId, Index)>,
+    used: Vec<(SegmentId, Span)>,
 }
 
 impl Chain {
     fn begin_at(header: Header, applied: LogPosition) -> Chain {
         Chain {
             applied,
+            base: applied,
             next: Some(header),
             begun: false,
             segment: header.segment,
@@ -261,6 +287,13 @@ impl Chain {
     /// Adds a batch whose records were read (or needn't be).
     fn accept(&mut self, header: &Header, entries: Vec<Entry>) -> Result<(), RecoverError> {
         let place = (header.segment, header.offset);
+        if header.reset {
+            self.entries.clear();
+            self.at_applied = None;
+            if header.last.index > self.base.index {
+                self.base = header.last;
+            }
+        }
         if self.begun && header.first.index.0 > self.last.index.0 + 1 {
             // Never written by us: entries are consecutive.
             let proof = Proof::LaterBatch { sequence: header.sequence, segment: place.0, offset: place.1 };
@@ -268,7 +301,7 @@ impl Chain {
         }
         if header.records > 0 {
             // They replace the end of the log from their first on; mostly there is nothing there.
-            let keep = header.first.index.0.saturating_sub(self.applied.index.0 + 1);
+            let keep = header.first.index.0.saturating_sub(self.base.index.0 + 1);
             self.entries.truncate(keep as usize);
         }
         let is_applied = |position: &LogPosition| position.index == self.applied.index;
@@ -276,7 +309,7 @@ impl Chain {
         if let Some(position) = seen.or(Some(header.last).filter(is_applied)) {
             self.at_applied = Some((position, place));
         }
-        self.entries.extend(entries.into_iter().filter(|entry| entry.index > self.applied.index));
+        self.entries.extend(entries.into_iter().filter(|entry| entry.index > self.base.index));
         self.begun = true;
         self.move_to(header.segment, header.offset + u64::from(header.len));
         self.epoch = header.epoch;
@@ -285,8 +318,8 @@ impl Chain {
         self.last = header.last;
         self.hard_state = header.hard_state;
         self.marker = header.marker;
-        if let Some((_, last)) = self.used.last_mut() {
-            *last = (*last).max(header.last.index);
+        if let Some((_, span)) = self.used.last_mut() {
+            span.add(header.first.index, header.last.index);
         }
         Ok(())
     }
@@ -302,7 +335,7 @@ impl Chain {
         self.segment = segment;
         self.offset = offset;
         if self.used.last().is_none_or(|(id, _)| *id != segment) {
-            self.used.push((segment, Index(0)));
+            self.used.push((segment, Span::default()));
         }
     }
 

@@ -13,6 +13,8 @@
 //!   that is the back-pressure of a full disk.
 //! - A segment is freed when a checkpoint of the store covers its entries. Each batch repeats the hard state and
 //!   the end of the log, so nothing else in it is ever needed again.
+//! - A snapshot resets the log: one batch without entries at the head of a fresh segment. When it is durable, all segments
+//!   before it are free.
 //! - The last batch before a pause is proven by nothing. So some 40 ms later a marker follows, one block without
 //!   content, whose only purpose is that a damaged last batch can't be mistaken for a torn one.
 
@@ -20,7 +22,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use super::record::{self, Header};
-use super::recover::Tail;
+use super::recover::{Span, Tail};
 use super::{BLOCK, ENTRY_BYTES_MAX, Identity, SegmentId, SegmentInfo};
 use crate::{Append, Entry, HardState, Index, LogPosition, ReadyNumber};
 
@@ -107,6 +109,7 @@ struct Batch {
     hard_state: HardState,
     last: LogPosition,
     marker: bool,
+    reset: bool,
     place: Option<WritePlan>,
     /// Set by `encode`.
     header_hash: Option<u32>,
@@ -114,8 +117,7 @@ struct Batch {
 
 struct UsedSegment {
     info: SegmentInfo,
-    /// The highest index in it.
-    last: Index,
+    span: Span,
 }
 
 struct CurrentSegment {
@@ -141,7 +143,7 @@ impl Log {
             assert!(size > 0 && size % BLOCK as u64 == 0, "segments are whole blocks");
         }
         let segment_next = tail.segments().map(|info| info.id.0 + 1).max().unwrap_or(1);
-        let used = |(info, last): (SegmentInfo, Index)| UsedSegment { info, last };
+        let used = |(info, span): (SegmentInfo, Span)| UsedSegment { info, span };
         let marker = if tail.unproven { Marker::DueAt(Duration::ZERO) } else { Marker::Proven };
         Log {
             config,
@@ -158,7 +160,7 @@ impl Log {
             used: tail.used.into_iter().map(used).collect(),
             current: tail
                 .current
-                .map(|(info, last, offset)| CurrentSegment { used: used((info, last)), offset }),
+                .map(|(info, span, offset)| CurrentSegment { used: used((info, span)), offset }),
             free: tail.free,
             preparing: 0,
             segment_next,
@@ -221,6 +223,7 @@ impl Log {
             previous: self.header_hash,
             records_crc: 0,
             marker: batch.marker,
+            reset: batch.reset,
         };
         batch.header_hash = Some(record::encode_batch(&mut header, &batch.entries, buf));
     }
@@ -236,6 +239,9 @@ impl Log {
         self.sequence += 1;
         self.last = batch.last;
         self.hard_state = batch.hard_state;
+        if batch.reset {
+            self.free.extend(self.used.drain(..).map(|segment| segment.info));
+        }
         self.marker = match (batch.marker, self.queue.is_empty()) {
             (false, true) => Marker::DueAt(now + self.config.marker_delay),
             _ => Marker::Proven, // by itself, or by the batch that follows at once
@@ -260,7 +266,7 @@ impl Log {
 
     /// A checkpoint of the store covers all entries up to `index`: segments that hold no later one are free.
     pub fn checkpointed(&mut self, index: Index) {
-        while self.used.front().is_some_and(|segment| segment.last <= index) {
+        while self.used.front().is_some_and(|segment| segment.span.last <= index) {
             let segment = self.used.pop_front().expect("it was there");
             self.free.push(segment.info);
         }
@@ -295,6 +301,13 @@ impl Log {
     /// when to ask.
     pub fn segment_failed(&mut self) {
         self.preparing -= 1;
+    }
+
+    /// The first entry that can still be read back: all from here on are in the segments. One beyond the end if there is none.
+    pub fn first_index(&self) -> Index {
+        let current = self.current.iter().map(|current| &current.used);
+        let first = self.used.iter().chain(current).find_map(|segment| segment.span.first);
+        first.unwrap_or(Index(self.last.index.0 + 1))
     }
 
     /// Whether a batch waits for a free segment.
@@ -332,13 +345,14 @@ impl Log {
             hard_state: self.hard_state,
             last: self.last,
             marker: matches!(self.marker, Marker::Due) && self.queue.is_empty(),
+            reset: false,
             place: None,
             header_hash: None,
         };
         if self.queue.is_empty() && !batch.marker {
             return None;
         }
-        while let Some(append) = self.queue.front_mut() {
+        while let Some(append) = self.queue.front_mut().filter(|append| batch.can_take(append)) {
             let complete = batch.take(append, self.config.batch_bytes_max);
             batch.hard_state = append.hard_state;
             if !complete {
@@ -357,31 +371,47 @@ impl Log {
     /// Finds room of `len` bytes and takes it.
     fn place(&mut self, len: usize) -> Option<WritePlan> {
         let len_bytes = len as u64;
-        let fits = |current: &CurrentSegment| current.offset + len_bytes <= current.used.info.size;
+        let reset = self.batch.as_ref().is_some_and(|batch| batch.reset);
+        let fits = |current: &CurrentSegment| {
+            current.offset + len_bytes <= current.used.info.size && (!reset || current.offset == 0)
+        };
         if !self.current.as_ref().is_some_and(fits) {
             let at = self.free.iter().position(|info| info.size >= len_bytes)?;
             let info = self.free.remove(at);
-            let used = UsedSegment { info, last: Index(0) };
+            let used = UsedSegment { info, span: Span::default() };
             let full = self.current.replace(CurrentSegment { used, offset: 0 });
             self.used.extend(full.map(|full| full.used));
         }
-        let last = self.batch.as_ref().map_or(Index(0), |batch| batch.last.index);
+        let batch = self.batch.as_ref();
+        let first = batch.and_then(|batch| batch.entries.first()).map_or(Index(0), |entry| entry.index);
+        let last = batch.map_or(Index(0), |batch| batch.last.index);
         let current = self.current.as_mut()?;
         let plan = WritePlan { segment: current.used.info.id, offset: current.offset, len };
         current.offset += len_bytes;
-        current.used.last = current.used.last.max(last);
+        current.used.span.add(first, last);
         Some(plan)
     }
 }
 
 impl Batch {
-    /// Moves entries of `append` into the batch. False if some are left: the batch is full, or they replace an end of the
-    /// log that this very batch writes.
+    /// Whether this batch can hold anything of `append`. Not if its entries replace an end of the log that this very batch
+    /// writes, and a reset takes a batch of its own. (Then its hard state must not be in this batch either: its commit speaks of
+    /// the log after it.)
+    fn can_take(&self, append: &Append) -> bool {
+        match (append.reset, append.entries.first()) {
+            (Some(_), _) => !self.reset && self.ready.is_none() && self.entries.is_empty(),
+            (None, None) => true,
+            (None, Some(first)) => {
+                !self.reset && (self.entries.is_empty() || first.index.0 == self.last.index.0 + 1)
+            }
+        }
+    }
+
+    /// Moves entries of `append` into the batch. False if some are left.
     fn take(&mut self, append: &mut Append, bytes_max: usize) -> bool {
-        if let (Some(first), false) = (append.entries.first(), self.entries.is_empty())
-            && first.index.0 != self.last.index.0 + 1
-        {
-            return false;
+        if let Some(position) = append.reset.take() {
+            (self.reset, self.last) = (true, position);
+            return append.entries.is_empty();
         }
         let mut count = 0;
         for entry in &append.entries {

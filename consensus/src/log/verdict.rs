@@ -55,9 +55,10 @@ pub fn decide(evidence: &Evidence<'_>) -> Verdict {
 }
 
 /// Whether nothing before this batch is needed: the store has applied everything up to its first entry, or, if it
-/// holds none, everything there is.
+/// holds none, everything there is. Before a reset nothing is ever needed: what the store lacks is in the snapshot.
 pub fn may_begin_at(header: &Header, applied: LogPosition) -> bool {
     match header.first.index.0 {
+        _ if header.reset => true,
         0 => header.last.index <= applied.index,
         first => first <= applied.index.0 + 1,
     }
@@ -88,6 +89,7 @@ mod tests {
             previous: 0,
             records_crc: 0,
             marker: false,
+            reset: false,
         }
     }
 

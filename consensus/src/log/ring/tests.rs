@@ -253,3 +253,50 @@ fn the_longest_entry_fits_the_products_segments() {
     assert!(len as u64 <= config.segment_size);
     assert!(config.first_segment_size < config.segment_size);
 }
+
+#[test]
+fn a_reset_is_alone_at_a_head_and_frees_what_is_before() {
+    let config = LogConfig { first_segment_size: 16 << 10, segment_size: 16 << 10, ..LogConfig::new(7) };
+    let mut log = Log::new(config, IDENTITY, Tail::default());
+    for first in 1..=6 {
+        prepare(&mut log);
+        log.append(append(first, first, 1, &[3000]));
+        write(&mut log).unwrap();
+    }
+    let used = log.retained_bytes();
+    assert!(used > 16 << 10);
+    prepare(&mut log);
+    // Entries behind the snapshot come with it, and others queue before and after.
+    log.append(append(7, 7, 1, &[10]));
+    let position = LogPosition::new(100, 3);
+    let hard_state = HardState { term: Term(3), vote: NodeId(0), commit: Index(100) };
+    let entries = append(8, 101, 3, &[10, 10]).entries;
+    log.append(Append { ready: ReadyNumber(8), hard_state, entries, reset: Some(position) });
+    log.append(append(9, 103, 3, &[10]));
+    let (_, header, ready) = write(&mut log).unwrap();
+    assert_eq!((ready, header.last.index, header.reset), (Some(7), Index(7), false));
+    assert!(header.hard_state.commit <= Index(7), "a commit of the log to come says nothing about this one");
+    prepare(&mut log);
+    let (_, header, ready) = write(&mut log).unwrap();
+    assert_eq!((ready, header.last, header.reset), (None, position, true), "the Ready is not complete");
+    assert_eq!((header.offset, header.records, header.hard_state.commit), (0, 0, Index(100)));
+    assert_eq!(log.first_index(), Index(101));
+    assert_eq!(log.retained_bytes(), 4096, "all before is free");
+    let (_, header, ready) = write(&mut log).unwrap();
+    assert_eq!((ready, header.first, header.reset), (Some(9), LogPosition::new(101, 3), false));
+}
+
+#[test]
+fn a_batch_does_not_carry_the_commit_of_entries_that_replace_its_own() {
+    let mut log = Log::new(LogConfig::new(7), IDENTITY, Tail::default());
+    prepare(&mut log);
+    let hard_state = HardState { term: Term(1), vote: NodeId(0), commit: Index(0) };
+    log.append(Append { hard_state, ..append(1, 1, 1, &[10, 10, 10]) });
+    let hard_state = HardState { term: Term(2), vote: NodeId(0), commit: Index(2) };
+    log.append(Append { hard_state, ..append(2, 2, 2, &[10]) });
+    let (_, header, _) = write(&mut log).unwrap();
+    // Entry 2 of term 1 is in this batch; that of term 2 is committed.
+    assert_eq!((header.last, header.hard_state.commit), (LogPosition::new(3, 1), Index(0)));
+    let (_, header, _) = write(&mut log).unwrap();
+    assert_eq!((header.last, header.hard_state.commit), (LogPosition::new(2, 2), Index(2)));
+}
