@@ -119,6 +119,8 @@ impl Member {
                 compacting: true,
                 compactions: Vec::new(),
                 revocations: BTreeMap::new(),
+                confirmed: Duration::ZERO,
+                confirming: None,
                 checkpoint: None,
                 checkpointed_at: Duration::ZERO,
                 covered,

@@ -64,9 +64,14 @@ enum Proposer {
 /// To the store core.
 enum ToStore {
     Commit(Vec<(Entry, Option<Command>)>),
-    Leadership { leader: bool, term: u64 },
+    Leadership {
+        leader: bool,
+        term: u64,
+    },
     Dropped(ProposalId),
     Query(u64, Query),
+    /// Its question for a read index is answered; whether this member led when it was put.
+    ReadIndex(ReadId, bool),
     CheckpointDone(Box<Checkpoint>, Index),
 }
 
@@ -142,6 +147,9 @@ struct StoreCore {
     compacting: bool,
     compactions: Vec<(i64, ProposalId, Result<Answer, Error>)>,
     revocations: BTreeMap<ProposalId, i64>,
+    /// The last moment at which this member is known to have led.
+    confirmed: Duration,
+    confirming: Option<(ReadId, Duration)>,
     checkpoint: Option<RunningCheckpoint>,
     checkpointed_at: Duration,
     covered: u64,

@@ -112,8 +112,14 @@ impl Member {
                 });
                 self.to_store(env, ToStore::Leadership { leader, term: change.term.0 });
             }
-            Output::ReadReady(read, index) => self.to_client(env, ToClient::ReadReady(read, index)),
-            Output::ReadDropped(read) => self.to_client(env, ToClient::ReadDropped(read)),
+            Output::ReadReady(read, index) => match client_of(ProposalId(read.0)) {
+                Some(_) => self.to_client(env, ToClient::ReadReady(read, index)),
+                None => self.to_store(env, ToStore::ReadIndex(read, true)),
+            },
+            Output::ReadDropped(read) => match client_of(ProposalId(read.0)) {
+                Some(_) => self.to_client(env, ToClient::ReadDropped(read)),
+                None => self.to_store(env, ToStore::ReadIndex(read, false)),
+            },
             Output::Send(envelope) => self.send(env, envelope.to, envelope.message)?,
             Output::AcknowledgedLost { acknowledged, last } => {
                 return super::stops(

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use consensus::{Index, ProposalId};
+use consensus::{Index, ProposalId, ReadId};
 use engine::compact::Progress;
 use node::Answer;
 use node::api::{Error, Space};
@@ -39,6 +39,7 @@ impl Member {
                 ToStore::Leadership { leader, term } => self.lead(env, leader, term),
                 ToStore::Dropped(id) => self.own_proposal_over(env, id),
                 ToStore::Query(op, query) => self.query(env, op, query),
+                ToStore::ReadIndex(id, led) => self.read_confirmed(env, id, led),
                 ToStore::CheckpointDone(checkpoint, index) => {
                     self.store.store.tree_mut().end_checkpoint(*checkpoint);
                     self.store.covered = index.0;
@@ -226,12 +227,39 @@ impl Member {
         if self.store.leadership != Leadership::Leads {
             return;
         }
-        let now = self.now(env);
-        for lease in self.store.expiry.poll(&mut self.store.store, now) {
-            let write = propose::lease_revoke(&mut self.store.ids, lease);
+        let (now, confirmed) = (self.now(env), self.confirmed(env));
+        for lease in self.store.expiry.poll(&mut self.store.store, now, confirmed) {
             let term = self.store.term;
+            let write = propose::lease_expired(&mut self.store.ids, lease, term);
             let id = self.propose_own(env, write, Proposer::Expiry { term });
             self.store.revocations.insert(id, lease);
+        }
+    }
+
+    /// The last moment at which this member is known to have led. The only voter always knows; one among others asks for a
+    /// read index: its answer proves that it led when it was asked.
+    fn confirmed(&mut self, env: &mut Env) -> Duration {
+        let (now, election) = (self.now(env), Duration::from_nanos(env.config.election()));
+        if self.shared.single_voter.is_some() || planted::is("expiry-without-confirmation") {
+            self.store.confirmed = now;
+        } else if self.store.confirming.is_none_or(|(_, since)| now - since > election) {
+            self.store.proposals += 1;
+            let id = ReadId(store_proposal(u64::from(self.life) << 40 | self.store.proposals).0);
+            self.store.confirming = Some((id, now));
+            self.ask_raft(env, ToRaft::ReadIndex(id));
+        }
+        self.store.confirmed
+    }
+
+    fn read_confirmed(&mut self, env: &mut Env, id: ReadId, led: bool) {
+        if let Some((asked, since)) = self.store.confirming
+            && asked == id
+        {
+            self.store.confirming = None;
+            if led {
+                self.store.confirmed = since;
+                self.expire(env);
+            }
         }
     }
 
