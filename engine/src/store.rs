@@ -151,6 +151,11 @@ impl Store {
         self.state().user_meta(name)
     }
 
+    /// All such values whose names begin with `prefix`, in the order of names: name behind the prefix, and value.
+    pub fn user_meta_below(&self, prefix: &[u8]) -> Result<Vec<(Bytes, Bytes)>, Damage> {
+        self.state().user_meta_below(prefix)
+    }
+
     /// Sets such a value; committed with everything else.
     pub fn set_user_meta(&mut self, name: &[u8], value: &[u8]) -> Result<(), Damage> {
         self.tree.put(Table::Meta, &[row::META_USER, name].concat(), &[value])
@@ -198,6 +203,19 @@ impl<'s, S: Source<'s>> State<S> {
     pub(crate) fn user_meta(&self, name: &[u8]) -> Result<Option<Bytes>, Damage> {
         let key = [row::META_USER, name].concat();
         Ok(self.source.get(Table::Meta, &key)?.map(Bytes::copy_from_slice))
+    }
+
+    pub(crate) fn user_meta_below(&self, prefix: &[u8]) -> Result<Vec<(Bytes, Bytes)>, Damage> {
+        let prefix = [row::META_USER, prefix].concat();
+        let mut all = Vec::new();
+        let mut rows = self.source.cursor(Table::Meta);
+        let mut found = rows.seek(&prefix)?;
+        while found && let Some(name) = rows.key().strip_prefix(&prefix[..]) {
+            let name = Bytes::copy_from_slice(name);
+            all.push((name, Bytes::copy_from_slice(rows.value()?)));
+            found = rows.next()?;
+        }
+        Ok(all)
     }
 
     pub(crate) fn members(&self) -> Result<Vec<(u64, Bytes)>, Damage> {

@@ -112,6 +112,12 @@ impl View {
         self.state(guard).user_meta(name)
     }
 
+    /// All values that [`Store::set_user_meta`] set under names that begin with `prefix`, by name: the name behind the
+    /// prefix, and the value.
+    pub fn user_meta_below(&self, guard: &Guard, prefix: &[u8]) -> Result<Vec<(Bytes, Bytes)>, Damage> {
+        self.state(guard).user_meta_below(prefix)
+    }
+
     /// All rows that [`Store::set_member`] set, in the order of ids.
     pub fn members(&self, guard: &Guard) -> Result<Vec<(u64, Bytes)>, Damage> {
         self.state(guard).members()

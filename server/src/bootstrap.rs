@@ -11,7 +11,8 @@
 //! ids are in its data directory, and the `--initial-…` flags are not looked at.
 //!
 //! The first question protects from a member whose data directory was emptied: it has forgotten its votes and entries,
-//! and must not count as the one that gave them. It is removed and added again instead, under another id.
+//! and must not count as the one that gave them. It is removed and added again instead, under another id. So an id that
+//! has been seen at work is refused by the second question too, where etcd would take it.
 
 use bytes::Bytes;
 use consensus::NodeId;
@@ -59,15 +60,15 @@ pub struct Fetched {
 /// # Errors
 /// This member has been part of this cluster before.
 pub fn check_not_bootstrapped(bootstrap: &Bootstrap, fetched: Option<&Fetched>) -> Result<(), Fatal> {
-    let known = fetched.and_then(|cluster| {
-        cluster
-            .members
-            .iter()
-            .find(|member| member.id == bootstrap.member_id.0 && !member.client_urls.is_empty())
-    });
-    match known {
-        None => Ok(()),
-        Some(_) => Err(fatal(format!("member {} has already been bootstrapped", bootstrap.member_id))),
+    fetched.map_or(Ok(()), |cluster| check_never_started(cluster, bootstrap.member_id.0))
+}
+
+/// One that has published itself had data. etcd lets it join again under its old id, without the votes it gave.
+fn check_never_started(cluster: &Fetched, id: u64) -> Result<(), Fatal> {
+    let started = |member: &Member| member.id == id && !member.client_urls.is_empty();
+    match cluster.members.iter().any(started) {
+        false => Ok(()),
+        true => Err(fatal(format!("member {} has already been bootstrapped", MemberId(id)))),
     }
 }
 
@@ -102,6 +103,7 @@ pub fn join(
     };
     let own = assign_id(bootstrap, cluster, resolve)
         .map_err(|error| fatal(format!("error validating peerURLs {}: {error}", shown(cluster))))?;
+    check_never_started(cluster, own)?;
     if !is_compatible(cluster_versions) {
         return Err(fatal("incompatible with current running cluster".into()));
     }
@@ -276,6 +278,11 @@ mod tests {
                      PeerURLs: no match found for existing member (b, [http://d:1]), last resolver error \
                      (resolved urls: \"http://d:1\" != \"http://10.0.0.3:1\")"
                 ),
+            ),
+            (
+                Some(running(&[a.clone(), member(9, "http://c:1", "c")])),
+                "3.7.0",
+                "member 9 has already been bootstrapped".into(),
             ),
             (Some(running(&[a.clone(), c.clone()])), "", "incompatible with current running cluster".into()),
             (Some(running(&[a.clone(), c.clone()])), "not_decided", "incompatible with current running cluster".into()),

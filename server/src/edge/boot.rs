@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use consensus::log::{Log, LogConfig, RecoverError, Recovered, SegmentId, State, recover};
+use consensus::log::{Log, LogConfig, RecoverError, Recovered, SegmentId, recover};
 use consensus::{ConfState, Index, LogPosition, Node, NodeId, Term};
 use engine::Store;
 use engine::tree::Damage;
@@ -27,6 +27,7 @@ use super::clock::now;
 use super::executors::{self, ClientWork, Work};
 use super::failpoint::failpoint;
 use super::force_new;
+use super::join;
 use super::listen;
 use super::log_core::LogCore;
 use super::messages::{FromLog, ToClient, ToLog};
@@ -40,7 +41,7 @@ use super::store_core::StoreCore;
 use super::tree_file::TreeFile;
 use super::wiring::Wiring;
 use crate::config::limits::{DESCRIPTORS_RESERVED, PROPOSALS_IN_FLIGHT_BYTES_MAX};
-use crate::config::{ClientTls, ClusterState, Config};
+use crate::config::{ClientTls, Config};
 use crate::observe::metrics::{self, Facts};
 use crate::placement::{self, Plan, Role};
 use crate::sys::data_dir::{DataDir, TREE_FILE};
@@ -139,18 +140,15 @@ fn open_data_dir(config: &Config) -> Result<(DataDir, Identity), Fatal> {
         tracing::warn!("{warning}");
     }
     probe::direct_io(&dir.log_path)?;
+    let mut remotes = Vec::new();
     let identity = match dir.identity {
         Some(identity) => identity,
         None => {
-            let bootstrap =
-                config.bootstrap.as_ref().map_err(|why| Fatal::new(FatalReason::Config, why.clone()))?;
-            if bootstrap.state == ClusterState::Existing {
-                let sentence = "--initial-cluster-state=existing: joining a cluster is not there yet";
-                return Err(Fatal::new(FatalReason::Config, sentence));
-            }
+            let found = join::find_cluster(config, None)?;
+            remotes = found.remotes;
             let identity = sys::identity::Identity {
-                member: bootstrap.member_id.0,
-                cluster: bootstrap.cluster_id.0,
+                member: found.identity.member_id,
+                cluster: found.identity.cluster_id,
                 log_begun: false,
             };
             dir.found(identity)?;
@@ -161,6 +159,7 @@ fn open_data_dir(config: &Config) -> Result<(DataDir, Identity), Fatal> {
         "member-id" = format!("{:x}", identity.member),
         "cluster-id" = format!("{:x}", identity.cluster),
         "data-dir" = %config.data_dir.display(),
+        remotes = remotes.len(),
         "opened the data directory"
     );
     Ok((dir, Identity { cluster_id: identity.cluster, member_id: identity.member }))
@@ -257,7 +256,7 @@ fn open_state(config: &Config, dir: &mut DataDir, identity: Identity) -> Result<
     }
     let Recovered { state, tail, .. } = recovered;
     let state = match (is_new, config.force_new_cluster) {
-        (true, _) => first_state(config)?,
+        (true, _) => join::first_state(config, identity)?,
         (false, true) => force_new::rewrite(&store, identity, applied, state)?,
         (false, false) => state,
     };
@@ -345,13 +344,6 @@ fn tree_damaged(config: &Config, why: &str) -> Fatal {
         path.display()
     );
     Fatal::new(FatalReason::TreeDamaged, message)
-}
-
-/// What a log begins with on the very first start of a new cluster: all members that found it.
-fn first_state(config: &Config) -> Result<State, Fatal> {
-    let bootstrap = config.bootstrap.as_ref().map_err(|why| Fatal::new(FatalReason::Config, why.clone()))?;
-    let founders: Vec<_> = bootstrap.members.iter().map(crate::bootstrap::founding_entry).collect();
-    Ok(State::bootstrap(&founders))
 }
 
 fn conf_state(config: &Config, store: &Store) -> Result<ConfState, Fatal> {

@@ -64,5 +64,7 @@ pub mod boot;
 pub mod executors;
 /// Starting over as the only member; staying out once removed.
 pub mod force_new;
+/// The very first start: who the others are.
+pub mod join;
 /// What the scheduler is asked for.
 pub mod priority;

@@ -48,6 +48,20 @@ pub fn is_removed_in(view: &View, guard: &Guard, id: u64) -> Result<bool, Error>
     Ok(view.user_meta(guard, &removed_name(id)).map_err(|_| Error::Corrupt)?.is_some())
 }
 
+/// The ids of all members that were removed, ascending.
+///
+/// # Errors
+/// [`Fatal`] if a row cannot be read.
+pub fn removed_ids(store: &Store) -> Result<Vec<u64>, Fatal> {
+    let rows = store.user_meta_below(REMOVED)?;
+    rows.iter()
+        .map(|(name, _)| match <[u8; 8]>::try_from(&name[..]) {
+            Ok(id) => Ok(u64::from_be_bytes(id)),
+            Err(_) => Err(InvalidMember("the name of a removed member's row".into()).into()),
+        })
+        .collect()
+}
+
 /// Changes the members table. The answer lists all members as they are afterwards.
 ///
 /// # Errors

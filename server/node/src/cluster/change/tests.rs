@@ -120,6 +120,8 @@ fn a_removed_member_never_comes_back_under_its_id() {
     ] {
         assert_eq!(apply(&mut store, &change).unwrap(), Err(Error::MemberNotFound), "{change:?}");
     }
+    apply(&mut store, &remove(3)).unwrap().unwrap();
+    assert_eq!(removed_ids(&store).unwrap(), [2, 3]);
     // Its URL is free again, under another id.
     apply(&mut store, &change(AddNode, 5, &plain(member(5, "http://2:1")))).unwrap().unwrap();
     let view = store.publish().unwrap();
