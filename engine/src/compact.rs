@@ -224,6 +224,7 @@ impl Store {
             }
             Ok(())
         })?;
+        self.written.compacted += dead.len() as u64;
         for dead in dead {
             self.remove_dead(dead)?;
         }

@@ -66,6 +66,6 @@ pub use error::{RangeError, TxnError};
 pub use events::{Event, EventKind, Events};
 pub use hash::{HashKv, KeyValueHash};
 pub use range::RangeAnswer;
-pub use store::{Config, Store};
+pub use store::{Config, Store, Written};
 pub use types::*;
 pub use view::View;

@@ -40,6 +40,17 @@ pub struct Config {
 /// The revision of an empty store.
 pub(crate) const FIRST_REVISION: i64 = 1;
 
+/// What was written since the store was opened, transactions taken apart. Not stored: figures for an operator.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Written {
+    /// Rows put.
+    pub puts: u64,
+    /// Their marshalled bytes.
+    pub put_bytes: u64,
+    /// Rows of history that compactions removed.
+    pub compacted: u64,
+}
+
 /// The single writer of one tree file.
 pub struct Store {
     pub(crate) tree: Tree,
@@ -49,6 +60,7 @@ pub struct Store {
     pub(crate) lessor: Lessor,
     pub(crate) alarms: BTreeSet<Alarm>,
     pub(crate) hashes: Arc<HashCache>,
+    pub(crate) written: Written,
     applied: Applied,
 }
 
@@ -68,6 +80,7 @@ impl Store {
             lessor: Lessor::default(),
             alarms: BTreeSet::new(),
             hashes: Arc::default(),
+            written: Written::default(),
             applied: Applied::default(),
         }
     }
@@ -112,6 +125,11 @@ impl Store {
     /// The log position that the store reflects.
     pub fn applied(&self) -> Applied {
         self.applied
+    }
+
+    /// What was written since the store was opened.
+    pub fn written(&self) -> Written {
+        self.written
     }
 
     /// Notes that the entry at this position has been applied; also for entries that change nothing.

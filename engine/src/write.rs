@@ -90,6 +90,8 @@ impl Store {
             value,
             lease: lease.0,
         };
+        self.written.puts += 1;
+        self.written.put_bytes += kv.encoded_len() as u64;
         let previous = prior.map(|row| row.modified);
         let history = kv.as_history(false, live.is_none(), previous);
         self.tree.put(Table::History, &row::history_key(modified), &history.parts(&kv))?;

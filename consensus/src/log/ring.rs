@@ -228,6 +228,11 @@ impl Log {
         batch.header_hash = Some(record::encode_batch(&mut header, &batch.entries, buf));
     }
 
+    /// Entries of the write in flight; 0 if there is none.
+    pub fn batch_entries(&self) -> usize {
+        self.batch.as_ref().map_or(0, |batch| batch.entries.len())
+    }
+
     /// The write in flight is durable. Gives the last Ready that is complete now, if the write completed one.
     ///
     /// # Panics

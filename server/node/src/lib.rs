@@ -33,6 +33,8 @@ pub mod auto_compact;
 
 /// URLs of members.
 pub mod url;
+/// Requests as a line of the log shows them.
+pub mod describe;
 
 /// The members table.
 pub mod membership;

@@ -58,6 +58,11 @@ pub fn range(
 }
 
 impl RangeReply {
+    /// How many keys the range has, as the answer says.
+    pub fn count(&self) -> i64 {
+        self.answer.count()
+    }
+
     /// Length of the whole message in bytes; what the fills append adds up to it.
     pub fn message_len(&self) -> u64 {
         self.head_len as u64 + self.answer.kvs_len()

@@ -117,6 +117,8 @@ pub const PEER_PAGE_BYTES_MAX: usize = 1 << 20;
 
 /// Bytes gathered for one peer's socket at a time.
 pub const PEER_OUTPUT_BYTES_MAX: usize = 128 << 10;
+/// Warnings about slow calls that one turn of a client core logs; the rest is counted in one line.
+pub const SLOW_CALLS_PER_TURN_MAX: usize = 64;
 
 /// Lines that wait for one log output; beyond, lines are dropped and counted.
 pub const LOG_LINES_MAX: usize = 4_096;

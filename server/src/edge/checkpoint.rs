@@ -51,6 +51,8 @@ pub struct Checkpoints {
     log_bytes: u64,
     /// Checkpoints to be made until the file can be cut: see [`Checkpoints::defragment`].
     defragment: u8,
+    /// Since when.
+    defragment_began: Duration,
 }
 
 struct Running {
@@ -81,6 +83,7 @@ impl Checkpoints {
             retry_at: Duration::ZERO,
             log_bytes: 0,
             defragment: 0,
+            defragment_began: Duration::ZERO,
         }
     }
 
@@ -96,6 +99,10 @@ impl Checkpoints {
 
     /// Defragment: makes checkpoints until neither meta reaches anything freed by now, then cuts the file.
     pub fn defragment(&mut self) {
+        if !self.is_defragmenting() {
+            self.defragment_began = now();
+            metrics::here().plain.defrag_inflight.set(1);
+        }
         self.defragment = DEFRAGMENT_CHECKPOINTS;
         if let Some(running) = &mut self.running {
             running.defragments = false; // it began too early
@@ -183,6 +190,7 @@ impl Checkpoints {
                 store.tree_mut().abandon_checkpoint(checkpoint);
                 self.retry_at = now() + RETRY_INTERVAL;
                 self.defragment = 0;
+                metrics::here().plain.defrag_inflight.set(0);
                 metrics::here().plain.checkpoint_failures.inc();
                 tracing::error!(%error, "no room to write a checkpoint; it will be tried again");
                 Ok(None)
@@ -201,6 +209,9 @@ impl Checkpoints {
         if let Err(error) = self.file.trim(bytes) {
             tracing::warn!(%error, "cannot cut the tree file");
         }
+        let cells = &metrics::here().plain;
+        cells.defrag_inflight.set(0);
+        cells.backend_defrag.observe_duration(now() - self.defragment_began);
     }
 }
 

@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use bytes::Bytes;
 use consensus::{DropReason, Index, ProposalId, ReadId};
 use engine::View;
 use glommio::net::AcceptedTcpStream;
@@ -27,15 +28,16 @@ use node::{Answer, Identity};
 use rustc_hash::FxHashMap;
 
 use super::clock::now;
-use super::connection::{self, Calls, Connection, ConnectionId, Grpc};
+use super::connection::{self, Calls, Connection, ConnectionId, Grpc, Speaks};
 use super::messages::{Query, QueryAnswer, QueryId, ToClient, ToRaft, ToStore};
 use super::ring::{Ready, Sender};
 use super::shared::{Note, Shared};
+use super::slow::{About, SlowCalls};
 use super::transport::{ReadBuffers, Transport};
 use super::watches::{self, Streams};
 use super::wiring::Incoming;
 use crate::config::limits::{CONNECTION_BYTES_PATIENCE_MILLIS, HANDSHAKES_MAX, Queue};
-use crate::observe::metrics;
+use crate::observe::metrics::{self, Op};
 
 /// How often deadlines are looked at: the precision of every timeout of a connection.
 const HOUSEKEEPING_INTERVAL: Duration = Duration::from_millis(250);
@@ -83,6 +85,9 @@ pub struct ClientCore {
     /// Since when connections hold more than they may.
     too_much_since: Cell<Option<Duration>>,
     shutting_down: Cell<bool>,
+    /// When the turn of the connection at hand began: its requests came then.
+    pub turn_began: Cell<Duration>,
+    slow: RefCell<SlowCalls>,
 }
 
 /// What connections of one listener get.
@@ -97,7 +102,8 @@ pub struct Listener {
 /// Who waits for an answer of another core.
 #[derive(Default)]
 struct Waiting {
-    writes: FxHashMap<u64, Waiter>,
+    /// With the entry, which a warning about a slow one shows; the log's cache shares its bytes.
+    writes: FxHashMap<u64, (Waiter, Bytes)>,
     queries: FxHashMap<u64, Waiter>,
     reads: LinearReads<(Waiter, Read)>,
     /// Writes, queries and reads in the order of their deadlines.
@@ -111,9 +117,11 @@ pub struct Waiter {
     pub connection: ConnectionId,
     /// The call.
     pub call: CallId,
-    /// What it asked for, and when (zero where nobody measures).
+    /// What it asked for.
     pub method: Method,
-    /// See `method`.
+    /// It is a txn that only reads.
+    pub read_only_txn: bool,
+    /// When it came.
     pub since: Duration,
     /// For keep-alives: the request's number in its stream.
     pub request: u64,
@@ -160,6 +168,8 @@ impl ClientCore {
             holds_back: Cell::new(false),
             too_much_since: Cell::new(None),
             shutting_down: Cell::new(false),
+            turn_began: Cell::new(now()),
+            slow: RefCell::default(),
             shared,
         }
     }
@@ -243,8 +253,8 @@ impl ClientCore {
     }
 
     fn written(&self, id: ProposalId, result: Result<Answer, Error>) {
-        let Some(waiter) = self.waiting.borrow_mut().writes.remove(&number_of(id)) else { return };
-        self.with_grpc(waiter.connection, |grpc| self.reply(grpc, &waiter, &result));
+        let Some((waiter, entry)) = self.waiting.borrow_mut().writes.remove(&number_of(id)) else { return };
+        self.with_grpc(waiter.connection, |grpc| self.reply_to(grpc, &waiter, Some(&entry), &result));
     }
 
     fn answered(&self, id: QueryId, result: Result<QueryAnswer, Error>) {
@@ -258,15 +268,32 @@ impl ClientCore {
 
     /// Ends a unary call.
     pub fn reply(&self, grpc: &mut Grpc, waiter: &Waiter, result: &Result<Answer, Error>) {
+        self.reply_to(grpc, waiter, None, result);
+    }
+
+    /// Ends a unary call that was proposed as `entry`, if it was.
+    fn reply_to(
+        &self,
+        grpc: &mut Grpc,
+        waiter: &Waiter,
+        entry: Option<&Bytes>,
+        result: &Result<Answer, Error>,
+    ) {
         match result {
             Ok(answer) => {
                 let mut scratch = self.scratch.borrow_mut();
                 scratch.clear();
                 answer.encode(&self.identity, self.shared.term(), &mut scratch);
                 grpc.server.reply_raw(waiter.call, &scratch);
-                self.ended(waiter, Code::Ok);
+                let size = scratch.len();
+                drop(scratch);
+                self.ended(waiter, Code::Ok, About::write(entry, size));
             }
-            Err(error) => self.fail(grpc, waiter, &error.status()),
+            Err(error) => {
+                let status = error.status();
+                self.ended(waiter, status.code, About::write(entry, 0));
+                grpc.server.finish(waiter.call, &status);
+            }
         }
     }
 
@@ -280,18 +307,36 @@ impl ClientCore {
 
     /// Ends a call with a status.
     pub fn fail(&self, grpc: &mut Grpc, waiter: &Waiter, status: &Status) {
-        self.ended(waiter, status.code);
+        self.ended(waiter, status.code, About::Nothing);
         grpc.server.finish(waiter.call, status);
     }
 
-    /// Counts the end of a call.
-    pub fn ended(&self, waiter: &Waiter, code: Code) {
+    /// Counts the end of a unary call, and notes a slow one. `about` says what it was.
+    pub fn ended(&self, waiter: &Waiter, code: Code, about: About<'_>) {
         let cells = metrics::here();
-        let took = if self.shared.config.metrics_extensive { now() - waiter.since } else { Duration::ZERO };
+        let took = now().saturating_sub(waiter.since);
         cells.call_handled(waiter.method, code, took);
         if code == Code::Ok {
             cells.message_sent(waiter.method);
         }
+        let op = if waiter.read_only_txn { Some(Op::ReadonlyTxn) } else { Op::of(waiter.method) };
+        if let Some(op) = op {
+            cells.requested(op, code == Code::Ok, took);
+        }
+        if waiter.method == Method::KvRange {
+            cells.ranged(code == Code::Ok, took);
+        }
+        let config = &self.shared.config;
+        self.slow.borrow_mut().note(waiter, took, (config.warning_unary, config.warning_apply), about);
+    }
+
+    /// Logs the slow calls of the turn. No connection may be borrowed.
+    fn warn_of_slow_calls(&self) {
+        if self.slow.borrow().is_empty() {
+            return;
+        }
+        let peer = |id| Some(self.connection(id)?.borrow().peer.as_ref()?.to_string());
+        self.slow.borrow_mut().log(peer);
     }
 
     /// Does something with a connection that is still there and speaks gRPC, and lets its task run afterwards.
@@ -350,6 +395,7 @@ impl ClientCore {
     /// Wakes each connection that got something, once, and the other cores.
     pub fn end_turn(&self) {
         self.ask_for_read_index();
+        self.warn_of_slow_calls();
         let mut touched = self.touched.borrow_mut();
         touched.sort_unstable();
         touched.dedup();
@@ -377,12 +423,14 @@ impl ClientCore {
     pub fn propose(&self, grpc: &mut Grpc, waiter: Waiter, write: Write) {
         let number = self.next_number();
         let id = Shared::proposal_id(self.number, number);
+        let entry = write.entry.clone();
         if self.to_raft.push(ToRaft::Propose(id, write)).is_err() {
             metrics::here().plain.proposals_shed.inc();
+            metrics::here().queue_full(Queue::ClientToRaft);
             return self.fail(grpc, &waiter, &Error::TooManyRequests.status());
         }
         let mut waiting = self.waiting.borrow_mut();
-        waiting.writes.insert(number, waiter);
+        waiting.writes.insert(number, (waiter, entry));
         waiting.deadlines.push_back((now() + self.request_timeout(), number));
     }
 
@@ -481,6 +529,7 @@ impl ClientCore {
         let core = self.clone();
         glommio::spawn_local(async move {
             poll_fn(|cx| {
+                core.turn_began.set(now());
                 let poll = connection::poll_connection(&connection, &core, cx);
                 if handshaking && !connection.borrow().is_handshaking() {
                     handshaking = false;
@@ -539,6 +588,9 @@ impl ClientCore {
         self.connections.borrow_mut().remove(&id);
         self.handshakes.borrow_mut().remove(&id);
         connection.borrow_mut().account_gone(&self.shared);
+        if matches!(connection.borrow().speaks, Speaks::Unknown(_)) {
+            metrics::here().plain.connections_refused.inc();
+        }
         if let Some(grpc) = connection.borrow_mut().grpc() {
             self.forget_calls(grpc);
         }
@@ -614,7 +666,8 @@ impl Waiting {
     }
 
     fn remove(&mut self, number: u64) -> Option<Waiter> {
-        let call = self.writes.remove(&number).or_else(|| self.queries.remove(&number));
+        let write = self.writes.remove(&number).map(|(waiter, _)| waiter);
+        let call = write.or_else(|| self.queries.remove(&number));
         call.or_else(|| self.reads.remove(number).map(|(waiter, _)| waiter))
     }
 }

@@ -24,6 +24,7 @@ use super::messages::{FromLog, SegmentPrepared, ToLog};
 use super::ring::{Ready, Receiver, Sender};
 use super::segments;
 use super::shared::Shared;
+use crate::observe::metrics;
 use crate::sys::{Fatal, FatalReason};
 
 /// Everything the log core owns.
@@ -124,6 +125,7 @@ impl LogCore {
         match segments::open_direct(&self.dir, id).await {
             Ok(file) => {
                 self.files.insert(id, file);
+                metrics::here().plain.log_segments.set_unsigned(self.files.len() as u64);
             }
             Err(error) => self.die(&id, "open", &error),
         }
@@ -143,7 +145,7 @@ impl LogCore {
             Err(error) => return self.die(&plan.segment, "write", &error),
         }
         failpoint("log-after-completion");
-        self.shared.metrics.log_write(now() - started, plan.len);
+        self.shared.metrics.log_write(now() - started, plan.len, self.log.batch_entries());
         if let Some(ready) = self.log.written(now()) {
             // The ring holds more Readys than raft may have open.
             if self.durable.push(FromLog(ready)).is_err() {

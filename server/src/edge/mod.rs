@@ -53,6 +53,8 @@ pub mod listen;
 pub mod pages;
 /// What happens to a call.
 pub mod requests;
+/// Warnings about slow work.
+pub mod slow;
 /// The bytes of one connection.
 pub mod transport;
 /// Watch streams.

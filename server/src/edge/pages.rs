@@ -7,7 +7,7 @@ use node::api::http::{self, Health, HttpMethod};
 use node::read;
 
 use super::client_core::ClientCore;
-use crate::observe::metrics;
+use crate::observe::metrics::{self, Check};
 
 /// An answer to an HTTP request.
 pub struct Page {
@@ -45,7 +45,11 @@ impl ClientCore {
             true => "/", // which is not found
             false => &request.path,
         };
-        let response = http::respond(method, path, &request.query, &self.health());
+        let health = self.health();
+        let response = http::respond(method, path, &request.query, &health);
+        if method == HttpMethod::Get {
+            count(path, &request.query, response.status, &health);
+        }
         headers.extend_from_slice(response.headers);
         Page {
             status: response.status,
@@ -83,6 +87,22 @@ impl ClientCore {
             cluster_version: read::cluster_version(&view, guard).ok().flatten(),
             serializable_read_error: local,
             linearizable_read_error: barrier,
+        }
+    }
+}
+
+/// Counts a health check as etcd does: `/health` as a whole, `/livez` and `/readyz` by their checks.
+fn count(path: &str, query: &str, status: u16, health: &Health) {
+    let cells = metrics::here();
+    match (path, status) {
+        ("/health", 200) => cells.plain.health_success.inc(),
+        ("/health", _) => cells.plain.health_failures.inc(),
+        _ => {}
+    }
+    let kind = if path.starts_with("/livez") { "livez" } else { "readyz" };
+    for (name, success) in http::checked(path, query, health) {
+        if let Some(check) = Check::find(kind, name) {
+            cells.checked(check, success);
         }
     }
 }

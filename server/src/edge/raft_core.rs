@@ -19,6 +19,7 @@ use super::clock::now;
 use super::messages::{Committed, FromLog, ToClient, ToLog, ToRaft, ToStore};
 use super::ring::{Ready, Receiver, Sender, drain};
 use super::shared::Shared;
+use crate::config::limits::Queue;
 use crate::observe::metrics;
 
 /// Messages taken from one ring in one turn: enough for any batch, small enough that a tick is never far.
@@ -142,6 +143,7 @@ impl RaftCore {
         let cells = &metrics::here().plain;
         cells.proposals_committed.set_unsigned(self.shared.commit());
         cells.proposals_pending.set_unsigned(self.commands.len() as u64);
+        metrics::here().queue_length(Queue::RaftToLog, self.to_log.queued());
         self.node.step(Input::Tick, &mut self.outputs);
         self.turn();
     }
@@ -262,9 +264,11 @@ impl RaftCore {
     /// Asks to be woken when a full ring has room again.
     fn poll_room(&mut self, cx: &mut Context<'_>) {
         if !self.log_outbox.is_empty() {
+            metrics::here().queue_full(Queue::RaftToLog);
             self.to_log.register_for_room(cx);
         }
         if !self.store_outbox.is_empty() {
+            metrics::here().queue_full(Queue::RaftToStore);
             self.to_store.register_for_room(cx);
         }
         self.send_outboxes();

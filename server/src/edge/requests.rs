@@ -17,6 +17,7 @@ use super::client_core::{ClientCore, Waiter};
 use super::clock::now;
 use super::connection::{ConnectionId, Grpc};
 use super::messages::Query;
+use super::slow::About;
 use crate::observe::metrics;
 
 /// Range answers up to this size are put together at once; longer ones are pulled as the peer takes them.
@@ -66,8 +67,8 @@ impl ClientCore {
         } else {
             cells.client_request(metrics::client_version(None), stream);
         }
-        let since = if self.shared.config.metrics_extensive { now() } else { Duration::ZERO };
-        Waiter { connection, call, method, since, request: 0 }
+        let since = self.turn_began.get();
+        Waiter { connection, call, method, read_only_txn: false, since, request: 0 }
     }
 
     fn admit(&self, method: Method, metadata: &Metadata) -> Result<(), Refusal> {
@@ -96,7 +97,8 @@ impl ClientCore {
         }
     }
 
-    fn dispatch(self: &Rc<Self>, waiter: Waiter, grpc: &mut Grpc, request: Request) {
+    fn dispatch(self: &Rc<Self>, mut waiter: Waiter, grpc: &mut Grpc, request: Request) {
+        waiter.read_only_txn = matches!(request, Request::TxnRead { .. });
         match request {
             Request::Range { linearizable: true, .. }
             | Request::TxnRead { linearizable: true, .. }
@@ -124,7 +126,12 @@ impl ClientCore {
             Request::Range { options, .. } => self.range(grpc, &waiter, &options),
             Request::TxnRead { txn, .. } => self.reply_read(grpc, &waiter, &read::txn(&view, guard, &txn)),
             Request::MemberList { .. } => self.reply_read(grpc, &waiter, &read::member_list(&view, guard)),
-            Request::Hash => self.reply_read(grpc, &waiter, &read::hash(&view, guard)),
+            Request::Hash => {
+                let began = now();
+                let hash = read::hash(&view, guard);
+                metrics::here().plain.hash.observe_duration(now() - began);
+                self.reply_read(grpc, &waiter, &hash);
+            }
             Request::HashKv { revision } => self.hash_kv(waiter, grpc, revision),
             Request::Status => self.status(grpc, &waiter),
             Request::HealthCheck { service } => match api::health::check(&service) {
@@ -151,7 +158,7 @@ impl ClientCore {
 
     fn reply_message(&self, grpc: &mut Grpc, waiter: &Waiter, message: &impl prost::Message) {
         grpc.server.reply(waiter.call, message);
-        self.ended(waiter, Code::Ok);
+        self.ended(waiter, Code::Ok, About::Nothing);
     }
 
     fn range(&self, grpc: &mut Grpc, waiter: &Waiter, options: &engine::RangeOptions) {
@@ -164,9 +171,10 @@ impl ClientCore {
             Err(Error::Corrupt) => self.shared.tree_damaged(),
             Err(error) => return self.fail(grpc, waiter, &error.status()),
         };
+        let about = About::Range { options, count: reply.count(), size: reply.message_len() };
         if reply.message_len() > WHOLE_ANSWER_BYTES {
             grpc.server.reply_pulled(call, reply.message_len());
-            self.ended(waiter, Code::Ok);
+            self.ended(waiter, Code::Ok, about);
             grpc.calls.0.insert(call, Call::Body(Box::new(reply)));
             return;
         }
@@ -175,7 +183,7 @@ impl ClientCore {
         match reply.encode(guard, &mut scratch) {
             Ok(()) => {
                 grpc.server.reply_raw(call, &scratch);
-                self.ended(waiter, Code::Ok);
+                self.ended(waiter, Code::Ok, about);
             }
             Err(_) => self.shared.tree_damaged(),
         }
@@ -207,7 +215,7 @@ impl ClientCore {
             Ok(job) => job,
             Err(error) => return self.fail(grpc, &waiter, &error.status()),
         };
-        let core = self.clone();
+        let (core, began) = (self.clone(), now());
         glommio::spawn_local(async move {
             // A new task runs at once, and this connection is still borrowed.
             glommio::executor().yield_now().await;
@@ -218,6 +226,7 @@ impl ClientCore {
                     Err(error) => break Err(error),
                 }
             };
+            metrics::here().plain.hash_rev.observe_duration(now() - began);
             core.with_grpc(waiter.connection, |grpc| core.reply_read(grpc, &waiter, &result));
             core.end_turn();
         })
@@ -243,8 +252,10 @@ impl ClientCore {
         match grpc.calls.0.get_mut(&call) {
             Some(Call::Watch(stream, _)) => {
                 let stream = *stream;
+                metrics::here().message_received(Method::Watch);
                 if !self.watch_message(connection, grpc, stream, message) {
                     self.close_watch(stream);
+                    metrics::here().stream_failed(true, true);
                     self.end_call(grpc, call, Some(Error::Malformed));
                 }
             }
@@ -253,10 +264,14 @@ impl ClientCore {
                     let request = state.answers.begin(lease);
                     let method = Method::LeaseKeepAlive;
                     metrics::here().message_received(method);
-                    let waiter = Waiter { connection, call, method, since: Duration::ZERO, request };
+                    let since = self.turn_began.get();
+                    let waiter = Waiter { connection, call, method, read_only_txn: false, since, request };
                     self.query(grpc, waiter, Query::KeepAlive { lease });
                 }
-                Err(error) => self.end_call(grpc, call, Some(error)),
+                Err(error) => {
+                    metrics::here().stream_failed(false, true);
+                    self.end_call(grpc, call, Some(error));
+                }
             },
             _ => {}
         }
@@ -271,6 +286,7 @@ impl ClientCore {
                 Ok((lease, ttl)) => {
                     let header = self.identity.header(self.view().revision(), self.shared.term());
                     grpc.server.send(waiter.call, &lease::keep_alive_response(header, lease, ttl));
+                    metrics::here().message_sent(Method::LeaseKeepAlive);
                 }
                 Err(error) => return self.end_call(grpc, waiter.call, Some(error)),
             }

@@ -10,7 +10,7 @@ use std::future::poll_fn;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use consensus::{Index, ProposalId};
 use engine::compact::Progress;
@@ -31,6 +31,7 @@ use super::messages::{Committed, Query, QueryAnswer, QueryId, ToClient, ToRaft, 
 use super::ring::{Ready, Receiver, Sender, drain};
 use super::scrub::Scrubber;
 use super::shared::{Note, Shared};
+use super::slow;
 use crate::config::limits::Queue;
 use crate::observe::metrics::{self, Op};
 use crate::sys::{Fatal, FatalReason};
@@ -72,6 +73,10 @@ pub struct StoreCore {
     announced: Announced,
     /// Applied index of the last published version.
     published: u64,
+    /// Entries applied since then.
+    unpublished: usize,
+    /// When the compaction under way began.
+    compaction_began: Option<Duration>,
     /// Revocations of expired leases that are proposed and not yet applied.
     revocations: FxHashSet<ProposalId>,
     /// This member's NOSPACE alarm is proposed and not yet applied.
@@ -143,6 +148,8 @@ impl StoreCore {
             compacting: true,
             announced: Announced::No,
             published: 0,
+            unpublished: 0,
+            compaction_began: None,
             revocations: FxHashSet::default(),
             alarm: None,
             auto_compaction,
@@ -233,7 +240,9 @@ impl StoreCore {
     }
 
     fn apply_all(&mut self, batch: Vec<Committed>) {
-        let started = now();
+        let began = now();
+        let mut started = began;
+        self.unpublished += batch.len();
         for Committed { entry, command } in batch {
             self.checkpoints.applied_bytes(entry.data.len());
             let counted = command.as_ref().and_then(count);
@@ -241,16 +250,22 @@ impl StoreCore {
             let space = self.space();
             match apply::apply(&mut self.store, started, space, &entry, command) {
                 Ok(Some(applied)) => {
+                    let ended = now();
+                    let took = ended - started;
                     if let Some(op) = counted {
-                        metrics::here().applied(op, applied.result.is_ok(), Duration::ZERO);
+                        metrics::here().applied(op, applied.result.is_ok(), took);
                     }
+                    if took > self.shared.config.warning_apply {
+                        slow::apply(&entry.data, took, self.shared.config.warning_apply, &applied.result);
+                    }
+                    started = ended;
                     self.applied(applied);
                 }
                 Ok(None) => {}
                 Err(fatal) => self.cannot_apply(&fatal),
             }
         }
-        metrics::here().plain.apply_batch.observe_duration(now() - started);
+        metrics::here().plain.apply_batch.observe_duration(now() - began);
     }
 
     fn applied(&mut self, applied: apply::Applied) {
@@ -313,6 +328,9 @@ impl StoreCore {
         match query {
             Query::KeepAlive { lease } => {
                 let (_, result) = self.renewals.renew(&mut self.store, now(), lease, id)?;
+                if matches!(result, Ok(ttl) if ttl > 0) {
+                    metrics::here().plain.lease_renewed.inc();
+                }
                 Some(result.map(QueryAnswer::KeepAlive))
             }
             Query::TimeToLive { lease, keys } => {
@@ -338,13 +356,22 @@ impl StoreCore {
         if !self.has_slices() {
             return false;
         }
-        match self.store.compact_slice(COMPACTION_SLICE_ROWS) {
+        let (began, before) = (now(), self.store.written().compacted);
+        let progress = self.store.compact_slice(COMPACTION_SLICE_ROWS);
+        if !matches!(progress, Ok(Progress::Idle)) {
+            let cells = &metrics::here().plain;
+            self.compaction_began.get_or_insert(began);
+            cells.compaction_pause.observe_duration(now() - began);
+            cells.compaction_keys.add(self.store.written().compacted - before);
+        }
+        match progress {
             Ok(Progress::Idle) => {
                 self.compacting = false;
                 false
             }
             Ok(Progress::More) => true,
             Ok(Progress::Finished(_)) => {
+                self.count_compaction();
                 let finished = self.store.finished_compact_revision();
                 for (revision, outcome) in std::mem::take(&mut self.compactions) {
                     match Shared::client_of(outcome.0) {
@@ -367,6 +394,9 @@ impl StoreCore {
         failpoint("publish-before-answer");
         self.store.tree_mut().reclaim();
         self.published = view.applied().index;
+        if self.unpublished > 0 {
+            metrics::here().plain.apply_batch_entries.observe(std::mem::take(&mut self.unpublished) as u64);
+        }
         self.publish_figures();
         for (core, outbox) in self.to_clients.iter_mut().enumerate() {
             // A version that the client core has not even been sent is of no use once there is a newer one.
@@ -408,6 +438,7 @@ impl StoreCore {
         }
         for core in 0..self.to_clients.len() {
             if !self.to_clients[core].is_empty() {
+                metrics::here().queue_full(Queue::StoreToClient);
                 self.rings.to_clients[core].register_for_room(cx);
             }
         }
@@ -561,8 +592,21 @@ impl StoreCore {
         self.checkpoints.begin_if_due(&mut self.store, now(), self.compacting);
     }
 
+    /// A compaction has ended: its time, and the hour as etcd shows it.
+    fn count_compaction(&mut self) {
+        let cells = &metrics::here().plain;
+        if let Some(began) = self.compaction_began.take() {
+            cells.compaction_total.observe_duration(now() - began);
+        }
+        let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        cells.compaction_last.set_unsigned(unix.as_secs());
+    }
+
     fn count_figures(&self) {
         let cells = &metrics::here().plain;
+        let written = self.store.written();
+        cells.put_total.add(written.puts.saturating_sub(cells.put_total.value()));
+        cells.total_put_size.set_unsigned(written.put_bytes);
         cells.proposals_applied.set_unsigned(self.published);
         cells.current_revision.set(self.store.revision());
         cells.compact_revision.set(self.store.compact_revision());
@@ -572,6 +616,8 @@ impl StoreCore {
             cells.keys.set_unsigned(keys);
         }
         metrics::here().queue_length(Queue::RaftToStore, self.rings.from_raft.queued());
+        let to_clients = self.rings.to_clients.iter().map(Sender::queued).sum();
+        metrics::here().queue_length(Queue::StoreToClient, to_clients);
     }
 
     fn tick(&mut self) {
@@ -592,10 +638,7 @@ impl StoreCore {
 fn count(command: &Command) -> Option<Op> {
     let cells = &metrics::here().plain;
     Some(match command {
-        Command::Put(_) => {
-            cells.put_total.inc();
-            Op::Put
-        }
+        Command::Put(_) => Op::Put, // rows are counted where they are written, also those of a txn
         Command::DeleteRange(_) => {
             cells.delete_total.inc();
             Op::DeleteRange
@@ -605,8 +648,9 @@ fn count(command: &Command) -> Option<Op> {
             Op::Txn
         }
         Command::Compact { .. } => Op::Compaction,
-        Command::LeaseGrant { .. } => {
+        Command::LeaseGrant { ttl, .. } => {
             cells.lease_granted.inc();
+            cells.lease_ttl.observe(u64::try_from(*ttl).unwrap_or(0));
             Op::LeaseGrant
         }
         Command::LeaseRevoke { .. } | Command::LeaseExpire { .. } => {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crossbeam::epoch;
 use engine::View;
-use net::grpc::CallId;
+use net::grpc::{CallId, Method};
 use node::api;
 use node::watch_hub::{Config as HubConfig, Hub, LargeResponse, Sink, StreamId};
 use rustc_hash::FxHashMap;
@@ -15,6 +15,7 @@ use super::client_core::{ClientCore, ConnectionRef};
 use super::clock::now;
 use super::connection::{ConnectionId, Grpc};
 use super::shared::Shared;
+use crate::observe::metrics;
 
 /// Waves of catching up before other work of the core goes on.
 const ADVANCES_PER_TURN: usize = 4;
@@ -58,6 +59,9 @@ impl ToConnections<'_> {
 
 impl ToConnections<'_> {
     fn touch(&self, stream: StreamId, sent: Option<()>) {
+        if sent.is_some() {
+            metrics::here().message_sent(Method::Watch);
+        }
         if sent.is_some()
             && let Some((connection, _)) = self.streams.0.get(&stream)
         {

@@ -373,8 +373,17 @@ fn cut(text: &str) -> &str {
 }
 
 fn now_micros() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    micros(SystemTime::now())
+}
+
+fn micros(time: SystemTime) -> u64 {
+    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_micros()).unwrap_or(u64::MAX)
+}
+
+/// A time as lines show it.
+pub fn show_time(time: SystemTime) -> String {
+    timestamp(micros(time))
 }
 
 /// Go's layout `2006-01-02T15:04:05.000000Z0700` in UTC.

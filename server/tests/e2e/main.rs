@@ -13,6 +13,7 @@ mod errors;
 mod etcdctl;
 mod kubernetes;
 mod lease;
+mod metrics;
 mod process;
 mod tls;
 mod watch;

@@ -128,6 +128,14 @@ pub fn needs(method: HttpMethod, path: &str, query: &str) -> Needs {
     }
 }
 
+/// What the checks of a probe's path (`/livez`, `/readyz`, or one check below them) say, by etcd's names: for metrics.
+pub fn checked(path: &str, query: &str, health: &Health) -> Vec<(&'static str, bool)> {
+    let Some((checks, _)) = probe(path) else { return Vec::new() };
+    let excluded: Vec<_> = query_values(query, "exclude").collect();
+    let runs = checks.iter().filter(|check| !excluded.iter().any(|name| name == check.name()));
+    runs.map(|check| (check.name(), check.run(health).is_ok())).collect()
+}
+
 /// The answer to a request for any path but `/metrics`. `query` is what follows the `?`, still encoded.
 pub fn respond(method: HttpMethod, path: &str, query: &str, health: &Health) -> Response {
     if method == HttpMethod::Options {

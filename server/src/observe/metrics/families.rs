@@ -130,12 +130,10 @@ families! {
     counter proposals_failed "etcd_server_proposals_failed_total" "The total number of failed proposals seen";
     counter heartbeat_send_failures "etcd_server_heartbeat_send_failures_total" "The total number of leader heartbeat send failures (likely overloaded from slow disk)";
     counter slow_apply "etcd_server_slow_apply_total" "The total number of slow apply requests (likely overloaded from slow disk)";
-    counter slow_read_indexes "etcd_server_slow_read_indexes_total" "The total number of pending read indexes not in sync with leader's or timed out read index requests";
     counter read_indexes_failed "etcd_server_read_indexes_failed_total" "The total number of failed read indexes seen";
     gauge quota_backend_bytes "etcd_server_quota_backend_bytes" "Current backend storage quota size in bytes";
     counter health_success "etcd_server_health_success" "The total number of successful health checks";
     counter health_failures "etcd_server_health_failures" "The total number of failed health checks";
-    gauge snapshot_apply_in_progress "etcd_server_snapshot_apply_in_progress_total" "1 if the server is applying the incoming snapshot. 0 if none";
     counter lease_expired "etcd_debugging_server_lease_expired_total" "The total number of expired leases";
 
     // etcd's: log and store files
@@ -143,7 +141,7 @@ families! {
     histogram wal_write "etcd_disk_wal_write_duration_seconds" "The latency distributions of a durable write to the log; one direct write is write and fsync at once" in seconds(1000, 14);
     gauge wal_write_bytes "etcd_disk_wal_write_bytes_total" "Total number of bytes written in the log";
     histogram backend_commit "etcd_disk_backend_commit_duration_seconds" "The latency distributions of a checkpoint of the tree file" in seconds(1000, 14);
-    histogram backend_defrag "etcd_disk_backend_defrag_duration_seconds" "The latency distribution of backend defragmentation" in seconds(100_000, 13);
+    histogram backend_defrag "etcd_disk_backend_defrag_duration_seconds" "The latency distribution of backend defragmentation, from its call to the cut file" in seconds(100_000, 13);
     gauge defrag_inflight "etcd_disk_defrag_inflight" "Whether or not defrag is active on the member. 1 means active, 0 means not";
 
     // etcd's: store
@@ -153,7 +151,6 @@ families! {
     counter txn_total "etcd_mvcc_txn_total" "Total number of txns seen by this member";
     gauge db_total_size "etcd_mvcc_db_total_size_in_bytes" "Total size of the underlying database physically allocated in bytes";
     gauge db_in_use_size "etcd_mvcc_db_total_size_in_use_in_bytes" "Total size of the underlying database logically in use in bytes";
-    gauge open_read_transactions "etcd_mvcc_db_open_read_transactions" "The number of currently open read transactions";
     histogram hash "etcd_mvcc_hash_duration_seconds" "The latency distribution of storage hash operation" in seconds(10_000, 15);
     histogram hash_rev "etcd_mvcc_hash_rev_duration_seconds" "The latency distribution of storage hash by revision operation" in seconds(10_000, 15);
     gauge keys "etcd_debugging_mvcc_keys_total" "Total number of keys";
@@ -170,7 +167,6 @@ families! {
     gauge watchers "etcd_debugging_mvcc_watcher_total" "Total number of watchers";
     gauge slow_watchers "etcd_debugging_mvcc_slow_watcher_total" "Total number of unsynced slow watchers";
     counter events "etcd_debugging_mvcc_events_total" "Total number of events sent by this member";
-    gauge pending_events "etcd_debugging_mvcc_pending_events_total" "Total number of pending events to be sent";
     counter lease_granted "etcd_debugging_lease_granted_total" "The total number of granted leases";
     counter lease_revoked "etcd_debugging_lease_revoked_total" "The total number of revoked leases";
     counter lease_renewed "etcd_debugging_lease_renewed_total" "The number of renewed leases seen by the leader";
@@ -204,13 +200,11 @@ families! {
     gauge pages_allocated "ringd_tree_pages_allocated" "Pages of the tree file that are not free";
     gauge pages_in_use "ringd_tree_pages_in_use" "Pages of the tree file that the newest snapshot reaches";
     gauge file_pages "ringd_tree_file_pages" "Length of the tree file in pages";
-    gauge snapshots_pinned "ringd_tree_snapshots_pinned" "Published snapshots that somebody still reads";
-    counter pages_verified "ringd_tree_pages_verified_total" "Page checksums verified, on first touch or by the scrub";
 
     // ours: connections
     gauge connections "ringd_client_connections" "Open client connections";
     counter connections_accepted "ringd_client_connections_accepted_total" "Client connections accepted";
-    counter connections_refused "ringd_client_connections_refused_total" "Client connections closed at once because of a limit or a failed handshake";
+    counter connections_refused "ringd_client_connections_refused_total" "Client connections that ended before they spoke a protocol: failed TLS handshakes, silence, probes";
     counter proposals_shed "ringd_proposals_shed_total" "Proposals answered with too many requests because a bound was reached";
 }
 

@@ -52,6 +52,21 @@ pub enum Op {
 }
 
 impl Op {
+    /// The kind of request behind a method, where etcd measures it.
+    pub fn of(method: Method) -> Option<Op> {
+        Some(match method {
+            Method::KvRange => Op::Range,
+            Method::KvPut => Op::Put,
+            Method::KvDeleteRange => Op::DeleteRange,
+            Method::KvTxn => Op::Txn,
+            Method::KvCompact => Op::Compaction,
+            Method::LeaseGrant => Op::LeaseGrant,
+            Method::LeaseRevoke => Op::LeaseRevoke,
+            Method::MaintenanceAlarm => Op::Alarm,
+            _ => return None,
+        })
+    }
+
     const COUNT: usize = 11;
     const ALL: [Op; Op::COUNT] = [
         Op::Range,
@@ -80,6 +95,19 @@ pub enum Check {
 }
 
 impl Check {
+    /// The check of this type and name.
+    pub fn find(kind: &str, name: &str) -> Option<Check> {
+        let at = Check::LABELS.iter().position(|&label| label == (kind, name))?;
+        let all = [
+            Check::LivezSerializableRead,
+            Check::ReadyzDataCorruption,
+            Check::ReadyzSerializableRead,
+            Check::ReadyzLinearizableRead,
+            Check::ReadyzNonLearner,
+        ];
+        all.get(at).copied()
+    }
+
     /// `type` and `name`.
     const LABELS: [(&'static str, &'static str); 5] = [
         ("livez", "serializable_read"),
@@ -340,12 +368,15 @@ impl Metrics {
     }
 
     /// The log core: one write of this many bytes and entries is durable.
-    pub fn log_write(&self, took: Duration, bytes: usize) {
+    pub fn log_write(&self, took: Duration, bytes: usize, entries: usize) {
         let plain = &here().plain;
         plain.log_write.observe_duration(took);
         plain.wal_fsync.observe_duration(took);
         plain.wal_write.observe_duration(took);
         plain.log_batch_bytes.observe(bytes as u64);
+        if entries > 0 {
+            plain.log_batch_entries.observe(entries as u64);
+        }
         plain.wal_write_bytes.add(i64::try_from(bytes).unwrap_or(i64::MAX));
     }
 
@@ -401,11 +432,6 @@ impl Metrics {
     #[inline]
     pub fn request(&self, method: Method) {
         here().call_started(method);
-    }
-
-    /// The store core: a batch of entries was applied and published.
-    pub fn applied(&self, took: Duration) {
-        here().plain.apply_batch.observe_duration(took);
     }
 
     /// The store core: the alarms that are active now, as (member, type), e.g. `NOSPACE`.
@@ -466,6 +492,8 @@ mod tests {
         for (at, code) in Code::ALL.into_iter().enumerate() {
             assert_eq!(code as usize, at);
         }
-        assert_eq!(Check::ReadyzNonLearner as usize, Check::LABELS.len() - 1);
+        for (at, (kind, name)) in Check::LABELS.into_iter().enumerate() {
+            assert_eq!(Check::find(kind, name).map(|check| check as usize), Some(at));
+        }
     }
 }
