@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
+use crossbeam::channel::RecvTimeoutError;
 use ringd::config;
 use ringd::edge::boot::{self, Running};
 use ringd::edge::messages::ToClient;
@@ -17,6 +18,9 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 /// How long requests in flight may take once the process was told to stop.
 const STOP_DEADLINE: Duration = Duration::from_millis(700);
 
+/// How often the main thread looks after the log device.
+const STALL_CHECK_INTERVAL: Duration = Duration::from_secs(1);
+
 fn main() -> ExitCode {
     ringd::edge::clock::now(); // the clock starts here
     abort_on_panic();
@@ -28,6 +32,13 @@ fn main() -> ExitCode {
         Ok(guard) => guard,
         Err(fatal) => sys::exit(&fatal),
     };
+    if let Some(path) = &config.config_file {
+        tracing::info!(
+            path = %path.display(),
+            "loaded server configuration, other configuration command line flags and environment variables will be \
+             ignored if provided"
+        );
+    }
     for warning in &config.warnings {
         tracing::warn!(about = %warning.about, "{}", warning.message);
     }
@@ -64,13 +75,14 @@ fn serve(running: Running, signals: Signals) -> ExitCode {
         sys::exit(&sys::Fatal::new(sys::FatalReason::StartFailed, format!("cannot start a thread: {error}")));
     }
     loop {
-        match running.notes.recv() {
+        match running.notes.recv_timeout(STALL_CHECK_INTERVAL) {
+            Err(RecvTimeoutError::Timeout) => running.shared.end_if_log_stalled(ringd::edge::clock::now()),
             Ok(Note::Ready) => {
                 tell(&running, || ToClient::Serve);
                 say_ready(&running);
             }
             Ok(Note::Drained) => {}
-            Ok(Note::Stop) | Err(_) => break,
+            Ok(Note::Stop) | Err(RecvTimeoutError::Disconnected) => break,
         }
     }
     notify::stopping();

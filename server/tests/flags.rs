@@ -420,6 +420,53 @@ fn a_filter_that_denies_io_uring_is_named() {
     }
 }
 
+/// A kernel that has no memory for a ring: something that no list of reasons foresees.
+#[test]
+fn what_the_system_refuses_otherwise_is_told() {
+    let (dir, url) = (scratch(), unused_url());
+    let errno = serde_json::json!({ "errno": libc::ENOMEM });
+    let filter = compile(&"allow".into(), &errno, &["io_uring_setup"]);
+    let args = own(&dir.path().join("data"), &url);
+    let (code, sentence) = under_filter(filter, || failing_start(&args));
+    assert_eq!(code, 26, "{sentence}");
+    assert!(sentence.contains("io_uring_setup failed"), "{sentence}");
+}
+
+#[test]
+fn certificates_that_cannot_be_used() {
+    let dir = scratch();
+    let broken = dir.path().join("broken.pem");
+    std::fs::write(&broken, "no certificate").expect("writable");
+    for (file, words) in [(broken, "TLS cannot start"), (dir.path().join("none.pem"), "none.pem")] {
+        let url = unused_url().replace("http:", "https:");
+        let mut args = own(&dir.path().join("data"), &url);
+        for flag in ["cert-file", "key-file"] {
+            args.push(format!("--{flag}={}", file.display()));
+        }
+        let (code, sentence) = failing_start(&args);
+        assert_eq!(code, 18, "{sentence}");
+        assert!(sentence.contains(words), "{sentence}");
+    }
+}
+
+/// Everything from a file, and a line that says so.
+#[test]
+fn a_configuration_file_is_enough() {
+    let (dir, url) = (scratch(), unused_url());
+    let file = dir.path().join("ringd.yaml");
+    let text = format!(
+        "name: from-file\ndata-dir: {}\nlisten-client-urls: {url}\nadvertise-client-urls: {url}\n\
+         ringd-placement: unpinned\n",
+        dir.path().join("data").display()
+    );
+    std::fs::write(&file, text).expect("writable");
+    let mut server =
+        Server::start(&["--name=flag".into(), format!("--config-file={}", file.display())], &url);
+    let line = server.wait_for("loaded server configuration, other configuration command line flags");
+    assert!(line.contains(&file.display().to_string()), "{line}");
+    assert!(server.log().contains(r#""local-member-name":"from-file""#), "{}", server.log());
+}
+
 #[test]
 fn the_shipped_profile_is_enough_to_serve() {
     let profile: Value = serde_json::from_str(include_str!("../../tuning/seccomp/ringd.json")).expect("JSON");

@@ -10,11 +10,12 @@
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fmt::Write as _;
-use std::io::Write as _;
+use std::io::{Read as _, Write as _};
+use std::path::PathBuf;
 
-use super::check;
 use super::table::{self, Class, FLAGS, Flag, Kind};
 use super::{Config, ETCD_VERSION, Warning, values};
+use super::{check, file};
 use crate::observe::logs;
 use crate::sys::fatal::FatalReason;
 
@@ -90,8 +91,37 @@ pub fn parse(
     if given.bool("version") {
         return Err(Exit::asked(version()));
     }
-    given.read_env(env)?;
+    let variables: Vec<(OsString, OsString)> = env.into_iter().collect();
+    let path = match given.text("config-file") {
+        "" => variable(&variables, "ETCD_CONFIG_FILE"),
+        path => Some(PathBuf::from(path)),
+    };
+    if let Some(path) = path {
+        return from_file(path).map_err(|error| Exit::unverified(&error));
+    }
+    given.read_env(variables)?;
     check::config(given).map_err(|error| Exit::unverified(&error))
+}
+
+/// The value of a variable, if it isn't empty.
+fn variable(env: &[(OsString, OsString)], name: &str) -> Option<PathBuf> {
+    let (_, value) = env.iter().find(|(known, _)| known == name)?;
+    (!value.is_empty()).then(|| PathBuf::from(value))
+}
+
+fn from_file(path: PathBuf) -> Result<Config, String> {
+    let shown = path.display();
+    let unreadable = |error: std::io::Error| format!("cannot read the configuration file {shown}: {error}");
+    let mut text = String::new();
+    let file = std::fs::File::open(&path).map_err(unreadable)?;
+    file.take(file::BYTES_MAX + 1).read_to_string(&mut text).map_err(unreadable)?;
+    if text.len() as u64 > file::BYTES_MAX {
+        return Err(format!("the configuration file {shown} is longer than {} bytes", file::BYTES_MAX));
+    }
+    let in_file = |error: String| format!("the configuration file {shown}: {error}");
+    let given = file::read(&text).map_err(in_file)?;
+    let config = check::config(given).map_err(in_file)?;
+    Ok(Config { config_file: Some(path), ..config })
 }
 
 /// Who set a value.
@@ -99,6 +129,7 @@ pub fn parse(
 enum Source {
     Flag,
     Variable,
+    File,
 }
 
 /// The values given, still as text but each of its flag's kind.
@@ -177,6 +208,13 @@ impl Given {
             }));
         }
         self.values.insert(flag.name, (value, Source::Flag));
+        Ok(())
+    }
+
+    /// A value of the configuration file.
+    pub(super) fn set_from_file(&mut self, flag: &'static Flag, value: String) -> Result<(), String> {
+        check_kind(flag, &value)?;
+        self.values.insert(flag.name, (value, Source::File));
         Ok(())
     }
 

@@ -70,6 +70,7 @@ pub(super) fn config(mut given: Given) -> Result<Config, String> {
     };
     let bootstrap = bootstrap(&given, &name, &urls.advertise_peer);
     Ok(Config {
+        config_file: None,
         data_dir,
         wal_dir: path(&given, "wal-dir"),
         bootstrap,

@@ -7,6 +7,8 @@
 //! What the pure crates bound they name themselves, because they know nothing of this file: connections, streams, headers
 //! and calls in `net::h2::limits` and `net::grpc`, batches and entries in `consensus::log`, cursors in the watch hub.
 
+use std::time::Duration;
+
 /// Largest `--max-request-bytes`. Above it one request could fill a whole log segment.
 pub const REQUEST_BYTES_MAX: u64 = 32 << 20;
 
@@ -119,6 +121,9 @@ pub const PEER_PAGE_BYTES_MAX: usize = 1 << 20;
 pub const PEER_OUTPUT_BYTES_MAX: usize = 128 << 10;
 /// Warnings about slow calls that one turn of a client core logs; the rest is counted in one line.
 pub const SLOW_CALLS_PER_TURN_MAX: usize = 64;
+
+/// How long one write to the Raft log may take; a device that is silent for longer ends the process.
+pub const LOG_STALL_MAX: Duration = Duration::from_secs(20);
 
 /// Lines that wait for one log output; beyond, lines are dropped and counted.
 pub const LOG_LINES_MAX: usize = 4_096;

@@ -16,6 +16,7 @@
 pub mod args;
 mod check;
 pub mod cluster;
+pub mod file;
 pub mod limits;
 pub mod table;
 #[cfg(test)]
@@ -38,6 +39,8 @@ pub const ETCD_VERSION: &str = "3.7.1";
 /// Everything the flags and the environment decide, checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
+    /// `--config-file`: all that follows is from there.
+    pub config_file: Option<PathBuf>,
     /// `--name`
     pub name: String,
     /// `--data-dir`; `<name>.ringd` if not given.

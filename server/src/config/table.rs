@@ -251,7 +251,7 @@ pub static FLAGS: &[Flag] = &[
     row("ringd-heap-limit", Uint, "67108864", Works, "Bytes of changed tree pages in memory that force a checkpoint."),
     row("ringd-scrub-interval", Duration, "24h0m0s", Works, "Time from one verification of the whole tree file to the next. 0 means never."),
 
-    row("config-file", Text, "", later("configuration files: use flags or ETCD_ variables", EMPTY), "Path to the server configuration file."),
+    row("config-file", Text, "", Works, "Path to the server configuration file (YAML or JSON); other flags and variables are then ignored."),
     row("version", Bool, "false", Asks, "Print the version and exit."),
     row("help", Bool, "false", Asks, "Print this and exit."),
 

@@ -363,6 +363,113 @@ fn the_server_compacts_by_itself_as_asked() {
     }
 }
 
+fn file(text: &str) -> Result<Config, Exit> {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let path = dir.path().join("ringd.yaml");
+    std::fs::write(&path, text).expect("writable");
+    // What else is given has no effect, but must still be flags.
+    run(&["--name=flag", "--heartbeat-interval=7", &format!("--config-file={}", path.display())])
+}
+
+#[test]
+fn a_configuration_file_says_everything() {
+    let text = r#"
+        name: node-1
+        data-dir: /var/lib/etcd
+        listen-client-urls: https://127.0.0.1:2379,https://10.0.0.1:2379
+        advertise-client-urls: https://10.0.0.1:2379
+        election-timeout: 2000
+        quota-backend-bytes: -1
+        auto-compaction-mode: revision
+        auto-compaction-retention: 1000
+        watch-progress-notify-interval: 5000000000
+        pre-vote: false
+        feature-gates: InitialCorruptCheck=true
+        log-outputs: [stderr, /x]
+        initial-cluster:
+        client-transport-security:
+          cert-file: a.crt
+          key-file: a.key
+          client-cert-auth: true
+          trusted-ca-file: ca.crt
+        peer-transport-security:
+        socket-options: { reuse-port: true }
+        cert-file: not here
+        no-such-key: [1, 2]
+    "#;
+    let config = file(text).unwrap_or_else(|exit| panic!("{}", exit.stderr));
+    assert!(config.config_file.is_some());
+    assert_eq!((config.name.as_str(), config.data_dir.as_path()), ("node-1", Path::new("/var/lib/etcd")));
+    assert_eq!(config.heartbeat_interval, Duration::from_millis(100), "the flag is ignored");
+    assert_eq!(config.election_timeout, Duration::from_secs(2));
+    assert_eq!((config.listen_client.len(), config.quota_backend_bytes), (2, None));
+    assert_eq!(config.auto_compaction, Some(node::auto_compact::Retention::Revisions(1000)));
+    assert_eq!(config.watch_progress_notify_interval, Duration::from_secs(5));
+    assert!(!config.pre_vote && config.socket_reuse_port);
+    assert_eq!(config.log.outputs, [LogOutput::Stderr, LogOutput::File("/x".into())]);
+    assert_eq!(config.client_tls.expect("certificates").client_ca_file, Some(PathBuf::from("ca.crt")));
+    let about: Vec<&str> = config.warnings.iter().map(|warning| warning.about.as_str()).collect();
+    assert_eq!(about, ["cert-file", "no-such-key", "feature-gates", "quota-backend-bytes"]);
+    // JSON is YAML; an empty file is one with defaults.
+    assert_eq!(file(r#"{"name": "a", "max-txn-ops": 7}"#).expect("JSON").max_txn_ops, 7);
+    for empty in ["", "# nothing", "---", "null"] {
+        assert_eq!(file(empty).expect("empty").name, "default", "{empty:?}");
+    }
+}
+
+#[test]
+fn a_configuration_file_may_be_wrong() {
+    for (text, want) in [
+        ("name: [a", "not YAML"),
+        ("just words", "the file must be a map of keys to values"),
+        ("client-transport-security: yes", "client-transport-security must be a map"),
+        ("name: [a]", "name must be a text"),
+        ("grpc-keepalive-interval: 5s", "grpc-keepalive-interval must be a number of nanoseconds"),
+        ("pre-vote: 1", "pre-vote must be true or false"),
+        ("max-txn-ops: -1", "max-txn-ops must be a whole number, 0 or more"),
+        ("max-txn-ops: many", "max-txn-ops must be a whole number, 0 or more"),
+        ("listen-client-urls: localhost", "invalid value for listen-client-urls: "),
+        ("election-timeout: 1", "--election-timeout[1ms] should be at least as 5 times"),
+        ("force-new-cluster: true", "--force-new-cluster is not there yet"),
+        ("log-outputs: [[a]]", "log-outputs must be a list of texts"),
+    ] {
+        let exit = file(text).map(|_| ()).expect_err(text);
+        assert_eq!(exit.code, 1, "{text}");
+        assert!(exit.stderr.contains(want), "{text}: {}", exit.stderr);
+    }
+    assert!(
+        refusal(&["--config-file=/nonexistent"]).contains("cannot read the configuration file /nonexistent")
+    );
+    let long = format!("# {}", "x".repeat(file::BYTES_MAX as usize));
+    assert!(file(&long).expect_err("too long").stderr.contains("is longer than"));
+    let env = [("ETCD_CONFIG_FILE".into(), "/nonexistent".into()), ("ETCD_NAME".into(), "a".into())];
+    assert!(parse([], env).expect_err("no such file").stderr.contains("/nonexistent"));
+}
+
+#[test]
+fn every_flag_has_one_place_in_the_file_or_none() {
+    for flag in FLAGS.iter().filter(|flag| !matches!(flag.class, Class::Asks | Class::Ignored)) {
+        let exit = file(&format!("{}: [[]]", flag.name));
+        let in_file = exit.is_err_and(|exit| exit.stderr.contains(&format!("{} must be", flag.name)));
+        let in_map = ["cert-file", "key-file", "client-cert-auth", "trusted-ca-file", "auto-tls"];
+        if in_map.contains(&flag.name) || flag.name.starts_with("peer-") || flag.name == "config-file" {
+            assert!(!in_file, "{}", flag.name);
+        }
+        if flag.name.starts_with("listen-") || flag.name.starts_with("ringd-") {
+            assert!(in_file, "{}", flag.name);
+        }
+    }
+}
+
+proptest::proptest! {
+    #[test]
+    fn no_file_makes_it_panic(text in "[a-z:\\[\\]{}&*#|>, 0-9\"'\n-]{0,60}") {
+        if let Err(exit) = file(&text) {
+            assert_eq!(exit.code, 1);
+        }
+    }
+}
+
 #[test]
 fn what_is_large_or_odd_only_warns() {
     for (words, about) in [

@@ -333,8 +333,26 @@ fn open_store(
         Ok(store) => Ok((store, None)),
         // No checkpoint was ever completed: everything is in the log. If it is not, the metas were damaged.
         Err(engine::tree::OpenError::Empty { torn }) => Ok((Store::create(settings, tree.clone()), torn)),
+        Err(engine::tree::OpenError::Foreign { found }) => Err(another_members(config, found, identity)),
         Err(error) => Err(tree_damaged(config, &error.to_string())),
     }
+}
+
+/// The tree file is whole, and of another member than the rest of the directory.
+fn another_members(config: &Config, found: engine::tree::Identity, own: Identity) -> Fatal {
+    let path = config.data_dir.join(super::tree_file::TREE_FILE);
+    Fatal::new(
+        FatalReason::IdentityMismatch,
+        format!(
+            "the tree file {} belongs to member {:x} of cluster {:x}, but this is the data directory of member {:x} of \
+             cluster {:x}: put the right one back",
+            path.display(),
+            found.member,
+            found.cluster,
+            own.member_id,
+            own.cluster_id
+        ),
+    )
 }
 
 fn tree_damaged(config: &Config, why: &str) -> Fatal {

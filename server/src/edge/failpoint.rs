@@ -6,7 +6,7 @@
 //! - `log-before-submit=100` kills the process (as `kill -9` does: no unwinding, no flushing) when that place is reached
 //!   for the 100th time;
 //! - `log-write=eio@50` lets the 50th operation at that place fail with EIO, before anything is done (`enospc@50`:
-//!   with ENOSPC).
+//!   with ENOSPC; `stall@50`: never end, and hold its thread).
 //!
 //! | place | when |
 //! |---|---|
@@ -53,8 +53,10 @@ mod armed {
     /// What a test asked for.
     struct Point {
         name: String,
-        /// The error to fail with; none: die.
+        /// The error to fail with; none: die, or stall.
         errno: Option<i32>,
+        /// Never go on.
+        stalls: bool,
         /// Which time.
         at: u64,
         hits: AtomicU64,
@@ -73,9 +75,12 @@ mod armed {
 
     /// The error that a test wants here; never one otherwise.
     pub fn fault(name: &str) -> io::Result<()> {
-        match reached(name).and_then(|point| point.errno) {
-            Some(errno) => Err(io::Error::from_raw_os_error(errno)),
-            None => Ok(()),
+        match reached(name) {
+            Some(Point { errno: Some(errno), .. }) => Err(io::Error::from_raw_os_error(*errno)),
+            Some(Point { stalls: true, .. }) => loop {
+                std::thread::park();
+            },
+            _ => Ok(()),
         }
     }
 
@@ -104,9 +109,11 @@ mod armed {
             None => (None, action),
             Some(("eio", at)) => (Some(libc::EIO), at),
             Some(("enospc", at)) => (Some(libc::ENOSPC), at),
+            Some(("stall", at)) => (None, at),
             Some((other, _)) => panic!("no action of a failpoint: {other}"),
         };
         let at = at.parse().expect("a failpoint's count is a number");
-        Point { name: name.to_owned(), errno, at, hits: AtomicU64::new(0) }
+        let stalls = action.starts_with("stall@");
+        Point { name: name.to_owned(), errno, stalls, at, hits: AtomicU64::new(0) }
     }
 }

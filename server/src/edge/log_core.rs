@@ -133,6 +133,7 @@ impl LogCore {
 
     async fn write(&mut self, plan: &WritePlan) {
         let started = now();
+        self.shared.log_writes(Some(started));
         let Some(file) = self.files.get(&plan.segment) else {
             return self.die(&plan.segment, "find", &std::io::ErrorKind::NotFound.into());
         };
@@ -145,6 +146,7 @@ impl LogCore {
             Err(error) => return self.die(&plan.segment, "write", &error),
         }
         failpoint("log-after-completion");
+        self.shared.log_writes(None);
         self.shared.metrics.log_write(now() - started, plan.len, self.log.batch_entries());
         if let Some(ready) = self.log.written(now()) {
             // The ring holds more Readys than raft may have open.

@@ -4,6 +4,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
 
 use consensus::{Index, NodeId, ProposalId, Term};
 use node::Identity;
@@ -11,11 +12,15 @@ use node::api::Space;
 
 use super::tree_file::TreeFile;
 use crate::config::Config;
+use crate::config::limits::LOG_STALL_MAX;
 use crate::observe::metrics::Metrics;
 use crate::sys::{Fatal, FatalReason};
 
 /// "Not the only voter" in [`Shared::single_voter`].
 const NOT_SINGLE: u64 = u64::MAX;
+
+/// No write in `log_write_began`.
+const NO_WRITE: u64 = u64::MAX;
 
 /// Proposals of the store core itself (lease expiry) carry this core number.
 const STORE_CORE: u64 = 0xffff;
@@ -44,6 +49,8 @@ pub struct Shared {
     connection_bytes: AtomicUsize,
     tree: Arc<TreeFile>,
     log_space_lost: AtomicBool,
+    /// When the log write under way was submitted, in milliseconds of the clock; [`NO_WRITE`] if none is.
+    log_write_began: AtomicU64,
     notes: crossbeam::channel::Sender<Note>,
 }
 
@@ -91,6 +98,7 @@ impl Shared {
             connections: (0..clients.cores).map(|_| AtomicUsize::new(0)).collect(),
             connection_bytes: AtomicUsize::new(0),
             log_space_lost: AtomicBool::new(false),
+            log_write_began: AtomicU64::new(NO_WRITE),
             notes,
         };
         (Arc::new(shared), heard)
@@ -233,6 +241,29 @@ impl Shared {
     /// There is no room for the next log segment: writes are refused as by a NOSPACE alarm.
     pub fn is_log_space_lost(&self) -> bool {
         self.log_space_lost.load(Ordering::Acquire)
+    }
+
+    /// Log core: a write was submitted at this time, or has ended.
+    pub fn log_writes(&self, since: Option<Duration>) {
+        let began = since.map_or(NO_WRITE, |since| since.as_millis() as u64);
+        self.log_write_began.store(began, Ordering::Relaxed);
+    }
+
+    /// Ends the process if the log device has not answered for [`LOG_STALL_MAX`]: a member that neither writes nor dies
+    /// keeps its clients from those who could serve them. Asked by the main thread, which waits for no device.
+    pub fn end_if_log_stalled(&self, now: Duration) {
+        let began = self.log_write_began.load(Ordering::Relaxed);
+        let waits = now.saturating_sub(Duration::from_millis(began));
+        if began != NO_WRITE && waits > LOG_STALL_MAX {
+            self.fatal(Fatal::new(
+                FatalReason::LogStalled,
+                format!(
+                    "the device of the Raft log has not answered a write for {} s; nothing that was not durable has \
+                     been acknowledged: replace the device",
+                    waits.as_secs()
+                ),
+            ));
+        }
     }
 
     /// Current term, for response headers.

@@ -41,6 +41,9 @@ fn scrape(server: &Server) -> BTreeMap<String, f64> {
             families.insert(family.clone(), 0.0);
         }
         let name = line.split(['{', ' ']).next().unwrap();
+        if family.is_empty() || line.starts_with('#') {
+            continue; // headers of HTTP, or HELP
+        }
         if name == family || name == format!("{family}_count") {
             let value: f64 = line.rsplit(' ').next().unwrap().parse().unwrap();
             *families.get_mut(&family).unwrap() += value;

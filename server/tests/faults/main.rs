@@ -4,6 +4,8 @@
 mod bounds;
 #[cfg(feature = "failpoints")]
 mod errors;
+#[cfg(feature = "failpoints")]
+mod exits;
 mod files;
 mod flips;
 #[cfg(feature = "failpoints")]

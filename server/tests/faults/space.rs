@@ -176,6 +176,23 @@ fn ballast(path: &Path, mib: usize) -> PathBuf {
     path
 }
 
+/// No room even for what a first start writes.
+#[test]
+fn a_first_start_on_a_full_file_system_is_refused() {
+    let disk = SmallDisk::new(16);
+    let mut ballast = File::create(disk.path().join("ballast")).expect("a file");
+    let full = loop {
+        if let Err(error) = std::io::Write::write_all(&mut ballast, &[1; 4096]) {
+            break error;
+        }
+    };
+    assert_eq!(full.kind(), std::io::ErrorKind::StorageFull);
+    let mut server = options(&disk.path()).spawn();
+    let status = server.wait_exit(std::time::Duration::from_secs(20));
+    assert_eq!(status.code(), Some(25), "{}", server.log());
+    assert!(server.log().contains("there is no room left"), "{}", server.log());
+}
+
 /// Full, live with it, restart in it, get room, go on.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_full_file_system_and_the_way_out() {
