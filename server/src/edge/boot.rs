@@ -340,7 +340,7 @@ fn open_store(
 
 /// The tree file is whole, and of another member than the rest of the directory.
 fn another_members(config: &Config, found: engine::tree::Identity, own: Identity) -> Fatal {
-    let path = config.data_dir.join(super::tree_file::TREE_FILE);
+    let path = config.data_dir.join(TREE_FILE);
     Fatal::new(
         FatalReason::IdentityMismatch,
         format!(

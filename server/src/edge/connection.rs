@@ -329,6 +329,7 @@ impl Connection {
         let mut progress = false;
         self.handle_events(core); // back-pressure may have held some back
         self.gather_output();
+        let waiting = self.out.len() - self.sent;
         let written = match self.transport.poll_write(cx, &mut self.out, &mut self.sent) {
             Poll::Ready(result) => {
                 result?;
@@ -336,6 +337,7 @@ impl Connection {
             }
             Poll::Pending => false,
         };
+        core.shared.metrics.client_sent(waiting - (self.out.len() - self.sent));
         if written && self.is_finished() {
             self.gather_output();
             if self.out.is_empty() {

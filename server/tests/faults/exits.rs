@@ -28,7 +28,7 @@ async fn a_tree_file_of_another_member_is_refused() {
 }
 
 /// 23: a write to the log that never ends, with the core that waits for it.
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_log_device_that_falls_silent_ends_the_process() {
     let dir = directory();
     let mut server = options(dir.path()).env("RINGD_FAILPOINTS", "log-write=stall@20").start();
