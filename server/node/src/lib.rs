@@ -31,10 +31,10 @@ pub mod lease;
 /// Compaction by the server itself.
 pub mod auto_compact;
 
-/// URLs of members.
-pub mod url;
 /// Requests as a line of the log shows them.
 pub mod describe;
+/// URLs of members.
+pub mod url;
 
 /// The members table.
 pub mod membership;
