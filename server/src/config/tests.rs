@@ -430,7 +430,7 @@ fn a_configuration_file_may_be_wrong() {
         ("max-txn-ops: many", "max-txn-ops must be a whole number, 0 or more"),
         ("listen-client-urls: localhost", "invalid value for listen-client-urls: "),
         ("election-timeout: 1", "--election-timeout[1ms] should be at least as 5 times"),
-        ("force-new-cluster: true", "--force-new-cluster is not there yet"),
+        ("enable-pprof: true", "--enable-pprof is not there yet"),
         ("log-outputs: [[a]]", "log-outputs must be a list of texts"),
     ] {
         let exit = file(text).map(|_| ()).expect_err(text);
