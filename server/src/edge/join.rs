@@ -84,7 +84,7 @@ fn fetch_members(urls: &[String], tls: Option<&Tls>, timeout: Duration) -> Optio
     }
     match fetch::members(urls, tls, timeout) {
         // etcd: an empty list is no cluster
-        Ok((cluster_id, members)) if !members.is_empty() => Some(Fetched { cluster_id, members }),
+        Ok(cluster) if !cluster.members.is_empty() => Some(cluster),
         Ok(_) => None,
         Err(error) => {
             tracing::info!(%error, peers = urls.join(","), "no peer says who the members are");
