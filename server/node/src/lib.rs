@@ -35,6 +35,8 @@ pub mod auto_compact;
 pub mod describe;
 /// URLs of members.
 pub mod url;
+/// Streams that ask for a leader.
+pub mod leader;
 
 /// The members table.
 pub mod membership;
