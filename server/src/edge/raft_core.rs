@@ -34,6 +34,9 @@ pub struct RaftCore {
     to_log: Sender<ToLog>,
     to_store: Sender<ToStore>,
     to_clients: Vec<Sender<ToClient>>,
+    /// What did not fit into a client core's ring. While there is any, nothing is taken from that core, so it is bounded by
+    /// one turn's messages, and the core refuses further requests itself.
+    client_outboxes: Vec<VecDeque<ToClient>>,
     shared: Arc<Shared>,
     outputs: Vec<Output>,
     /// The last index told to the node as applied.
@@ -71,6 +74,7 @@ impl RaftCore {
             from_log: rings.from_log,
             to_log: rings.to_log,
             to_store: rings.to_store,
+            client_outboxes: rings.to_clients.iter().map(|_| VecDeque::new()).collect(),
             to_clients: rings.to_clients,
             shared,
             outputs: Vec::new(),
@@ -108,6 +112,9 @@ impl RaftCore {
         let applied = Index(self.shared.applied());
         for number in 0..self.from_clients.len() {
             for _ in 0..TURN_MESSAGES {
+                if !self.client_outboxes[number].is_empty() {
+                    break;
+                }
                 let Some(message) = self.from_clients[number].pop() else { break };
                 self.handle(message);
             }
@@ -216,35 +223,31 @@ impl RaftCore {
         let Some(core) = Shared::client_of(id) else {
             return self.store_outbox.push_back(ToStore::Dropped(id));
         };
-        if self.to_clients[core].push(ToClient::Dropped(id, reason)).is_err() {
-            // The ring holds an answer for every proposal a client core may have open.
-            tracing::error!(proposal = id.0, "no room for a refusal; the call ends by its deadline");
-        }
+        self.client_outboxes[core].push_back(ToClient::Dropped(id, reason));
     }
 
     fn read_answered(&mut self, id: ReadId, index: Option<Index>) {
         let Some(core) = Shared::client_of(ProposalId(id.0)) else { return };
-        // A client core has one question open, so there is room for its answer among the refusals.
-        if self.to_clients[core].push(ToClient::ReadIndex(id, index)).is_err() {
-            tracing::error!(read = id.0, "no room for a read index; the reads end by their deadlines");
-        }
+        self.client_outboxes[core].push_back(ToClient::ReadIndex(id, index));
     }
 
     fn send_outboxes(&mut self) {
         drain(&mut self.log_outbox, &self.to_log);
         drain(&mut self.store_outbox, &self.to_store);
-        for client in &self.to_clients {
-            client.flush();
+        for (outbox, client) in self.client_outboxes.iter_mut().zip(&self.to_clients) {
+            drain(outbox, client);
         }
     }
 
     fn poll_rings(&mut self, cx: &mut Context<'_>) -> Poll<Ready> {
-        if !self.log_outbox.is_empty() || !self.store_outbox.is_empty() {
-            self.send_outboxes();
-        }
+        self.send_outboxes();
         let mut open = false;
         let mut items = false;
-        for ring in &self.from_clients {
+        for (ring, outbox) in self.from_clients.iter().zip(&self.client_outboxes) {
+            if !outbox.is_empty() {
+                open = true; // it must take its answers first; `poll_room` asks to be woken then
+                continue;
+            }
             match ring.poll_ready(cx) {
                 Poll::Ready(Ready::Items) => items = true,
                 Poll::Ready(Ready::Closed) => {}
@@ -253,7 +256,11 @@ impl RaftCore {
         }
         items |= self.from_log.poll_ready(cx) == Poll::Ready(Ready::Items);
         items |= self.from_store.poll_ready(cx) == Poll::Ready(Ready::Items);
+        let waiting =
+            |core: &RaftCore| core.client_outboxes.iter().filter(|outbox| !outbox.is_empty()).count();
+        let before = waiting(self);
         self.poll_room(cx);
+        items |= waiting(self) < before; // the ring of that core was not looked at above
         match (items, open) {
             (true, _) => Poll::Ready(Ready::Items),
             (false, true) => Poll::Pending,
@@ -270,6 +277,11 @@ impl RaftCore {
         if !self.store_outbox.is_empty() {
             metrics::here().queue_full(Queue::RaftToStore);
             self.to_store.register_for_room(cx);
+        }
+        for (outbox, client) in self.client_outboxes.iter().zip(&self.to_clients) {
+            if !outbox.is_empty() {
+                client.register_for_room(cx);
+            }
         }
         self.send_outboxes();
     }
