@@ -191,7 +191,6 @@ fn version_help_and_wrong_flags() {
         ),
         (&["start"], 1, r#"\"start\" is not a valid flag"#),
         (&["--election-timeout=100"], 1, "should be at least as 5 times as --heartbeat-interval"),
-        (&["--auto-tls"], 1, "--auto-tls is not there yet"),
         (&["--peer-cert-file=x"], 1, "--peer-cert-file is not there yet"),
     ];
     for (args, want, words) in cases {
@@ -279,6 +278,16 @@ fn metrics_under_etcds_names() {
     assert!(value("os_fd_used") > 3.0);
 }
 
+/// `ringd --help | head -1`
+#[test]
+fn a_reader_of_the_help_may_go_away() {
+    let (reader, writer) = std::io::pipe().expect("a pipe");
+    drop(reader);
+    let mut command = ringd(&["--help"]);
+    let output = command.stdout(writer).stderr(Stdio::piped()).output().expect("it runs");
+    assert_eq!((code(&output), text(&output.stderr).as_str()), (0, ""));
+}
+
 #[test]
 fn the_metrics_port_serves_metrics_and_health() {
     let (dir, url, metrics) = (scratch(), unused_url(), unused_url());
@@ -286,7 +295,9 @@ fn the_metrics_port_serves_metrics_and_health() {
     args.push(format!("--listen-metrics-urls={metrics}"));
     let mut server = Server::start(&args, &url);
     server.url = metrics;
-    for (path, status) in [("/metrics", "200"), ("/health", "200"), ("/readyz", "200")] {
+    let cases =
+        [("/metrics", "200"), ("/health", "200"), ("/readyz", "200"), ("/version", "404"), ("/x", "404")];
+    for (path, status) in cases {
         let answer = server.get(path);
         assert!(answer.starts_with(&format!("HTTP/1.1 {status}")), "{path}: {answer}");
     }
