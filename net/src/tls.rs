@@ -1,21 +1,28 @@
 //! TLS as a pure filter between socket bytes and protocol bytes: `rustls`, fed as bytes.
 //!
 //! TLS 1.2 and 1.3 only, no renegotiation, no early data, ALPN `h2` and `http/1.1`. With a client CA every client must
-//! show a certificate that it signed. A listener builds one [`ServerConfig`] per reading of its files and each new
+//! show a certificate that it signed, and that is neither revoked nor named otherwise than allowed. A listener builds one [`ServerConfig`] per reading of its files and each new
 //! connection takes the current one; a bad new file thus refuses new handshakes and breaks nothing that runs.
 
+mod settings;
 #[cfg(test)]
 mod tests;
+mod verifier;
 
 use std::fmt;
 use std::io::{Read, Write};
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustls::crypto::CryptoProvider;
 use rustls::server::WebPkiClientVerifier;
+use rustls::server::danger::ClientCertVerifier;
 use rustls::{RootCertStore, ServerConnection};
 use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+
+pub use settings::{Settings, SuiteError, Version, cipher_suite};
+use verifier::Verifier;
 
 /// A handshake must be complete within this time of the connection's beginning (etcd's figure).
 pub const HANDSHAKE_TIME: Duration = Duration::from_secs(10);
@@ -40,29 +47,42 @@ impl fmt::Display for Error {
 
 impl std::error::Error for Error {}
 
+/// The contents of the files of a listener.
+#[derive(Clone, Copy, Debug)]
+pub struct Files<'a> {
+    /// The server's certificate and what leads from it to a CA: PEM.
+    pub cert: &'a [u8],
+    /// Its key: PEM.
+    pub key: &'a [u8],
+    /// Given, a client must show a certificate that one of these CAs signed: PEM.
+    pub client_ca: Option<&'a [u8]>,
+    /// Certificates that are no longer accepted, by their serial numbers: DER or PEM.
+    pub revoked: Option<&'a [u8]>,
+}
+
 /// Certificate, key and client authentication of a listener.
 #[derive(Clone)]
 pub struct ServerConfig(Arc<rustls::ServerConfig>);
 
 impl ServerConfig {
-    /// Builds from PEM bytes. With `client_ca`, a client must show a certificate that one of these CAs signed.
-    pub fn from_pem(cert: &[u8], key: &[u8], client_ca: Option<&[u8]>) -> Result<ServerConfig, Error> {
-        let chain = certificates(cert, "certificate file")?;
-        let key = PrivateKeyDer::from_pem_slice(key)
+    /// Builds from the files' contents.
+    ///
+    /// # Errors
+    /// [`Error::Config`] with the reason.
+    pub fn new(files: &Files<'_>, settings: &Settings) -> Result<ServerConfig, Error> {
+        let chain = certificates(files.cert, "certificate file")?;
+        let key = PrivateKeyDer::from_pem_slice(files.key)
             .map_err(|error| Error::Config(format!("key file holds no private key: {error}")))?;
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let mut provider = rustls::crypto::ring::default_provider();
+        provider.cipher_suites =
+            settings.suites().map_err(|error| Error::Config(format!("cipher suites: {error:?}")))?;
+        let provider = Arc::new(provider);
         let builder = rustls::ServerConfig::builder_with_provider(provider.clone())
-            .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])
-            .map_err(|error| Error::Config(format!("TLS versions: {error}")))?;
-        let builder = match client_ca {
+            .with_protocol_versions(&settings.versions())
+            .map_err(|error| Error::Config(format!("TLS versions and cipher suites: {error}")))?;
+        let builder = match files.client_ca {
             None => builder.with_no_client_auth(),
-            Some(pem) => {
-                let roots = roots(pem)?;
-                let verifier = WebPkiClientVerifier::builder_with_provider(roots, provider)
-                    .build()
-                    .map_err(|error| Error::Config(format!("trusted CA file: {error}")))?;
-                builder.with_client_cert_verifier(verifier)
-            }
+            Some(pem) => builder.with_client_cert_verifier(verifier(pem, files.revoked, settings, provider)?),
         };
         let mut config = builder
             .with_single_cert(chain, key)
@@ -70,6 +90,24 @@ impl ServerConfig {
         config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
         Ok(ServerConfig(Arc::new(config)))
     }
+}
+
+fn verifier(
+    client_ca: &[u8],
+    revoked: Option<&[u8]>,
+    settings: &Settings,
+    provider: Arc<CryptoProvider>,
+) -> Result<Arc<dyn ClientCertVerifier>, Error> {
+    let chain = WebPkiClientVerifier::builder_with_provider(roots(client_ca)?, provider)
+        .build()
+        .map_err(|error| Error::Config(format!("trusted CA file: {error}")))?;
+    let revoked = revoked.map(verifier::revocation_list).transpose();
+    let revoked = revoked.map_err(|error| Error::Config(format!("revocation list: {error}")))?;
+    let allowed = settings.allowed_hostnames.iter().map(|name| ServerName::try_from(name.clone()));
+    let allowed_hostnames = allowed
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(|error| Error::Config(format!("allowed hostnames: {error}")))?;
+    Ok(Arc::new(Verifier { chain, revoked, allowed_hostnames }))
 }
 
 fn certificates(pem: &[u8], file: &str) -> Result<Vec<CertificateDer<'static>>, Error> {

@@ -29,6 +29,11 @@ fn identity(authority: &Authority) -> Identity {
     Identity { cert, key: key.serialize_pem() }
 }
 
+/// A listener's configuration with the default settings.
+fn server_config(cert: &[u8], key: &[u8], client_ca: Option<&[u8]>) -> Result<ServerConfig, Error> {
+    ServerConfig::new(&Files { cert, key, client_ca, revoked: None }, &Settings::default())
+}
+
 fn client(
     ca: &Authority,
     identity: Option<&Identity>,
@@ -81,7 +86,7 @@ fn pump(client: &mut ClientConnection, server: &mut Tls, cut: usize, got: &mut V
 fn bytes_go_both_ways_in_any_cut() {
     let ca = authority();
     let id = identity(&ca);
-    let config = ServerConfig::from_pem(id.cert.as_bytes(), id.key.as_bytes(), None).unwrap();
+    let config = server_config(id.cert.as_bytes(), id.key.as_bytes(), None).unwrap();
     for version in [&rustls::version::TLS13, &rustls::version::TLS12] {
         for cut in [1, 100, usize::MAX] {
             let (mut client, mut server) =
@@ -118,7 +123,7 @@ fn bytes_go_both_ways_in_any_cut() {
 fn alpn_is_chosen_by_the_server() {
     let ca = authority();
     let id = identity(&ca);
-    let config = ServerConfig::from_pem(id.cert.as_bytes(), id.key.as_bytes(), None).unwrap();
+    let config = server_config(id.cert.as_bytes(), id.key.as_bytes(), None).unwrap();
     let cases: [(&[&str], Option<Alpn>); 5] = [
         (&["h2"], Some(Alpn::H2)),
         (&["http/1.1", "h2"], Some(Alpn::H2)),
@@ -139,8 +144,7 @@ fn with_a_client_ca_only_its_clients_get_in() {
     let (ca, client_ca) = (authority(), authority());
     let id = identity(&ca);
     let config =
-        ServerConfig::from_pem(id.cert.as_bytes(), id.key.as_bytes(), Some(client_ca.pem.as_bytes()))
-            .unwrap();
+        server_config(id.cert.as_bytes(), id.key.as_bytes(), Some(client_ca.pem.as_bytes())).unwrap();
     let (good, bad) = (identity(&client_ca), identity(&ca));
     for version in [&rustls::version::TLS13, &rustls::version::TLS12] {
         for (who, want) in [(Some(&good), true), (Some(&bad), false), (None, false)] {
@@ -174,7 +178,7 @@ fn files_that_do_not_fit_are_named() {
         ),
     ];
     for (cert, key, ca, want) in cases {
-        let result = ServerConfig::from_pem(cert.as_bytes(), key.as_bytes(), ca.map(str::as_bytes));
+        let result = server_config(cert.as_bytes(), key.as_bytes(), ca.map(str::as_bytes));
         let text = result.err().expect(want).to_string();
         assert!(text.contains(want), "{text}");
     }
@@ -184,7 +188,7 @@ fn files_that_do_not_fit_are_named() {
 fn garbage_is_an_error_and_never_a_panic() {
     let ca = authority();
     let id = identity(&ca);
-    let config = ServerConfig::from_pem(id.cert.as_bytes(), id.key.as_bytes(), None).unwrap();
+    let config = server_config(id.cert.as_bytes(), id.key.as_bytes(), None).unwrap();
     let hello = {
         let mut bytes = Vec::new();
         client(&ca, None, &["h2"], &rustls::version::TLS13).write_tls(&mut bytes).unwrap();
@@ -203,4 +207,150 @@ fn garbage_is_an_error_and_never_a_panic() {
     assert!(failures > hello.len() / 2, "{failures}");
     let mut server = Tls::new(&config).unwrap();
     assert!(server.handle_bytes(b"GET / HTTP/1.1\r\n\r\n", &mut Vec::new()).is_err());
+}
+
+/// Whether a client with this certificate and version gets through the handshake.
+fn accepts(
+    ca: &Authority,
+    config: &ServerConfig,
+    who: &Identity,
+    version: &'static rustls::SupportedProtocolVersion,
+) -> bool {
+    let (mut client, mut server) = (client(ca, Some(who), &["h2"], version), Tls::new(config).unwrap());
+    pump(&mut client, &mut server, 1000, &mut Vec::new()).is_ok() && !server.is_handshaking()
+}
+
+#[test]
+fn only_the_versions_chosen_are_spoken() {
+    use Version::{Tls12, Tls13};
+    let ca = authority();
+    let id = identity(&ca);
+    for (min, max, old, new) in
+        [(Tls12, Tls13, true, true), (Tls13, Tls13, false, true), (Tls12, Tls12, true, false)]
+    {
+        let files =
+            Files { cert: id.cert.as_bytes(), key: id.key.as_bytes(), client_ca: None, revoked: None };
+        let config = ServerConfig::new(&files, &Settings { min, max, ..Settings::default() }).unwrap();
+        assert_eq!(accepts(&ca, &config, &id, &rustls::version::TLS12), old, "{min:?} to {max:?}");
+        assert_eq!(accepts(&ca, &config, &id, &rustls::version::TLS13), new, "{min:?} to {max:?}");
+    }
+}
+
+#[test]
+fn only_the_suites_chosen_are_spoken() {
+    let ca = authority();
+    let id = identity(&ca);
+    let files = Files { cert: id.cert.as_bytes(), key: id.key.as_bytes(), client_ca: None, revoked: None };
+    // The certificate's key is ECDSA: a suite for RSA leaves nothing to speak TLS 1.2 with.
+    let cases = [
+        ("TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256", true),
+        ("TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305", true),
+        ("TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256", false),
+        ("TLS_AES_128_GCM_SHA256", false),
+    ];
+    for (name, old) in cases {
+        let settings = Settings { cipher_suites: vec![name.to_owned()], ..Settings::default() };
+        let config = ServerConfig::new(&files, &settings).unwrap();
+        assert_eq!(accepts(&ca, &config, &id, &rustls::version::TLS12), old, "{name}");
+        assert!(accepts(&ca, &config, &id, &rustls::version::TLS13), "{name}");
+        if old {
+            let mut server = Tls::new(&config).unwrap();
+            let mut client = client(&ca, None, &["h2"], &rustls::version::TLS12);
+            pump(&mut client, &mut server, 1000, &mut Vec::new()).unwrap();
+            assert_eq!(client.negotiated_cipher_suite(), Some(cipher_suite(name).unwrap()));
+        }
+    }
+    assert_eq!(cipher_suite("TLS_RSA_WITH_AES_128_GCM_SHA256").err(), Some(SuiteError::Unsupported));
+    assert_eq!(cipher_suite("TLS_ECDHE_RSA_WITH_AES_128_GCM").err(), Some(SuiteError::Unknown));
+}
+
+/// A list that revokes these serial numbers, signed by `signer`.
+fn revocation_list(signer: &Authority, serials: &[u64]) -> rcgen::CertificateRevocationList {
+    let entry = |&serial: &u64| rcgen::RevokedCertParams {
+        serial_number: serial.into(),
+        revocation_time: rcgen::date_time_ymd(2025, 1, 1),
+        reason_code: None,
+        invalidity_date: None,
+    };
+    let list = rcgen::CertificateRevocationListParams {
+        this_update: rcgen::date_time_ymd(2025, 1, 1),
+        next_update: rcgen::date_time_ymd(2035, 1, 1),
+        crl_number: 1_u64.into(),
+        issuing_distribution_point: None,
+        revoked_certs: serials.iter().map(entry).collect(),
+        key_identifier_method: rcgen::KeyIdMethod::Sha256,
+    };
+    list.signed_by(&signer.issuer).unwrap()
+}
+
+fn identity_with(authority: &Authority, serial: u64, names: &[&str]) -> Identity {
+    let key = KeyPair::generate().unwrap();
+    let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+    let mut params = CertificateParams::new(names).unwrap();
+    params.serial_number = Some(serial.into());
+    let cert = params.signed_by(&key, &authority.issuer).unwrap().pem();
+    Identity { cert, key: key.serialize_pem() }
+}
+
+/// etcd listener_tls.go, checkCRL: by serial number, whoever signed the list.
+#[test]
+fn a_revoked_certificate_is_refused() {
+    let (ca, client_ca, stranger) = (authority(), authority(), authority());
+    let id = identity(&ca);
+    let (good, revoked) = (identity_with(&client_ca, 7, &["a"]), identity_with(&client_ca, 200, &["a"]));
+    for signer in [&client_ca, &stranger] {
+        let list = revocation_list(signer, &[200, 300]);
+        for bytes in [list.der().to_vec(), list.pem().unwrap().into_bytes()] {
+            let files = Files {
+                cert: id.cert.as_bytes(),
+                key: id.key.as_bytes(),
+                client_ca: Some(client_ca.pem.as_bytes()),
+                revoked: Some(&bytes),
+            };
+            let config = ServerConfig::new(&files, &Settings::default()).unwrap();
+            for version in [&rustls::version::TLS12, &rustls::version::TLS13] {
+                assert!(accepts(&ca, &config, &good, version));
+                assert!(!accepts(&ca, &config, &revoked, version));
+            }
+            let cut = Files { revoked: Some(&bytes[..bytes.len() - 20]), ..files };
+            let error = ServerConfig::new(&cut, &Settings::default()).err().expect("no list");
+            assert!(error.to_string().starts_with("revocation list: "), "{error}");
+        }
+    }
+}
+
+#[test]
+fn only_allowed_names_get_in() {
+    let (ca, client_ca) = (authority(), authority());
+    let id = identity(&ca);
+    let settings = Settings {
+        allowed_hostnames: vec!["api.k8s.example".to_owned(), "10.0.0.1".to_owned()],
+        ..Settings::default()
+    };
+    let files = Files {
+        cert: id.cert.as_bytes(),
+        key: id.key.as_bytes(),
+        client_ca: Some(client_ca.pem.as_bytes()),
+        revoked: None,
+    };
+    let config = ServerConfig::new(&files, &settings).unwrap();
+    let cases: [(&[&str], bool); 6] = [
+        (&["api.k8s.example"], true),
+        (&["other.k8s.example", "api.k8s.example"], true),
+        (&["*.k8s.example"], true),
+        (&["10.0.0.1"], true),
+        (&["10.0.0.2"], false),
+        (&["other.k8s.example"], false),
+    ];
+    for (names, want) in cases {
+        let who = identity_with(&client_ca, 1, names);
+        assert_eq!(accepts(&ca, &config, &who, &rustls::version::TLS13), want, "{names:?}");
+    }
+    let unsigned = identity_with(&ca, 1, &["api.k8s.example"]);
+    assert!(
+        !accepts(&ca, &config, &unsigned, &rustls::version::TLS13),
+        "the name of a chain that is not verified"
+    );
+    let settings = Settings { allowed_hostnames: vec!["not a name".to_owned()], ..Settings::default() };
+    assert!(ServerConfig::new(&files, &settings).is_err());
 }

@@ -33,10 +33,10 @@ pub mod auto_compact;
 
 /// Requests as a line of the log shows them.
 pub mod describe;
-/// URLs of members.
-pub mod url;
 /// Streams that ask for a leader.
 pub mod leader;
+/// URLs of members.
+pub mod url;
 
 /// The members table.
 pub mod membership;

@@ -8,6 +8,7 @@ use node::auto_compact::Retention;
 use super::args::Given;
 use super::cluster::{ClusterState, Initial};
 use super::table::{Class, Kind};
+use super::tls;
 use super::values::{self, Url};
 use super::{
     ClientTls, Config, FeatureGate, GrpcKeepalive, Listen, Log, LogFormat, LogLevel, LogOutput, limits,
@@ -56,18 +57,18 @@ pub(super) fn config(mut given: Given) -> Result<Config, String> {
     let (heartbeat_interval, election_timeout) = timing(&given)?;
     check_words(&given)?;
     let feature_gates = feature_gates(&mut given)?;
-    let client_tls = client_tls(&given)?;
-    let listen_client = listen(&mut given, &urls.client, client_tls.as_ref(), "client")?;
-    let listen_metrics = listen(&mut given, &urls.metrics, client_tls.as_ref(), "metrics")?;
-    let listen_peer = listen_peer(&urls.peer)?;
     let name = given.text("name").to_string();
-    if name == "default" {
-        given.warn("it isn't recommended to use default name, please set a value for --name".into(), "name");
-    }
     let data_dir = match given.text("data-dir") {
         "" => PathBuf::from(format!("{name}.ringd")),
         dir => PathBuf::from(dir),
     };
+    let client_tls = tls::client(&mut given, &data_dir, &urls.client)?;
+    let listen_client = listen(&mut given, &urls.client, client_tls.as_ref(), "client")?;
+    let listen_metrics = listen(&mut given, &urls.metrics, client_tls.as_ref(), "metrics")?;
+    let listen_peer = listen_peer(&urls.peer)?;
+    if name == "default" {
+        given.warn("it isn't recommended to use default name, please set a value for --name".into(), "name");
+    }
     let bootstrap = bootstrap(&given, &name, &urls.advertise_peer);
     Ok(Config {
         config_file: None,
@@ -347,28 +348,6 @@ fn log(given: &Given) -> Result<Log, String> {
     Ok(Log { level, format, outputs })
 }
 
-/// Certificate, key and CA of the client side.
-fn client_tls(given: &Given) -> Result<Option<ClientTls>, String> {
-    let (cert_file, key_file) = (path(given, "cert-file"), path(given, "key-file"));
-    let (cert_file, key_file) = match (cert_file, key_file) {
-        (Some(cert), Some(key)) => (cert, key),
-        (None, None) => return Ok(None),
-        (cert, key) => {
-            let shown = |file: Option<PathBuf>| file.unwrap_or_default().display().to_string();
-            return Err(format!(
-                "KeyFile and CertFile must both be present[key: {}, cert: {}]",
-                shown(key),
-                shown(cert),
-            ));
-        }
-    };
-    let client_ca_file = path(given, "trusted-ca-file");
-    if given.bool("client-cert-auth") && client_ca_file.is_none() {
-        return Err("--client-cert-auth needs --trusted-ca-file: the system's CAs are not used".into());
-    }
-    Ok(Some(ClientTls { cert_file, key_file, client_ca_file }))
-}
-
 /// The sockets of one `--listen-…` flag. Scheme and certificate must fit.
 fn listen(
     given: &mut Given,
@@ -511,7 +490,7 @@ fn at_least(given: &Given, name: &'static str, min: u64) -> Result<u64, String> 
     Ok(value)
 }
 
-fn path(given: &Given, name: &'static str) -> Option<PathBuf> {
+pub(super) fn path(given: &Given, name: &'static str) -> Option<PathBuf> {
     Some(given.text(name)).filter(|text| !text.is_empty()).map(PathBuf::from)
 }
 

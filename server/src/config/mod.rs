@@ -21,6 +21,7 @@ pub mod limits;
 pub mod table;
 #[cfg(test)]
 mod tests;
+mod tls;
 pub mod values;
 
 use std::path::PathBuf;
@@ -175,6 +176,21 @@ pub struct ClientTls {
     /// `--trusted-ca-file`: given, a client must show a certificate that this CA signed, with or without
     /// `--client-cert-auth`, as in etcd.
     pub client_ca_file: Option<PathBuf>,
+    /// `--client-crl-file`: serial numbers of certificates that are no longer accepted.
+    pub crl_file: Option<PathBuf>,
+    /// Versions, cipher suites, allowed names.
+    pub settings: net::tls::Settings,
+    /// `--auto-tls`: the server makes the two files itself.
+    pub self_signed: Option<SelfSigned>,
+}
+
+/// What a self-made certificate says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SelfSigned {
+    /// `--self-signed-cert-validity`
+    pub validity_years: u32,
+    /// The hosts of `--listen-client-urls`.
+    pub hosts: Vec<String>,
 }
 
 /// One of etcd's feature gates.

@@ -217,15 +217,30 @@ fn flags_that_contradict_each_other_are_refused_in_etcds_words() {
             &["--listen-client-urls=https://127.0.0.1:1", advertise],
             "TLS key/cert (--cert-file, --key-file) must be provided for client url https://127.0.0.1:1 with HTTPS scheme",
         ),
+        (&["--tls-min-version=TLS1.1"], "unexpected TLS version \"TLS1.1\" (must be one of: TLS1.2, TLS1.3)"),
+        (
+            &["--tls-min-version=TLS1.3", "--tls-max-version=TLS1.2"],
+            "min version (TLS1.3) is greater than max version (TLS1.2)",
+        ),
+        (
+            &["--tls-min-version=TLS1.3", "--cipher-suites=TLS_AES_128_GCM_SHA256"],
+            "cipher suites cannot be configured when only TLS1.3 is enabled",
+        ),
+        (&["--cipher-suites=TLS_NULL"], "unexpected TLS cipher suite \"TLS_NULL\""),
+        (
+            &["--cipher-suites=TLS_RSA_WITH_AES_128_GCM_SHA256"],
+            "TLS cipher suite \"TLS_RSA_WITH_AES_128_GCM_SHA256\" is not supported: ringd speaks only those with \
+             forward secrecy and authenticated encryption (TLS_ECDHE_…_GCM_…, …_CHACHA20_POLY1305_…)",
+        ),
+        (
+            &["--auto-tls", "--self-signed-cert-validity=0"],
+            "selfSignedCertValidity is invalid,it should be greater than 0",
+        ),
         (&["--cert-file=c"], "KeyFile and CertFile must both be present[key: , cert: c]"),
         (&["--key-file=k"], "KeyFile and CertFile must both be present[key: k, cert: ]"),
         (
             &["--cert-file=c", "--key-file=k", "--client-cert-auth"],
             "--client-cert-auth needs --trusted-ca-file: the system's CAs are not used",
-        ),
-        (
-            &["--tls-min-version=TLS1.3"],
-            "--tls-min-version is not there yet: choosing TLS versions (given \"TLS1.3\")",
         ),
         (&["--auto-compaction-mode=often"], "unknown auto-compaction-mode \"often\""),
         (&["--auto-compaction-mode="], "undefined auto-compaction-mode"),

@@ -13,7 +13,6 @@ use consensus::log::{Log, LogConfig, RecoverError, Recovered, SegmentId, recover
 use consensus::{ConfState, Index, LogPosition, Node, NodeId, Term};
 use engine::Store;
 use engine::tree::Damage;
-use net::tls::ServerConfig;
 use node::Identity;
 use node::membership::voters_and_learners;
 use node::propose::IdGenerator;
@@ -21,6 +20,7 @@ use rustc_hash::FxHashMap;
 use socket2::Socket;
 
 use super::background::Background;
+use super::certificates::Certificates;
 use super::checkpoint::Checkpoints;
 use super::client_core::{ClientCore, Listener};
 use super::clock::now;
@@ -40,8 +40,8 @@ use super::shared::{Clients, Note, Shared};
 use super::store_core::StoreCore;
 use super::tree_file::TreeFile;
 use super::wiring::Wiring;
+use crate::config::Config;
 use crate::config::limits::{DESCRIPTORS_RESERVED, PROPOSALS_IN_FLIGHT_BYTES_MAX};
-use crate::config::{ClientTls, Config};
 use crate::observe::metrics::{self, Facts};
 use crate::placement::{self, Plan, Role};
 use crate::sys::data_dir::{DataDir, TREE_FILE};
@@ -417,24 +417,13 @@ fn patiently<T, E>(passing: impl Fn(&E) -> bool, mut attempt: impl FnMut() -> Re
 }
 
 fn listeners(config: &Config) -> Result<Vec<Listener>, Fatal> {
-    let tls = config.client_tls.as_ref().map(load_tls).transpose()?;
+    let tls = config.client_tls.clone().map(Certificates::start).transpose()?;
     let of = |url: &crate::config::Listen, metrics_only| Listener {
         tls: if url.tls { tls.clone() } else { None },
         metrics_only,
     };
     let clients = config.listen_client.iter().map(|url| of(url, false));
     Ok(clients.chain(config.listen_metrics.iter().map(|url| of(url, true))).collect())
-}
-
-fn load_tls(tls: &ClientTls) -> Result<ServerConfig, Fatal> {
-    let read = |path: &Path| {
-        fs::read(path).map_err(|error| {
-            Fatal::new(FatalReason::TlsUnusable, format!("cannot read {}: {error}", path.display()))
-        })
-    };
-    let ca = tls.client_ca_file.as_deref().map(read).transpose()?;
-    ServerConfig::from_pem(&read(&tls.cert_file)?, &read(&tls.key_file)?, ca.as_deref())
-        .map_err(|error| Fatal::new(FatalReason::TlsUnusable, format!("TLS cannot start: {error}")))
 }
 
 fn launch(

@@ -19,14 +19,16 @@ use engine::View;
 use glommio::net::AcceptedTcpStream;
 use net::grpc::{self, CallId, Code, Method, Status};
 use net::http1;
-use net::tls::{ServerConfig, Tls};
+use net::tls::Tls;
 use node::api::{Error, Limits};
+use node::leader::{LeaderLoss, NeedLeader};
 use node::propose::{IdGenerator, Write};
 use node::read::LinearReads;
 use node::watch_hub::Hub;
 use node::{Answer, Identity};
 use rustc_hash::FxHashMap;
 
+use super::certificates::Certificates;
 use super::clock::now;
 use super::connection::{self, Calls, Connection, ConnectionId, Grpc, Speaks};
 use super::messages::{Query, QueryAnswer, QueryId, ToClient, ToRaft, ToStore};
@@ -84,6 +86,7 @@ pub struct ClientCore {
     pub holds_back: Cell<bool>,
     /// Since when connections hold more than they may.
     too_much_since: Cell<Option<Duration>>,
+    leader_loss: RefCell<LeaderLoss>,
     shutting_down: Cell<bool>,
     /// When the turn of the connection at hand began: its requests came then.
     pub turn_began: Cell<Duration>,
@@ -93,8 +96,8 @@ pub struct ClientCore {
 /// What connections of one listener get.
 #[derive(Clone)]
 pub struct Listener {
-    /// TLS, re-read from its files for new handshakes by the housekeeping.
-    pub tls: Option<ServerConfig>,
+    /// TLS, if it is spoken here.
+    pub tls: Option<Arc<Certificates>>,
     /// Serves only health and metrics.
     pub metrics_only: bool,
 }
@@ -167,6 +170,7 @@ impl ClientCore {
             handshakes: RefCell::default(),
             holds_back: Cell::new(false),
             too_much_since: Cell::new(None),
+            leader_loss: RefCell::new(LeaderLoss::new(shared.config.election_timeout)),
             shutting_down: Cell::new(false),
             turn_began: Cell::new(now()),
             slow: RefCell::default(),
@@ -494,7 +498,8 @@ impl ClientCore {
         if self.shutting_down.get() {
             server.shutdown();
         }
-        Grpc { server, calls: Calls(FxHashMap::default(), self.shared.clone()) }
+        let calls = Calls(FxHashMap::default(), self.shared.clone());
+        Grpc { server, calls, need_leader: NeedLeader::default() }
     }
 
     /// A protocol machine for a new HTTP/1.1 connection.
@@ -510,11 +515,11 @@ impl ClientCore {
         let stream = stream.bind_to_executor();
         let peer = stream.peer_addr().ok();
         let Some(listener) = self.listeners.get(listener) else { return };
-        let tls = match listener.tls.as_ref().map(Tls::new).transpose() {
+        let tls = match listener.tls.as_ref().map(|files| new_session(files)).transpose() {
             Ok(tls) => tls,
-            Err(error) => {
+            Err(reason) => {
                 self.shared.connection_closed(self.number);
-                return tracing::warn!(%error, "cannot start a TLS session");
+                return tracing::debug!(?peer, %reason, "refused a client connection");
             }
         };
         let id = self.next_number();
@@ -553,6 +558,22 @@ impl ClientCore {
             let oldest = handshakes.pop_first().and_then(|oldest| self.connection(oldest));
             if let Some(oldest) = oldest {
                 oldest.borrow_mut().abandon();
+            }
+        }
+    }
+
+    fn end_streams_that_need_a_leader(&self) {
+        let connections: Vec<_> = self.connections.borrow().values().cloned().collect();
+        for connection in connections {
+            let mut connection = connection.borrow_mut();
+            let Some(grpc) = connection.grpc() else { continue };
+            let open = &grpc.calls.0;
+            let calls = grpc.need_leader.take_open(|call| open.contains_key(&call));
+            for call in &calls {
+                self.end_stream(grpc, *call, Error::NoLeader);
+            }
+            if !calls.is_empty() {
+                connection.wake();
             }
         }
     }
@@ -625,6 +646,9 @@ impl ClientCore {
             }
         }
         self.bound_connection_bytes(now);
+        if self.leader_loss.borrow_mut().is_due(now, self.shared.leader() != 0) {
+            self.end_streams_that_need_a_leader();
+        }
         self.time_out(now);
         self.count_watches();
         self.watch_progress();
@@ -670,6 +694,12 @@ impl Waiting {
         let call = write.or_else(|| self.queries.remove(&number));
         call.or_else(|| self.reads.remove(number).map(|(waiter, _)| waiter))
     }
+}
+
+/// A TLS session with the newest certificate.
+fn new_session(certificates: &Certificates) -> Result<Tls, String> {
+    let config = certificates.current().ok_or("the TLS files cannot be used")?;
+    Tls::new(&config).map_err(|error| error.to_string())
 }
 
 fn number_of(id: ProposalId) -> u64 {

@@ -15,6 +15,7 @@ use std::time::Duration;
 use net::grpc::{Bodies, CallId, Code, Fill, Server};
 use net::tls::{Alpn, Tls};
 use net::{Protocol, http1};
+use node::leader::NeedLeader;
 use rustc_hash::FxHashMap;
 
 use super::calls::Call;
@@ -75,6 +76,8 @@ pub struct Grpc {
     pub server: Server,
     /// Calls that have state: bodies being pulled, watch and keep-alive streams.
     pub calls: Calls,
+    /// Streams that end when there is no leader for long.
+    pub need_leader: NeedLeader<CallId>,
 }
 
 /// Open calls with state, by their id.
@@ -353,10 +356,13 @@ impl Connection {
     }
 
     /// Nothing is read from it, because all connections hold too much and it more than its share.
-    fn is_held_back(&self, core: &ClientCore) -> bool {
+    fn is_held_back(&mut self, core: &ClientCore) -> bool {
         let shared = &core.shared;
-        let held_back = shared.connections_hold_too_much()
-            && self.accounted > shared.connection_bytes_share().min(CONNECTION_BYTES_SMALL);
+        if !shared.connections_hold_too_much() {
+            return false;
+        }
+        self.account(shared); // it may have read much in this turn already
+        let held_back = self.accounted > shared.connection_bytes_share().min(CONNECTION_BYTES_SMALL);
         if held_back {
             core.holds_back.set(true);
         }

@@ -43,6 +43,8 @@ pub mod tree_file;
 
 /// Calls that have state.
 pub mod calls;
+/// Certificates, read again when they change.
+pub mod certificates;
 /// A client core: who waits for what.
 pub mod client_core;
 /// One connection: protocol machine and poll loop.

@@ -41,7 +41,13 @@ impl ClientCore {
             Event::Open { call, method, metadata, .. } => {
                 let waiter = self.begin(connection, call, method, &metadata, true);
                 match self.admit(method, &metadata) {
-                    Ok(()) => self.open(connection, grpc, call, method),
+                    Ok(()) => {
+                        self.open(connection, grpc, call, method);
+                        if metadata.has_leader {
+                            let open = &grpc.calls.0;
+                            grpc.need_leader.add(call, |call| open.contains_key(&call));
+                        }
+                    }
                     Err(refusal) => self.fail(grpc, &waiter, &refusal.status()),
                 }
             }
@@ -327,6 +333,14 @@ impl ClientCore {
             // counts against the connection, or resets would be a way to have unlimited work done.
             None => {}
         }
+    }
+
+    /// Ends a stream for a reason of the server's.
+    pub fn end_stream(&self, grpc: &mut Grpc, call: CallId, error: Error) {
+        if let Some(Call::Watch(stream, ..)) = grpc.calls.0.get(&call) {
+            self.close_watch(*stream);
+        }
+        self.end_call(grpc, call, Some(error));
     }
 
     fn end_call(&self, grpc: &mut Grpc, call: CallId, error: Option<Error>) {

@@ -146,11 +146,7 @@ async fn no_more_connections_than_allowed() {
 
 fn with_tls() -> (Server, Certificates) {
     let certificates = Certificates::new();
-    let server = options()
-        .tls()
-        .arg(format!("--cert-file={}", certificates.path("server.crt").display()))
-        .arg(format!("--key-file={}", certificates.path("server.key").display()))
-        .start();
+    let server = certificates.server().start();
     (server, certificates)
 }
 
