@@ -105,8 +105,10 @@ fn the_tree_may_change_and_be_written_between_slices() {
     let change = |tree: &mut Tree, slice: usize| {
         for number in (slice as u32 % 7..ROWS).step_by(97) {
             match (number as usize + slice) % 3 {
-                0 => drop(tree.remove(Table::Leases, &key(number)).unwrap()),
-                _ => drop(tree.put(Table::Leases, &key(number), &[&vec![slice as u8; 5000]]).unwrap()),
+                0 => {
+                    tree.remove(Table::Leases, &key(number)).unwrap();
+                }
+                _ => tree.put(Table::Leases, &key(number), &[&vec![slice as u8; 5000]]).unwrap(),
             }
         }
         tree.publish();
