@@ -25,8 +25,11 @@ mod source;
 /// A key's state at a revision: the newest row, or the links to older ones.
 mod history;
 
-/// Range: bounds, filters, sorting, counting, and answers spliced from stored bytes.
+/// Range: bounds, and answers spliced from stored bytes.
 pub mod range;
+
+/// Planning a Range, in slices: filters, sorting, counting.
+pub mod plan;
 
 /// The single writer.
 pub mod store;
@@ -65,6 +68,7 @@ pub use alarm::{Alarm, AlarmKind};
 pub use error::{RangeError, TxnError};
 pub use events::{Event, EventKind, Events};
 pub use hash::{HashKv, KeyValueHash};
+pub use plan::{Planned, RangeJob};
 pub use range::RangeAnswer;
 pub use store::{Config, Store, Written};
 pub use types::*;

@@ -1,6 +1,6 @@
-//! Range: bounds, filters, sorting, counting, and answers spliced from stored bytes.
+//! Range: bounds, and answers spliced from stored bytes.
 //!
-//! An answer is made in two steps. *Planning* walks `keys` and learns which rows belong to it and
+//! An answer is made in two steps. *Planning* (`plan`) walks `keys` and learns which rows belong to it and
 //! how long they are, so the message's length is known before a value is touched. *Filling* walks
 //! again, in pieces as large as the connection takes, and copies each row's stored bytes behind a
 //! tag and a length. Between two pieces the answer holds a pin on its view, the next key, and the
@@ -17,14 +17,15 @@ use smallvec::SmallVec;
 
 use crate::error::RangeError;
 use crate::history::{Located, State};
-use crate::row::{self, BadRow, HistoryRow, KeyRowFront, KeyValue, push_varint, varint_len};
+use crate::plan::{Plan, Planner, Shape, is_filtered, is_sorted};
+use crate::row::{HistoryRow, KeyRowFront, KeyValue, push_varint, varint_len};
 use crate::source::Source;
 use crate::tree::{Damage, GROUP_ROWS, Table};
-use crate::types::{RangeOptions, RangeOutcome, SortOrder, SortTarget};
+use crate::types::{RangeOptions, RangeOutcome, SortTarget};
 use crate::view::View;
 
 /// Rows whose places are looked up together, and so the most that an unsorted answer holds.
-const CHUNK_ROWS: usize = 512;
+pub(crate) const CHUNK_ROWS: usize = 512;
 
 /// Tag of field 2, length-delimited: `RangeResponse.kvs`, and `Event.kv`.
 const KVS_TAG: u8 = 0x12;
@@ -89,18 +90,30 @@ impl<'s, S: Source<'s>> State<S> {
         &self,
         bounds: Bounds<'_>,
         at: i64,
-        mut visit: impl FnMut(&[u8], &KeyRowFront<'_>, Located) -> Result<bool, Damage>,
+        visit: impl FnMut(&[u8], &KeyRowFront<'_>, Located) -> Result<bool, Damage>,
     ) -> Result<(), Damage> {
+        self.walk_slice(bounds, at, &mut { usize::MAX }, visit).map(drop)
+    }
+
+    /// As [`State::walk`], but looks at no more than `budget` rows, dead ones included, and lessens it by those it
+    /// did look at. Returns the key to go on from, if it did not come to an end.
+    pub fn walk_slice(
+        &self,
+        bounds: Bounds<'_>,
+        at: i64,
+        budget: &mut usize,
+        mut visit: impl FnMut(&[u8], &KeyRowFront<'_>, Located) -> Result<bool, Damage>,
+    ) -> Result<Option<Vec<u8>>, Damage> {
         if let Bounds::One(key) = bounds {
-            let Some(value) = self.source.get(Table::Keys, key)? else { return Ok(()) };
+            let Some(value) = self.source.get(Table::Keys, key)? else { return Ok(None) };
             let newest = KeyRowFront::decode(value).map_err(|bad| bad.of(Table::Keys))?;
             if let Some(located) = self.locate_front(&newest, at)? {
                 visit(key, &newest, located)?;
             }
-            return Ok(());
+            return Ok(None);
         }
         if bounds.is_empty() {
-            return Ok(());
+            return Ok(None);
         }
         let mut rows = self.source.cursor(Table::Keys);
         let mut found = rows.seek(bounds.first())?;
@@ -109,6 +122,10 @@ impl<'s, S: Source<'s>> State<S> {
             if !bounds.reaches(key) {
                 break;
             }
+            if *budget == 0 {
+                return Ok(Some(key.to_vec()));
+            }
+            *budget -= 1;
             let newest = KeyRowFront::decode(rows.value()?).map_err(|bad| bad.of(Table::Keys))?;
             if let Some(located) = self.locate_front(&newest, at)?
                 && !visit(key, &newest, located)?
@@ -117,274 +134,11 @@ impl<'s, S: Source<'s>> State<S> {
             }
             found = rows.next()?;
         }
-        Ok(())
-    }
-
-    /// How many keys are alive at revision `at`.
-    pub fn count(&self, bounds: Bounds<'_>, at: i64) -> Result<i64, Damage> {
-        let (from, to) = match bounds {
-            Bounds::One(key) => {
-                let Some(newest) = self.key_row(key)? else { return Ok(0) };
-                return Ok(i64::from(self.locate(&newest, at)?.is_some()));
-            }
-            Bounds::From(from) => (from, None),
-            Bounds::Between(from, to) => (from, Some(to)),
-        };
-        if bounds.is_empty() {
-            return Ok(0);
-        }
-        let now = self.source.count(Table::Keys, from, to)? as i64;
-        if at >= self.revision {
-            return Ok(now);
-        }
-        let since = row::history_key(crate::Revision::start_of(at + 1));
-        let changes = self.source.count(Table::History, &since, None)?;
-        if changes as i64 <= now {
-            self.count_back(bounds, at, now)
-        } else {
-            self.count_by_walking(bounds, at)
-        }
-    }
-
-    /// Takes back, from the count now, what was created and deleted after `at`. Rows after the
-    /// compact revision are all there, so nothing is missed.
-    fn count_back(&self, bounds: Bounds<'_>, at: i64, now: i64) -> Result<i64, Damage> {
-        let mut count = now;
-        let mut rows = self.source.cursor(Table::History);
-        let mut found = rows.seek(&row::history_key(crate::Revision::start_of(at + 1)))?;
-        while found {
-            let bad = |bad: BadRow| bad.of(Table::History);
-            let row = HistoryRow::decode(rows.value()?).map_err(bad)?;
-            if (row.created || row.deleted) && bounds.contains(row::key_of(row.kv).map_err(bad)?) {
-                count += if row.deleted { 1 } else { -1 };
-            }
-            found = rows.next()?;
-        }
-        Ok(count)
-    }
-
-    fn count_by_walking(&self, bounds: Bounds<'_>, at: i64) -> Result<i64, Damage> {
-        let mut count = 0;
-        self.walk(bounds, at, |_, _, _| {
-            count += 1;
-            Ok(true)
-        })?;
-        Ok(count)
+        Ok(None)
     }
 }
 
-/// How the rows of an answer look.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Shape {
-    /// As stored.
-    Whole,
-    /// Key, create revision, mod revision, version: etcd 3.7 answers these from its index, which
-    /// knows no lease.
-    Index,
-    /// As stored, without the value: what etcd answers if it had to look at the values to sort.
-    WithoutValue,
-}
-
-/// What planning found out.
-struct Plan {
-    at: i64,
-    shape: Shape,
-    count: i64,
-    more: bool,
-    rows: u64,
-    /// Length of all rows with their tags and lengths.
-    kvs_len: u64,
-    /// The first rows, or all of them if `complete`.
-    located: SmallVec<[Located; 1]>,
-    complete: bool,
-    /// With `complete` false: where the rows after `located` begin.
-    next_key: Vec<u8>,
-}
-
-impl<'s, S: Source<'s>> State<S> {
-    fn plan(&self, options: &RangeOptions) -> Result<Plan, RangeError> {
-        let at = self.readable(options.revision)?;
-        let bounds = Bounds::new(&options.key, &options.range_end);
-        let mut plan = Plan {
-            at,
-            shape: shape(options),
-            count: 0,
-            more: false,
-            rows: 0,
-            kvs_len: 0,
-            located: SmallVec::new(),
-            complete: true,
-            next_key: Vec::new(),
-        };
-        if options.count_only {
-            plan.count = self.count(bounds, at)?;
-        } else if is_sorted(options) || is_filtered(options) {
-            self.plan_sorted(&mut plan, bounds, options)?;
-        } else if options.sort_target != SortTarget::Key {
-            self.plan_cut_then_sorted(&mut plan, bounds, options)?;
-        } else {
-            self.plan_in_key_order(&mut plan, bounds, options)?;
-        }
-        Ok(plan)
-    }
-
-    fn plan_in_key_order(
-        &self,
-        plan: &mut Plan,
-        bounds: Bounds<'_>,
-        options: &RangeOptions,
-    ) -> Result<(), Damage> {
-        let limit = if options.limit > 0 { options.limit as u64 } else { u64::MAX };
-        self.walk(bounds, plan.at, |key, newest, located| {
-            if plan.rows == limit {
-                plan.more = true;
-                return Ok(false);
-            }
-            if plan.located.len() < CHUNK_ROWS {
-                plan.located.push(located);
-            } else if plan.complete {
-                plan.complete = false;
-                plan.next_key.extend_from_slice(key);
-            }
-            let len = match plan.shape {
-                Shape::Whole => located.kv_len as usize,
-                _ => self.index_row(key, newest, located)?.encoded_len(),
-            };
-            plan.rows += 1;
-            plan.kvs_len += framed_len(len);
-            Ok(true)
-        })?;
-        plan.count = if plan.more { self.count(bounds, plan.at)? } else { plan.rows as i64 };
-        Ok(())
-    }
-
-    /// etcd range.go: with a sort order or a revision filter everything is read, filtered, sorted,
-    /// then cut. The count is of all keys in the range, filtered out or not.
-    fn plan_sorted(&self, plan: &mut Plan, bounds: Bounds<'_>, options: &RangeOptions) -> Result<(), Damage> {
-        self.walk(bounds, plan.at, |_, newest, located| {
-            plan.count += 1;
-            let created = if located.revision == newest.modified {
-                newest.whole().map_err(|bad| bad.of(Table::Keys))?.create_revision
-            } else {
-                self.key_value(located)?.create_revision
-            };
-            if passes(options, located.revision.main, created) {
-                plan.located.push(located);
-            }
-            Ok(true)
-        })?;
-        self.sort_and_cut(plan, options)
-    }
-
-    /// etcd range.go: a sort target with no order and no filter reads `limit + 1` rows in key
-    /// order and sorts those.
-    fn plan_cut_then_sorted(
-        &self,
-        plan: &mut Plan,
-        bounds: Bounds<'_>,
-        options: &RangeOptions,
-    ) -> Result<(), Damage> {
-        let most = if options.limit > 0 { (options.limit as usize).saturating_add(1) } else { usize::MAX };
-        self.walk(bounds, plan.at, |_, _, located| {
-            plan.located.push(located);
-            Ok(plan.located.len() < most)
-        })?;
-        plan.count =
-            if plan.located.len() == most { self.count(bounds, plan.at)? } else { plan.located.len() as i64 };
-        self.sort_and_cut(plan, options)
-    }
-
-    fn sort_and_cut(&self, plan: &mut Plan, options: &RangeOptions) -> Result<(), Damage> {
-        match options.sort_target {
-            SortTarget::Key => {} // the walk was in key order
-            SortTarget::Mod => plan.located.sort_by_key(|located| located.revision.main),
-            SortTarget::Version => self.sort_by(plan, |kv| kv.version)?,
-            SortTarget::Create => self.sort_by(plan, |kv| kv.create_revision)?,
-            SortTarget::Value => self.sort_by(plan, |kv| kv.value)?,
-        }
-        if options.sort_order == SortOrder::Descend {
-            plan.located.reverse();
-        }
-        if options.limit > 0 && plan.located.len() as u64 > options.limit as u64 {
-            plan.located.truncate(options.limit as usize);
-            plan.more = true;
-        }
-        plan.rows = plan.located.len() as u64;
-        for &located in &plan.located {
-            let len = match plan.shape {
-                Shape::Whole => located.kv_len as usize,
-                shape => reshaped(self.key_value(located)?, shape).encoded_len(),
-            };
-            plan.kvs_len += framed_len(len);
-        }
-        Ok(())
-    }
-
-    fn sort_by<K: Ord>(&self, plan: &mut Plan, key: impl Fn(&KeyValue<'s>) -> K) -> Result<(), Damage> {
-        let mut keyed = Vec::with_capacity(plan.located.len());
-        for &located in &plan.located {
-            keyed.push((key(&self.key_value(located)?), located));
-        }
-        keyed.sort_by(|(a, _), (b, _)| a.cmp(b));
-        plan.located = keyed.into_iter().map(|(_, located)| located).collect();
-        Ok(())
-    }
-
-    /// The decoded row at a place.
-    pub fn key_value(&self, located: Located) -> Result<KeyValue<'s>, Damage> {
-        let row = self.live_row(located.revision)?;
-        KeyValue::decode(row.kv).map_err(|bad| bad.of(Table::History))
-    }
-
-    /// A keys-only row. That of the newest revision needs no look into `history`.
-    fn index_row<'k>(
-        &self,
-        key: &'k [u8],
-        newest: &KeyRowFront<'_>,
-        located: Located,
-    ) -> Result<KeyValue<'k>, Damage> {
-        let (create_revision, version) = if located.revision == newest.modified {
-            let whole = newest.whole().map_err(|bad| bad.of(Table::Keys))?;
-            (whole.create_revision, whole.version)
-        } else {
-            let kv = self.key_value(located)?;
-            (kv.create_revision, kv.version)
-        };
-        let mod_revision = located.revision.main;
-        Ok(KeyValue { key, create_revision, mod_revision, version, ..KeyValue::default() })
-    }
-}
-
-fn shape(options: &RangeOptions) -> Shape {
-    match (options.keys_only, options.sort_target) {
-        (false, _) => Shape::Whole,
-        (true, SortTarget::Value) => Shape::WithoutValue,
-        (true, _) => Shape::Index,
-    }
-}
-
-fn is_sorted(options: &RangeOptions) -> bool {
-    match options.sort_order {
-        SortOrder::None => false,
-        SortOrder::Ascend => options.sort_target != SortTarget::Key,
-        SortOrder::Descend => true,
-    }
-}
-
-fn is_filtered(options: &RangeOptions) -> bool {
-    options.min_mod_revision != 0
-        || options.max_mod_revision != 0
-        || options.min_create_revision != 0
-        || options.max_create_revision != 0
-}
-
-fn passes(options: &RangeOptions, modified: i64, created: i64) -> bool {
-    let within = |x: i64, min: i64, max: i64| (min == 0 || x >= min) && (max == 0 || x <= max);
-    within(modified, options.min_mod_revision, options.max_mod_revision)
-        && within(created, options.min_create_revision, options.max_create_revision)
-}
-
-fn reshaped(kv: KeyValue<'_>, shape: Shape) -> KeyValue<'_> {
+pub(crate) fn reshaped(kv: KeyValue<'_>, shape: Shape) -> KeyValue<'_> {
     match shape {
         Shape::Whole => kv,
         Shape::Index => KeyValue { value: b"", lease: 0, ..kv },
@@ -393,7 +147,7 @@ fn reshaped(kv: KeyValue<'_>, shape: Shape) -> KeyValue<'_> {
 }
 
 /// Length of a row of `len` bytes with its tag and length.
-fn framed_len(len: usize) -> u64 {
+pub(crate) fn framed_len(len: usize) -> u64 {
     (1 + varint_len(len as u64) + len) as u64
 }
 
@@ -569,16 +323,15 @@ pub struct RangeAnswer {
 }
 
 impl RangeAnswer {
-    pub(crate) fn new(view: Arc<View>, guard: &Guard, options: &RangeOptions) -> Result<Self, RangeError> {
-        let plan = view.state(guard).plan(options)?;
-        Ok(RangeAnswer {
+    pub(crate) fn new(view: Arc<View>, options: &RangeOptions, plan: Plan) -> Self {
+        RangeAnswer {
             revision: view.revision(),
             count: plan.count,
             more: plan.more,
             kvs_len: plan.kvs_len,
             rest: Rest::new(options, plan),
             view,
-        })
+        }
     }
 
     /// Header revision: the view's, whatever revision was asked for.
@@ -618,7 +371,9 @@ impl RangeAnswer {
 impl<'s, S: Source<'s>> State<S> {
     /// A whole answer at once, for ranges inside transactions.
     pub fn range(&self, options: &RangeOptions) -> Result<RangeOutcome, RangeError> {
-        let plan = self.plan(options)?;
+        let mut planner = Planner::new(self, options)?;
+        while !planner.step(self, options, usize::MAX)? {}
+        let plan = planner.into_plan();
         let (count, more) = (plan.count, plan.more);
         let mut kvs = Vec::with_capacity(plan.kvs_len as usize);
         Rest::new(options, plan).fill(self, usize::MAX, &mut kvs)?;

@@ -13,6 +13,7 @@ use crate::alarm::{Alarm, AlarmKind};
 use crate::error::{RangeError, TxnError};
 use crate::hash::HashCache;
 use crate::history::State;
+use crate::plan::{Planned, RangeJob};
 use crate::range::RangeAnswer;
 use crate::store::Store;
 use crate::tree::{Damage, Reader, Snapshot};
@@ -97,9 +98,25 @@ impl View {
         self.in_use_bytes
     }
 
-    /// Plans a Range; the answer's rows are read when it is filled.
+    /// Plans a Range at once; the answer's rows are read when it is filled.
     pub fn range(self: &Arc<Self>, guard: &Guard, options: &RangeOptions) -> Result<RangeAnswer, RangeError> {
-        RangeAnswer::new(self.clone(), guard, options)
+        let mut planned = self.plan_range(guard, options, usize::MAX)?;
+        loop {
+            match planned {
+                Planned::Done(answer) => return Ok(answer),
+                Planned::More(job) => planned = job.step(guard, usize::MAX)?,
+            }
+        }
+    }
+
+    /// Plans a Range, but reads no more than `rows` rows for it now: the rest is for [`RangeJob::step`].
+    pub fn plan_range(
+        self: &Arc<Self>,
+        guard: &Guard,
+        options: &RangeOptions,
+        rows: usize,
+    ) -> Result<Planned, RangeError> {
+        RangeJob::begin(self, guard, options, rows)
     }
 
     /// Answers a transaction of which [`Txn::is_read_only`] is true.

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use crossbeam::epoch::Guard;
 use engine::hash::HashKvJob;
-use engine::{RangeAnswer, RangeOptions, Txn, TxnError, View};
+use engine::{Planned, RangeAnswer, RangeJob, RangeOptions, Txn, TxnError, View};
 use net::grpc::Fill;
 use net::pb::etcdserverpb as pb;
 
@@ -36,31 +36,38 @@ pub struct RangeReply {
     complete: bool,
 }
 
-/// Plans the answer to a Range.
+/// Plans the answer to a Range, reading at most `rows` rows for it now. A range may have millions of keys: the rest is
+/// for [`range_step`], when its core has looked after others.
 ///
 /// # Errors
 /// The revision is compacted or in the future, or the store is damaged.
-pub fn range(
-    view: &Arc<View>,
-    guard: &Guard,
-    options: &RangeOptions,
-    identity: &Identity,
-    raft_term: u64,
-) -> Result<RangeReply, Error> {
-    let answer = view.range(guard, options).map_err(|error| Error::from(&error))?;
-    let mut head = [0; HEAD_SIZE_MAX];
-    let mut rest = &mut head[..];
-    answer::put_header(&identity.header(answer.revision(), raft_term), &mut rest);
-    answer::put_range_tail(answer.more(), answer.count(), &mut rest);
-    let head_len = HEAD_SIZE_MAX - rest.len();
-    let complete = answer.rows() == 0;
-    Ok(RangeReply { head, head_len, head_sent: 0, answer, spill: Vec::new(), spill_sent: 0, complete })
+pub fn range(view: &Arc<View>, guard: &Guard, options: &RangeOptions, rows: usize) -> Result<Planned, Error> {
+    view.plan_range(guard, options, rows).map_err(|error| Error::from(&error))
+}
+
+/// Goes on by at most `rows` rows with a plan that is not made yet.
+///
+/// # Errors
+/// [`Error::Corrupt`] if the store is damaged.
+pub fn range_step(job: Box<RangeJob>, guard: &Guard, rows: usize) -> Result<Planned, Error> {
+    job.step(guard, rows).map_err(|_| Error::Corrupt)
 }
 
 impl RangeReply {
     /// How many keys the range has, as the answer says.
     pub fn count(&self) -> i64 {
         self.answer.count()
+    }
+
+    /// The reply that a finished plan gives.
+    pub fn new(answer: RangeAnswer, identity: &Identity, raft_term: u64) -> RangeReply {
+        let mut head = [0; HEAD_SIZE_MAX];
+        let mut rest = &mut head[..];
+        answer::put_header(&identity.header(answer.revision(), raft_term), &mut rest);
+        answer::put_range_tail(answer.more(), answer.count(), &mut rest);
+        let head_len = HEAD_SIZE_MAX - rest.len();
+        let complete = answer.rows() == 0;
+        RangeReply { head, head_len, head_sent: 0, answer, spill: Vec::new(), spill_sent: 0, complete }
     }
 
     /// Length of the whole message in bytes; what the fills append adds up to it.

@@ -26,7 +26,84 @@ fn whole(view: &Arc<View>, options: &RangeOptions) -> pb::RangeResponse {
 }
 
 fn range_reply(view: &Arc<View>, options: &RangeOptions) -> RangeReply {
-    super::range(view, &epoch::pin(), options, &WHO, 9).map_err(|error| error.text()).unwrap()
+    planned(view, options, usize::MAX).0
+}
+
+/// The reply, and in how many steps of `rows` rows it was planned.
+fn planned(view: &Arc<View>, options: &RangeOptions, rows: usize) -> (RangeReply, usize) {
+    let mut plan = super::range(view, &epoch::pin(), options, rows).map_err(Error::text).unwrap();
+    for steps in 1.. {
+        match plan {
+            Planned::Done(answer) => return (RangeReply::new(answer, &WHO, 9), steps),
+            Planned::More(job) => plan = range_step(job, &epoch::pin(), rows).map_err(Error::text).unwrap(),
+        }
+    }
+    unreachable!("a plan is made some day")
+}
+
+#[test]
+fn a_range_is_planned_in_bounded_steps_and_answers_the_same() {
+    let mut store = filled(60, 3);
+    let tombs = |i: usize| engine::DeleteOptions { key: format!("k{i:04}").into(), ..Default::default() };
+    let before = store.revision();
+    (0..60).filter(|i| i % 3 == 0).for_each(|i| drop(store.delete_range(&tombs(i)).unwrap()));
+    (0..60).filter(|i| i % 4 == 0).for_each(|i| drop(store.put(&put(&format!("k{i:04}"), "b")).unwrap()));
+    let view = store.publish().unwrap();
+    let all = || range("k", "l");
+    use engine::{SortOrder, SortTarget};
+    // what, rows that must be looked at: keys of the range, and changes after the revision where they are counted
+    let cases = [
+        (all(), 60),
+        (range("k0007", "k0031"), 24),
+        (RangeOptions { limit: 9, ..all() }, 9),
+        (RangeOptions { keys_only: true, ..all() }, 60),
+        (RangeOptions { count_only: true, ..all() }, 0),
+        (RangeOptions { revision: before, ..all() }, 60),
+        (RangeOptions { revision: before, limit: 9, ..all() }, 9 + 35),
+        (RangeOptions { revision: before, count_only: true, ..all() }, 35),
+        (RangeOptions { revision: 9, count_only: true, ..all() }, 60),
+        (RangeOptions { min_mod_revision: 20, ..all() }, 60),
+        (RangeOptions { sort_order: SortOrder::Descend, limit: 5, ..all() }, 60),
+        (RangeOptions { sort_target: SortTarget::Mod, limit: 5, ..all() }, 5),
+        (RangeOptions { sort_target: SortTarget::Mod, limit: 5, revision: before, ..all() }, 5 + 35),
+    ];
+    for (options, looked_at) in cases {
+        let want = whole(&view, &options);
+        assert_eq!(planned(&view, &options, usize::MAX).1, 1, "{options:?}");
+        for rows in [1, 2, 7, 59, 60, 61] {
+            let (reply, steps) = planned(&view, &options, rows);
+            let mut out = Vec::new();
+            reply.encode(&epoch::pin(), &mut out).unwrap();
+            assert_eq!(pb::RangeResponse::decode(&out[..]).unwrap(), want, "{options:?} by {rows}");
+            assert!(steps * rows >= looked_at, "{options:?}: {steps} steps of {rows}");
+        }
+    }
+}
+
+#[test]
+fn a_plan_goes_on_in_the_version_it_began_with() {
+    let mut store = filled(50, 10);
+    let view = store.publish().unwrap();
+    let want = whole(&view, &range("k", "l"));
+    let Planned::More(mut job) =
+        super::range(&view, &epoch::pin(), &range("k", "l"), 7).map_err(Error::text).unwrap()
+    else {
+        panic!("50 rows are more than 7")
+    };
+    drop(view);
+    let reply = loop {
+        store.put(&put("k0049", "changed")).unwrap();
+        store.put(&put("k9", "new")).unwrap();
+        store.publish().unwrap();
+        store.tree_mut().reclaim();
+        match range_step(job, &epoch::pin(), 7).map_err(Error::text).unwrap() {
+            Planned::More(more) => job = more,
+            Planned::Done(answer) => break RangeReply::new(answer, &WHO, 9),
+        }
+    };
+    let mut out = Vec::new();
+    reply.encode(&epoch::pin(), &mut out).unwrap();
+    assert_eq!(pb::RangeResponse::decode(&out[..]).unwrap(), want);
 }
 
 #[test]
@@ -107,7 +184,7 @@ fn revisions_out_of_reach_are_errors() {
         [(3, Some(Error::Compacted)), (4, None), (6, None), (7, Some(Error::FutureRevision)), (-1, None)];
     for (revision, want) in cases {
         let options = RangeOptions { revision, ..range("k", "l") };
-        assert_eq!(super::range(&view, &guard, &options, &WHO, 9).err(), want, "revision {revision}");
+        assert_eq!(super::range(&view, &guard, &options, usize::MAX).err(), want, "revision {revision}");
         let txn = Txn { success: vec![Op::Range(options)], ..Default::default() };
         // etcd: in a txn any revision below the compact revision is compacted, also a negative one.
         let want = if revision == -1 { Some(Error::Compacted) } else { want };
