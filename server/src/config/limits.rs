@@ -109,7 +109,16 @@ pub const PEER_VITAL_SEND_BYTES_MAX: usize = 256 << 10;
 pub const PEER_BULK_SEND_BYTES_MAX: usize = 16 << 20;
 
 /// Bytes of a snapshot that may wait for its socket.
-pub const PEER_SNAPSHOT_SEND_BYTES_MAX: usize = 4 << 20;
+pub const PEER_SNAPSHOT_SEND_BYTES_MAX: usize = 8 << 20;
+
+/// Bytes of a snapshot that were read and not acknowledged by the receiver: so many are sent again at most.
+pub const PEER_SNAPSHOT_UNACKNOWLEDGED_BYTES_MAX: usize = 4 << 20;
+
+/// Chunks of a snapshot that are read before they can be sent.
+pub const PEER_SNAPSHOT_CHUNKS_AHEAD_MAX: usize = 2;
+
+/// Bytes of a snapshot that one peer is sent per second: a fraction of what a disk and a network of our kind can do.
+pub const PEER_SNAPSHOT_BYTES_PER_SECOND: u64 = 64 << 20;
 
 /// Bytes of messages that one peer's connection has brought and the raft core has not taken; beyond, its socket is not read.
 pub const PEER_BACKLOG_BYTES_MAX: usize = 8 << 20;
@@ -138,6 +147,12 @@ pub const LOG_FLUSH_MILLIS_MAX: u64 = 200;
 const _: () = assert!(REQUEST_BYTES_MAX <= consensus::log::ENTRY_BYTES_MAX as u64);
 const _: () = assert!(PROPOSALS_IN_FLIGHT_BYTES_MAX as u64 >= 2 * REQUEST_BYTES_MAX);
 const _: () = assert!(LOG_LINE_BYTES_MAX >= 4096);
+
+// The last chunk may be read when one byte is missing to the bound.
+const _: () = assert!(
+    PEER_SNAPSHOT_UNACKNOWLEDGED_BYTES_MAX + 2 * node::peer::snapshot::CHUNK_BYTES_MAX
+        <= PEER_SNAPSHOT_SEND_BYTES_MAX
+);
 
 #[cfg(test)]
 mod tests {

@@ -38,7 +38,7 @@ impl Background {
 }
 
 /// Lowers CPU and I/O priority of the calling thread. Best effort: without it, things work and disturb more.
-fn lower_priority() {
+pub fn lower_priority() {
     let _ = rustix::process::nice(BACKGROUND_NICE);
     const IOPRIO_WHO_PROCESS: libc::c_int = 1;
     const IOPRIO_BEST_EFFORT_LOWEST: libc::c_int = (2 << 13) | 7;

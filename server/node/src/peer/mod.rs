@@ -51,6 +51,9 @@ pub mod dialed;
 /// The accepting end.
 pub mod accepted;
 
+/// What goes over the snapshot lane.
+pub mod snapshot;
+
 /// When to dial again.
 pub mod backoff;
 

@@ -5,7 +5,7 @@
 //! owner has not taken more than a connection's share of it, the socket is not read, and TCP slows the peer down.
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
@@ -14,11 +14,13 @@ use std::time::Duration;
 use consensus::{Lane, NodeId};
 use net::tls::Alpn;
 use net::{Protocol, http1};
+use node::peer::snapshot::SnapshotFrame;
 use node::peer::{Accepted, AcceptedEvent, Dialed, DialedEvent};
 
 use super::super::clock::now;
 use super::super::transport::{ReadBuffers, Received, Transport, release};
 use super::Inner;
+use super::snapshot_out::Link;
 use crate::config::limits::{PEER_BACKLOG_BYTES_MAX, PEER_OUTPUT_BYTES_MAX};
 
 /// A new connection must have said which protocol it speaks (and finished its TLS handshake) by then.
@@ -36,6 +38,10 @@ pub(super) struct Handle {
     dead: Cell<bool>,
     /// Bytes of messages heard by it that the owner hasn't taken.
     backlog: Cell<usize>,
+    /// The task has ended.
+    closed: Cell<bool>,
+    /// Answers on the snapshot lane. At most one for each frame that was taken.
+    answers: RefCell<VecDeque<SnapshotFrame>>,
     waker: RefCell<Option<Waker>>,
 }
 
@@ -50,6 +56,24 @@ impl Handle {
     pub fn wake(&self) {
         if let Some(waker) = self.waker.take() {
             waker.wake();
+        }
+    }
+
+    /// Nothing is sent or heard any more.
+    pub fn is_closed(&self) -> bool {
+        self.closed.get()
+    }
+
+    /// The task has ended.
+    pub fn close(&self) {
+        self.closed.set(true);
+    }
+
+    /// Sends an answer on the snapshot lane.
+    pub fn answer(&self, frame: SnapshotFrame) {
+        if !self.closed.get() {
+            self.answers.borrow_mut().push_back(frame);
+            self.wake();
         }
     }
 
@@ -83,6 +107,8 @@ pub(super) struct Conn {
     pub machine: Machine,
     /// Who is at the other end, on which lane, once that is known.
     pub peer: Option<(NodeId, Lane)>,
+    /// Who is told what the peer says, instead of the owner: a transfer.
+    pub link: Option<Rc<Link>>,
     transport: Transport,
     out: Vec<u8>,
     sent: usize,
@@ -120,6 +146,7 @@ impl Conn {
             handle: Rc::default(),
             machine,
             peer: None,
+            link: None,
             transport,
             out: Vec::new(),
             sent: 0,
@@ -268,14 +295,18 @@ impl Conn {
 
     fn handle_dialed(&mut self, inner: &Rc<Inner>, event: DialedEvent) {
         let Some((peer, lane)) = self.peer else { return };
+        if let Some(link) = &self.link {
+            link.push(event.clone());
+        }
         match event {
+            DialedEvent::Open if self.link.is_some() => {}
             DialedEvent::Open => inner.lane_opened(peer, lane),
             DialedEvent::Refused(refusal) => {
                 inner.lane_refused(peer, lane, refusal);
                 self.reason = refusal.answer().1;
                 self.handle.dead.set(true);
             }
-            DialedEvent::Frame(frame) => inner.handle_answer(peer, lane, &frame),
+            DialedEvent::Frame(_) => {} // only a transfer is answered, and it has its link
             DialedEvent::Closed(reason) => self.reason = reason,
         }
     }
@@ -288,6 +319,10 @@ impl Conn {
             Machine::Unknown(_) => {}
             Machine::Http(http) => http.poll_transmit(&mut self.out),
             Machine::Accepted(accepted) => {
+                for frame in self.handle.answers.take() {
+                    // Answers are short; a peer that takes none of them is not read either.
+                    let _ = accepted.send_frame(frame.size(), |out| frame.encode(out));
+                }
                 accepted.poll_transmit(now(), &mut self.out, PEER_OUTPUT_BYTES_MAX);
             }
             Machine::Dialed(dialed) => {

@@ -76,6 +76,7 @@ pub(super) async fn keep_dialed(inner: Rc<Inner>, peer: Rc<Peer>, lane: Lane) {
 pub(super) async fn run(inner: &Rc<Inner>, conn: &Rc<RefCell<Conn>>) {
     let number = inner.add_conn(conn.clone());
     poll_fn(|cx| poll_conn(conn, inner, cx)).await;
+    conn.borrow().handle.close();
     inner.conns.borrow_mut().remove(&number);
 }
 

@@ -7,7 +7,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use consensus::peer::Frame;
-use consensus::{Lane, NodeId, PeerMessage};
+use consensus::{Lane, Message, NodeId, PeerMessage};
 use glommio::task::JoinHandle;
 use net::tls;
 use node::membership::Member;
@@ -18,14 +18,17 @@ use super::super::clock::now;
 use super::conn::{Buffers, Conn, Conns, Handle};
 use super::dial::{keep_dialed, send_bytes_limit};
 use super::queues::Queues;
-use super::{Incoming, Settings};
+use super::snapshot_in::Receiver;
+use super::snapshot_out::{self, Transfer};
+use super::{Incoming, Settings, SnapshotSource};
 use crate::config::limits::PEER_REMOTES_MAX;
 use crate::config::values::Url;
 
 /// State behind [`super::Peers`].
 pub(super) struct Inner {
     pub settings: Settings,
-    pub queues: Queues,
+    pub queues: Rc<Queues>,
+    pub receiver: Rc<Receiver>,
     pub peers: RefCell<BTreeMap<NodeId, Rc<Peer>>>,
     /// All connections, standing or not.
     pub conns: RefCell<Conns>,
@@ -37,6 +40,7 @@ pub(super) struct Inner {
     /// The newest accepted connection of each sender and lane.
     accepted: RefCell<BTreeMap<(NodeId, Lane), Rc<Handle>>>,
     conn_count: Cell<u64>,
+    transfer_count: Cell<u64>,
     removed_told: Cell<bool>,
 }
 
@@ -48,6 +52,8 @@ pub(super) struct Peer {
     pub active_since: Cell<Option<Duration>>,
     /// It belongs to the members.
     is_member: Cell<bool>,
+    /// The snapshot on its way there.
+    snapshot: RefCell<Option<Rc<Transfer>>>,
     lanes: [StandingLane; 2],
 }
 
@@ -62,6 +68,14 @@ pub(super) struct StandingLane {
     failure: RefCell<String>,
 }
 
+impl StandingLane {
+    /// Why it could not be brought up the last time; empty if it was.
+    #[cfg(test)]
+    pub fn last_failure(&self) -> String {
+        self.failure.borrow().clone()
+    }
+}
+
 impl Peer {
     /// A standing lane.
     pub fn lane(&self, lane: Lane) -> &StandingLane {
@@ -73,6 +87,9 @@ impl Peer {
 
     fn end(&self) {
         self.gone.set(true);
+        if let Some(transfer) = self.snapshot.take() {
+            transfer.cancel();
+        }
         for lane in &self.lanes {
             if let Some(conn) = &*lane.conn.borrow() {
                 conn.borrow().handle.kill();
@@ -85,7 +102,8 @@ impl Inner {
     pub fn new(settings: Settings) -> Inner {
         Inner {
             settings,
-            queues: Queues::default(),
+            queues: Rc::default(),
+            receiver: Rc::default(),
             peers: RefCell::default(),
             conns: RefCell::default(),
             acceptors: RefCell::default(),
@@ -95,6 +113,7 @@ impl Inner {
             removed: RefCell::default(),
             accepted: RefCell::default(),
             conn_count: Cell::new(0),
+            transfer_count: Cell::new(0),
             removed_told: Cell::new(false),
         }
     }
@@ -187,6 +206,7 @@ impl Inner {
             gone: Cell::new(false),
             active_since: Cell::new(None),
             is_member: Cell::new(is_member),
+            snapshot: RefCell::default(),
             lanes: Default::default(),
         });
         self.peers.borrow_mut().insert(node, peer.clone());
@@ -301,7 +321,8 @@ impl Inner {
         conn: &Rc<Handle>,
     ) -> Result<(), &'static str> {
         if lane == Lane::Snapshot {
-            return Err("a snapshot, which can't be taken yet");
+            let ids = (from, self.me());
+            return self.receiver.handle_frame(&self.settings.data_dir, ids, frame, conn);
         }
         let message = consensus::peer::decode(frame).map_err(|_| "a broken message")?;
         if let PeerMessage::Raft(message) = &message
@@ -316,8 +337,31 @@ impl Inner {
         Ok(())
     }
 
-    /// A frame that the accepting end has sent on a connection that we dialed.
-    pub fn handle_answer(&self, _: NodeId, _: Lane, _: &Frame) {}
+    // Snapshots.
+
+    /// A name for a transfer, unlike those of an earlier process.
+    pub fn next_transfer(&self) -> u64 {
+        self.transfer_count.set(self.transfer_count.get() + 1);
+        self.settings.seed.wrapping_add(self.transfer_count.get())
+    }
+
+    pub fn send_snapshot(self: &Rc<Inner>, to: NodeId, message: Message, source: Box<dyn SnapshotSource>) {
+        let Some(peer) = self.peers.borrow().get(&to).cloned() else {
+            return self.queues.push(Incoming::SnapshotSent(to, false));
+        };
+        let transfer = Rc::new(Transfer::default());
+        if let Some(before) = peer.snapshot.replace(Some(transfer.clone())) {
+            before.cancel();
+        }
+        let sending = snapshot_out::send(self.clone(), peer, transfer, message, source);
+        glommio::spawn_local(sending).detach();
+    }
+
+    pub fn cancel_snapshot(&self, to: NodeId) {
+        if let Some(transfer) = self.peers.borrow().get(&to).and_then(|peer| peer.snapshot.take()) {
+            transfer.cancel();
+        }
+    }
 
     pub fn shutdown(&self) {
         for acceptor in self.acceptors.take() {

@@ -21,6 +21,8 @@ mod conn;
 mod dial;
 mod inner;
 mod queues;
+mod snapshot_in;
+mod snapshot_out;
 #[cfg(test)]
 mod tests;
 
@@ -45,7 +47,7 @@ pub struct Settings {
     pub peer_urls: Vec<String>,
     /// For the jitter of back-offs.
     pub seed: u64,
-    /// Where a snapshot is received into: `snapshot-<from>-<index>.tmp`.
+    /// Where a snapshot is received into: `snapshot-<from>-<index>-<count>.tmp`.
     pub data_dir: PathBuf,
     /// `--raft-read-timeout`: a peer that is silent for so long is gone.
     pub read_timeout: Duration,
@@ -103,12 +105,17 @@ pub enum Incoming {
 
 /// Where the bytes of a snapshot come from. Read on a thread of its own.
 pub trait SnapshotSource: Send {
-    /// The next bytes, at most `max` of them; `None` at the end. The same source gives the same bytes in the same cuts for
-    /// the same sequence of calls.
+    /// The next bytes: at least one and at most `max` of them; `None` at the end.
     ///
     /// # Errors
     /// The snapshot can't be completed.
     fn next_chunk(&mut self, max: usize) -> io::Result<Option<Vec<u8>>>;
+
+    /// Bytes in all, as far as they are known beforehand: so much space the receiver reserves before it takes the first.
+    /// 0: not known.
+    fn size(&self) -> u64 {
+        0
+    }
 }
 
 /// All connections to peers. Cloning gives another handle to the same.
@@ -119,9 +126,13 @@ impl Peers {
     /// Accepts on `listeners`, dials nobody yet. Must run on a glommio executor.
     ///
     /// # Errors
-    /// A thread can't be made.
+    /// The data directory can't be read.
     pub fn start(settings: Settings, listeners: Vec<Listener>) -> io::Result<Peers> {
+        snapshot_in::remove_leftovers(&settings.data_dir)?;
         let inner = Rc::new(Inner::new(settings));
+        let receiver = inner.receiver.clone();
+        let replies = glommio::spawn_local(receiver.handle_replies(inner.queues.clone())).detach();
+        inner.acceptors.borrow_mut().push(replies);
         for listener in listeners {
             let accepting = glommio::spawn_local(accept::accept_loop(inner.clone(), listener)).detach();
             inner.acceptors.borrow_mut().push(accepting);
@@ -155,6 +166,7 @@ impl Peers {
         for conn in self.0.conns.borrow().values() {
             conn.borrow_mut().tick(now);
         }
+        self.0.receiver.tick(now);
     }
 
     /// How long both standing lanes to that member have been unbroken. `None`: they are not.
@@ -166,8 +178,12 @@ impl Peers {
     /// Streams a snapshot: `message` is raft's MsgSnapshot, `source` its bytes. Ends with [`Incoming::SnapshotSent`]. A
     /// second one to the same member takes the place of the first.
     pub fn send_snapshot(&self, to: NodeId, message: Message, source: Box<dyn SnapshotSource>) {
-        let _ = (message, source);
-        self.0.queues.push(Incoming::SnapshotSent(to, false));
+        self.0.send_snapshot(to, message, source);
+    }
+
+    /// Stops streaming a snapshot to that member, if one is under way; no [`Incoming::SnapshotSent`] follows.
+    pub fn cancel_snapshot(&self, to: NodeId) {
+        self.0.cancel_snapshot(to);
     }
 
     /// Ends all connections.

@@ -7,8 +7,10 @@ use std::net::TcpListener as StdListener;
 use std::pin::pin;
 
 use bytes::Bytes;
+use consensus::Lane;
 use futures_lite::future;
 use glommio::LocalExecutorBuilder;
+use raft::eraftpb::{self, MessageType};
 
 use super::super::clock::now;
 
@@ -16,7 +18,7 @@ const CLUSTER: u64 = 0xc1;
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// One end, with what it needs to be made again.
-struct Member_ {
+struct Site {
     id: u64,
     cluster: u64,
     port: u16,
@@ -24,12 +26,12 @@ struct Member_ {
     dir: tempfile::TempDir,
 }
 
-impl Member_ {
-    fn new(id: u64) -> Member_ {
+impl Site {
+    fn new(id: u64) -> Site {
         let socket = StdListener::bind("127.0.0.1:0").expect("a free port");
         let port = socket.local_addr().expect("bound").port();
         let dir = tempfile::tempdir().expect("a directory");
-        Member_ { id, cluster: CLUSTER, port, socket: Some(socket.into()), dir }
+        Site { id, cluster: CLUSTER, port, socket: Some(socket.into()), dir }
     }
 
     fn url(&self) -> String {
@@ -48,17 +50,26 @@ impl Member_ {
         }
     }
 
+    /// Starts again at the port of a start before, as soon as that is free.
+    async fn restart(&mut self) -> Peers {
+        let end = now() + PATIENCE;
+        while self.socket.is_none() {
+            match super::super::listen::bind("127.0.0.1", self.port, Default::default()) {
+                Ok(socket) => self.socket = Some(socket),
+                Err(error) => assert!(now() < end, "{error}"),
+            }
+            glommio::timer::sleep(Duration::from_millis(10)).await;
+        }
+        self.start()
+    }
+
     fn start(&mut self) -> Peers {
-        let socket = match self.socket.take() {
-            Some(socket) => socket,
-            None => super::super::listen::bind("127.0.0.1", self.port, Default::default())
-                .expect("its port again"),
-        };
+        let socket = self.socket.take().expect("a first start");
         Peers::start(self.settings(), vec![Listener { socket, tls: false }]).expect("it starts")
     }
 }
 
-fn table(members: &[&Member_]) -> Vec<Member> {
+fn table(members: &[&Site]) -> Vec<Member> {
     members
         .iter()
         .map(|member| Member { id: member.id, peer_urls: vec![member.url()], ..Member::default() })
@@ -115,7 +126,7 @@ async fn until_reachable(peers: &Peers, node: u64) {
 #[test]
 fn messages_cross_in_both_directions_and_in_order() {
     run(async {
-        let (mut a, mut b) = (Member_::new(1), Member_::new(2));
+        let (mut a, mut b) = (Site::new(1), Site::new(2));
         let members = table(&[&a, &b]);
         let (at_a, at_b) = (a.start(), b.start());
         at_a.set_members(&members, &[]);
@@ -143,7 +154,7 @@ fn messages_cross_in_both_directions_and_in_order() {
 #[test]
 fn a_peer_that_is_asked_names_its_members_and_versions() {
     run(async {
-        let mut a = Member_::new(1);
+        let mut a = Site::new(1);
         let (urls, members) = (vec!["http://127.0.0.1:1".to_owned(), a.url()], table(&[&a]));
         let peers = a.start();
         peers.set_members(&members, &[]);
@@ -161,4 +172,321 @@ fn a_peer_that_is_asked_names_its_members_and_versions() {
         assert!(error.starts_with("http://127.0.0.1:1: "), "{error}");
         peers.shutdown();
     });
+}
+
+/// A leader's heartbeat, as raft sends it.
+fn heartbeat(from: u64, to: u64) -> PeerMessage {
+    let mut message = Message { raft: eraftpb::Message::default(), data: Vec::new() };
+    message.raft.set_msg_type(MessageType::MsgHeartbeat);
+    (message.raft.from, message.raft.to, message.raft.term) = (from, to, 7);
+    PeerMessage::Raft(message)
+}
+
+/// Lets both go on for a while; what comes is kept.
+async fn idle(peers: &[&Peers], time: Duration) -> Vec<Incoming> {
+    let mut events = Vec::new();
+    let end = now() + time;
+    while now() < end {
+        for peers in peers {
+            events.extend(next_within(peers, Duration::ZERO).await);
+        }
+    }
+    events
+}
+
+#[test]
+fn vital_messages_overtake_a_bulk_lane_that_is_stuck() {
+    run(async {
+        let (mut a, mut b) = (Site::new(1), Site::new(2));
+        let members = table(&[&a, &b]);
+        let (at_a, at_b) = (a.start(), b.start());
+        at_a.set_members(&members, &[]);
+        at_b.set_members(&members, &[]);
+        until_reachable(&at_a, 2).await;
+        until_reachable(&at_b, 1).await;
+        // The owner at b takes nothing, so its bulk connection is not read and a's fills up.
+        let mut sent = 0;
+        let dropped = loop {
+            at_a.send(NodeId(2), &request(sent, 1 << 20));
+            sent += 1;
+            if let Some(event) = next_within(&at_a, Duration::from_millis(20)).await {
+                break event;
+            }
+            assert!(sent < 200, "the lane takes everything");
+        };
+        assert!(matches!(dropped, Incoming::Unreachable(NodeId(2))), "{dropped:?}");
+        at_a.send(NodeId(2), &request(sent, 1 << 20));
+        assert!(next_within(&at_a, Duration::from_millis(50)).await.is_none(), "told once, not per message");
+        at_a.send(NodeId(2), &heartbeat(1, 2));
+        idle(&[&at_a], Duration::from_millis(200)).await;
+        let Incoming::Message(_, first) = next(&at_b).await else { panic!("a message") };
+        assert_eq!(*first, heartbeat(1, 2));
+        for id in 0..sent - 1 {
+            let Incoming::Message(_, message) = next(&at_b).await else { panic!("a message") };
+            assert_eq!(*message, request(id, 1 << 20), "what was taken comes, in order");
+            at_a.tick(now());
+        }
+        at_a.shutdown();
+        at_b.shutdown();
+    });
+}
+
+#[test]
+fn what_was_sent_while_a_peer_was_down_never_comes() {
+    run(async {
+        let (mut a, mut b) = (Site::new(1), Site::new(2));
+        let members = table(&[&a, &b]);
+        let (at_a, at_b) = (a.start(), b.start());
+        at_a.set_members(&members, &[]);
+        at_b.set_members(&members, &[]);
+        until_reachable(&at_a, 2).await;
+        at_b.shutdown();
+        let Incoming::Unreachable(NodeId(2)) = next(&at_a).await else { panic!("it is gone") };
+        assert_eq!(at_a.active_for(NodeId(2), now()), None);
+        at_a.send(NodeId(2), &request(1, 10));
+        idle(&[&at_a], Duration::from_millis(300)).await;
+        let at_b = b.restart().await;
+        at_b.set_members(&members, &[]);
+        until_reachable(&at_a, 2).await;
+        at_a.send(NodeId(2), &request(2, 10));
+        loop {
+            match next(&at_b).await {
+                Incoming::Message(_, message) => break assert_eq!(*message, request(2, 10)),
+                Incoming::Reachable(_) => {}
+                other => panic!("{other:?}"),
+            }
+        }
+        at_a.shutdown();
+        at_b.shutdown();
+    });
+}
+
+#[test]
+fn members_of_another_cluster_are_refused() {
+    run(async {
+        let (mut a, mut b) = (Site::new(1), Site::new(2));
+        b.cluster = CLUSTER + 1;
+        let members = table(&[&a, &b]);
+        let (at_a, at_b) = (a.start(), b.start());
+        at_a.set_members(&members, &[]);
+        let events = idle(&[&at_a, &at_b], Duration::from_millis(300)).await;
+        assert!(events.is_empty(), "{events:?}");
+        let peers = at_a.0.peers.borrow();
+        assert_eq!(peers[&NodeId(2)].lane(Lane::Vital).last_failure(), "cluster ID mismatch");
+        assert!(at_b.0.peers.borrow().is_empty(), "no remote of another cluster");
+        drop(peers);
+        at_a.shutdown();
+        at_b.shutdown();
+    });
+}
+
+#[test]
+fn another_member_at_the_address_is_seen() {
+    run(async {
+        let (mut a, mut b) = (Site::new(1), Site::new(2));
+        let mut members = table(&[&a, &b]);
+        members[1].id = 3;
+        let (at_a, at_b) = (a.start(), b.start());
+        at_a.set_members(&members, &[]);
+        let events = idle(&[&at_a, &at_b], Duration::from_millis(300)).await;
+        assert!(events.is_empty(), "{events:?}");
+        let failure = at_a.0.peers.borrow()[&NodeId(3)].lane(Lane::Bulk).last_failure();
+        assert_eq!(failure, "to field mismatch");
+        at_a.shutdown();
+        at_b.shutdown();
+    });
+}
+
+#[test]
+fn a_removed_member_is_told_once() {
+    run(async {
+        let (mut a, mut b) = (Site::new(1), Site::new(2));
+        let members = table(&[&a, &b]);
+        let (at_a, at_b) = (a.start(), b.start());
+        at_a.set_members(&members, &[]);
+        at_b.set_members(&members, &[]);
+        until_reachable(&at_a, 2).await;
+        at_b.set_members(&members[1..], &[]); // the change was applied there
+        let events = idle(&[&at_a], Duration::from_secs(1)).await;
+        let told = events.iter().filter(|event| matches!(event, Incoming::Removed)).count();
+        assert_eq!(told, 1, "{events:?}");
+        at_a.shutdown();
+        at_b.shutdown();
+        // After a restart of both: whoever asks knows from the table of removed members.
+        let (at_a, at_b) = (a.restart().await, b.restart().await);
+        at_b.set_members(&members[1..], &[NodeId(1)]);
+        at_a.set_members(&members, &[]);
+        let Incoming::Removed = next(&at_a).await else { panic!("refused for good") };
+        at_a.shutdown();
+        at_b.shutdown();
+    });
+}
+
+#[test]
+fn a_sender_that_is_no_member_yet_is_heard_and_answered() {
+    run(async {
+        let (mut a, mut b) = (Site::new(1), Site::new(2));
+        let members = table(&[&a, &b]);
+        let (at_a, at_b) = (a.start(), b.start());
+        at_b.set_members(&members[1..], &[]);
+        at_a.set_members(&members, &[]);
+        until_reachable(&at_a, 2).await;
+        at_a.send(NodeId(2), &request(1, 10));
+        let mut answered = false;
+        while !answered {
+            match next(&at_b).await {
+                Incoming::Reachable(NodeId(1)) => at_b.send(NodeId(1), &request(2, 10)),
+                Incoming::Message(NodeId(1), message) => {
+                    assert_eq!(*message, request(1, 10));
+                    answered = true;
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+        if at_b.active_for(NodeId(1), now()).is_none() {
+            until_reachable(&at_b, 1).await;
+            at_b.send(NodeId(1), &request(2, 10));
+        }
+        let Incoming::Message(NodeId(2), message) = next(&at_a).await else { panic!("an answer") };
+        assert_eq!(*message, request(2, 10));
+        at_a.shutdown();
+        at_b.shutdown();
+    });
+}
+
+/// Bytes that tell their place, read once.
+struct Source {
+    at: usize,
+    size: usize,
+}
+
+fn byte(at: usize) -> u8 {
+    (at / 251 + at) as u8
+}
+
+impl SnapshotSource for Source {
+    fn next_chunk(&mut self, max: usize) -> io::Result<Option<Vec<u8>>> {
+        let end = self.size.min(self.at + max.min(300_000));
+        let chunk: Vec<u8> = (self.at..end).map(byte).collect();
+        self.at = end;
+        Ok(if chunk.is_empty() { None } else { Some(chunk) })
+    }
+
+    fn size(&self) -> u64 {
+        self.size as u64
+    }
+}
+
+fn snapshot(from: u64, to: u64, index: u64) -> Message {
+    let mut message = Message { raft: eraftpb::Message::default(), data: Vec::new() };
+    message.raft.set_msg_type(MessageType::MsgSnapshot);
+    (message.raft.from, message.raft.to, message.raft.term) = (from, to, 7);
+    let mut snapshot = eraftpb::Snapshot::default();
+    snapshot.mut_metadata().index = index;
+    snapshot.mut_metadata().mut_conf_state().voters = vec![from, to];
+    message.raft.snapshot = Some(snapshot);
+    message
+}
+
+/// Ends every connection of the snapshot lane at `peers`.
+fn break_snapshot_lane(peers: &Peers) -> usize {
+    let conns = peers.0.conns.borrow();
+    let broken = conns.values().filter(|conn| matches!(conn.borrow().peer, Some((_, Lane::Snapshot))));
+    broken.map(|conn| conn.borrow().handle.kill()).count()
+}
+
+#[test]
+fn a_snapshot_arrives_whole_though_its_connection_breaks() {
+    for breaks in [0, 3] {
+        run(async move {
+            let (mut a, mut b) = (Site::new(1), Site::new(2));
+            std::fs::write(b.dir.path().join("snapshot-9-9-0.tmp"), "left by an earlier process").unwrap();
+            let members = table(&[&a, &b]);
+            let (at_a, at_b) = (a.start(), b.start());
+            at_a.set_members(&members, &[]);
+            at_b.set_members(&members, &[]);
+            let size = 24 << 20; // beyond what may be under way, and some tenths of a second at its pace
+            at_a.send_snapshot(NodeId(2), snapshot(1, 2, 55), Box::new(Source { at: 0, size }));
+            let mut left = breaks;
+            let received = loop {
+                match next_within(&at_b, Duration::from_millis(30)).await {
+                    Some(Incoming::SnapshotReceived { from, path, message }) => break (from, path, message),
+                    Some(Incoming::Reachable(_)) | None => {}
+                    Some(other) => panic!("{other:?}"),
+                }
+                if left > 0 && break_snapshot_lane(&at_b) > 0 {
+                    left -= 1;
+                }
+                at_a.tick(now());
+            };
+            assert_eq!(left, 0, "it was over too soon to be broken");
+            let (from, path, message) = received;
+            assert_eq!((from, *message), (NodeId(1), snapshot(1, 2, 55)));
+            let bytes = std::fs::read(&path).expect("the file");
+            assert_eq!(bytes.len(), size);
+            assert!(bytes.iter().enumerate().all(|(at, got)| *got == byte(at)), "other bytes");
+            let files: Vec<_> = std::fs::read_dir(b.dir.path()).unwrap().map(|e| e.unwrap().path()).collect();
+            assert_eq!(files, [path], "and nothing else");
+            loop {
+                match next(&at_a).await {
+                    Incoming::SnapshotSent(to, good) => break assert_eq!((to, good), (NodeId(2), true)),
+                    Incoming::Reachable(_) => {}
+                    other => panic!("{other:?}"),
+                }
+            }
+            at_a.shutdown();
+            at_b.shutdown();
+        });
+    }
+}
+
+/// A source that fails.
+struct Broken;
+
+impl SnapshotSource for Broken {
+    fn next_chunk(&mut self, _: usize) -> io::Result<Option<Vec<u8>>> {
+        Err(io::Error::other("damaged"))
+    }
+}
+
+/// A source that wants more room than there is.
+struct Huge;
+
+impl SnapshotSource for Huge {
+    fn next_chunk(&mut self, _: usize) -> io::Result<Option<Vec<u8>>> {
+        Ok(Some(vec![0; 10]))
+    }
+
+    fn size(&self) -> u64 {
+        1 << 60
+    }
+}
+
+#[test]
+fn a_snapshot_that_cannot_be_sent_is_given_up_and_leaves_nothing() {
+    let sources: [fn() -> Box<dyn SnapshotSource>; 2] = [|| Box::new(Broken), || Box::new(Huge)];
+    for source in sources {
+        run(async move {
+            let (mut a, mut b) = (Site::new(1), Site::new(2));
+            let members = table(&[&a, &b]);
+            let (at_a, at_b) = (a.start(), b.start());
+            at_a.set_members(&members, &[]);
+            at_b.set_members(&members, &[]);
+            at_a.send_snapshot(NodeId(2), snapshot(1, 2, 55), source());
+            loop {
+                match next(&at_a).await {
+                    Incoming::SnapshotSent(to, good) => break assert_eq!((to, good), (NodeId(2), false)),
+                    Incoming::Reachable(_) => {}
+                    other => panic!("{other:?}"),
+                }
+            }
+            let end = now() + PATIENCE;
+            while std::fs::read_dir(b.dir.path()).unwrap().count() > 0 {
+                assert!(now() < end, "a file is left");
+                glommio::timer::sleep(Duration::from_millis(10)).await;
+            }
+            at_b.shutdown();
+            at_a.shutdown();
+        });
+    }
 }
