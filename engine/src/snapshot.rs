@@ -200,6 +200,11 @@ impl Import {
         Ok(())
     }
 
+    /// Bytes of anonymous memory that the tree takes. See [`Tree::heap_bytes`].
+    pub fn heap_bytes(&self) -> u64 {
+        self.store.tree.heap_bytes()
+    }
+
     /// The tree with all rows that came, published, so that a checkpoint can write them out where heap frames become
     /// many. What such a checkpoint holds is a part, not a store: the file counts only after [`Import::finish`].
     pub fn tree_mut(&mut self) -> &mut Tree {

@@ -50,6 +50,10 @@ pub enum Effect {
     AnswerWhenCompacted,
     /// This member ran over its quota: propose its NOSPACE alarm.
     RaiseNoSpace,
+    /// A member has made its name and client URLs known.
+    MemberPublished,
+    /// The cluster has a version.
+    ClusterVersion(String),
     /// Raft may take the change of membership into effect, or must be told that it is none.
     ConfChange(Option<ConfChange>),
 }
@@ -208,10 +212,12 @@ fn execute(
         Command::Alarm(request) => Ok(apply_alarm(store, &request)?),
         Command::ClusterVersionSet { version } => {
             store.set_user_meta(CLUSTER_VERSION, version.as_bytes())?;
+            effect = Effect::ClusterVersion(version);
             Ok(Answer::bare(store.revision()))
         }
         Command::ClusterMemberAttrSet(request) => {
             set_attributes(store, request)?;
+            effect = Effect::MemberPublished;
             Ok(Answer::bare(store.revision()))
         }
         Command::Nothing => Ok(Answer::bare(store.revision())),

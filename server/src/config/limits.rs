@@ -126,6 +126,9 @@ pub const PEER_BACKLOG_BYTES_MAX: usize = 8 << 20;
 /// Bytes of a page that a peer is asked for at start.
 pub const PEER_PAGE_BYTES_MAX: usize = 1 << 20;
 
+/// Applied entries kept in memory for peers that lag a little; further back they are read from the log.
+pub const PEER_CACHE_BYTES: usize = 16 << 20;
+
 /// Bytes gathered for one peer's socket at a time.
 pub const PEER_OUTPUT_BYTES_MAX: usize = 128 << 10;
 /// Warnings about slow calls that one turn of a client core logs; the rest is counted in one line.

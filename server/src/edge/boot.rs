@@ -14,12 +14,13 @@ use consensus::{ConfState, Index, LogPosition, Node, NodeId, Term};
 use engine::Store;
 use engine::tree::Damage;
 use node::Identity;
-use node::membership::voters_and_learners;
+use node::membership::Member;
 use node::propose::IdGenerator;
 use rustc_hash::FxHashMap;
 use socket2::Socket;
 
 use super::background::Background;
+use super::boot_cluster;
 use super::certificates::Certificates;
 use super::checkpoint::Checkpoints;
 use super::client_core::{ClientCore, Listener};
@@ -32,16 +33,17 @@ use super::listen;
 use super::log_core::LogCore;
 use super::messages::{FromLog, ToClient, ToLog};
 use super::raft_core::RaftCore;
+use super::replication;
 use super::ring::{Receiver, Sender, ring};
 use super::scrub::Scrubber;
 use super::segment_files::SegmentFiles;
 use super::segments;
 use super::shared::{Clients, Note, Shared};
-use super::store_core::StoreCore;
+use super::store_core::{self, StoreCore};
 use super::tree_file::TreeFile;
 use super::wiring::Wiring;
 use crate::config::Config;
-use crate::config::limits::{DESCRIPTORS_RESERVED, PROPOSALS_IN_FLIGHT_BYTES_MAX};
+use crate::config::limits::{DESCRIPTORS_RESERVED, PEER_CACHE_BYTES, PROPOSALS_IN_FLIGHT_BYTES_MAX};
 use crate::observe::metrics::{self, Facts};
 use crate::placement::{self, Plan, Role};
 use crate::sys::data_dir::{DataDir, TREE_FILE};
@@ -98,14 +100,16 @@ pub fn start(config: Config) -> Result<Running, Fatal> {
     tracing::info!(plan = %plan, notes = ?plan.notes, "placement of roles on CPUs");
     probe::memlock(executors::locked_bytes(&plan))?;
     probe::io_uring()?;
-    let (mut dir, identity) = open_data_dir(&config)?;
+    let (mut dir, identity, remotes) = open_data_dir(&config)?;
     let sockets = bind_all(&config)?;
+    let peer_listeners = boot_cluster::listeners(&config)?;
     let listeners = listeners(&config)?;
     let opened = open_state(&config, &mut dir, identity)?;
     let clients = Clients { cores: plan.clients().len(), connections_max };
     let (shared, notes) = Shared::new(config, identity, clients, opened.tree.clone());
     describe(&shared);
-    let orders = launch(&shared, &plan, opened, sockets, listeners)?;
+    let peers = boot_cluster::peers(&shared, &opened, remotes, peer_listeners)?;
+    let orders = launch(&shared, &plan, opened, peers, sockets, listeners)?;
     Ok(Running { notes, shared, orders, _dir: dir })
 }
 
@@ -131,7 +135,8 @@ fn connections_max(config: &Config, descriptors: u64) -> Result<usize, Fatal> {
     Ok(wanted as usize)
 }
 
-fn open_data_dir(config: &Config) -> Result<(DataDir, Identity), Fatal> {
+/// The directory, whose it is, and whom a member that joins has found.
+fn open_data_dir(config: &Config) -> Result<(DataDir, Identity, Vec<Member>), Fatal> {
     let mut dir = patiently(
         |error: &Fatal| error.reason == FatalReason::DataDirLocked,
         || DataDir::open(&config.data_dir, config.wal_dir.as_deref()),
@@ -142,8 +147,9 @@ fn open_data_dir(config: &Config) -> Result<(DataDir, Identity), Fatal> {
     probe::direct_io(&dir.log_path)?;
     let mut remotes = Vec::new();
     let identity = match dir.identity {
-        Some(identity) => identity,
-        None => {
+        Some(identity) if identity.log_begun => identity,
+        // A start that ended before the log was begun has promised nothing to anybody: this one is the first.
+        _ => {
             let found = join::find_cluster(config, None)?;
             remotes = found.remotes;
             let identity = sys::identity::Identity {
@@ -162,7 +168,7 @@ fn open_data_dir(config: &Config) -> Result<(DataDir, Identity), Fatal> {
         remotes = remotes.len(),
         "opened the data directory"
     );
-    Ok((dir, Identity { cluster_id: identity.cluster, member_id: identity.member }))
+    Ok((dir, Identity { cluster_id: identity.cluster, member_id: identity.member }, remotes))
 }
 
 /// What the log core is made of.
@@ -198,8 +204,11 @@ impl LogSeed {
 }
 
 /// What the disk holds, opened.
-struct Opened {
-    store: Store,
+pub struct Opened {
+    /// The applied state.
+    pub store: Store,
+    /// How it was opened; for one that a peer sends.
+    pub settings: engine::Config,
     tree: Arc<TreeFile>,
     node: Node,
     log: Log,
@@ -212,7 +221,8 @@ fn open_state(config: &Config, dir: &mut DataDir, identity: Identity) -> Result<
     let (tree, existed) =
         TreeFile::open(&config.data_dir).map_err(|error| probe::from_write(&config.data_dir, &error))?;
     let nonce = random()?;
-    let (store, torn) = open_store(config, &tree, existed, identity, nonce)?;
+    let settings = store_settings(config, identity, nonce);
+    let (store, torn) = open_store(config, &settings, &tree, existed)?;
     force_new::check_not_removed(&store, identity)?;
     let log_dir = dir.log_path.clone();
     fs::create_dir_all(&log_dir).map_err(|error| probe::from_write(&log_dir, &error))?;
@@ -274,7 +284,7 @@ fn open_state(config: &Config, dir: &mut DataDir, identity: Identity) -> Result<
     dir.begin_log()?;
     failpoint("log-after-begun");
     let node = Node::new(node_config(config, identity, nonce), state, applied, conf_state(config, &store)?);
-    Ok(Opened { store, tree, node, log, segments, log_dir })
+    Ok(Opened { store, settings, tree, node, log, segments, log_dir })
 }
 
 /// A log without a batch is new, unless it lacks the segment that every log begins with: no other is made before that
@@ -310,36 +320,42 @@ fn log_lost(log_dir: &Path) -> Fatal {
     )
 }
 
-/// The store, and the damage to a meta page that made it begin with nothing.
-fn open_store(
-    config: &Config,
-    tree: &Arc<TreeFile>,
-    existed: bool,
-    identity: Identity,
-    nonce: u64,
-) -> Result<(Store, Option<Damage>), Fatal> {
-    let settings = engine::Config {
+fn store_settings(config: &Config, identity: Identity, nonce: u64) -> engine::Config {
+    engine::Config {
         tree: engine::tree::Config {
             identity: engine::tree::Identity { cluster: identity.cluster_id, member: identity.member_id },
             nonce: nonce as u16,
         },
         // etcd: 1.5 election timeouts, in whole seconds
         lease_ttl_s_min: (config.election_timeout * 3 / 2).as_millis().div_ceil(1000) as i64,
-    };
+    }
+}
+
+/// The store, and the damage to a meta page that made it begin with nothing.
+fn open_store(
+    config: &Config,
+    settings: &engine::Config,
+    tree: &Arc<TreeFile>,
+    existed: bool,
+) -> Result<(Store, Option<Damage>), Fatal> {
     if !existed {
-        return Ok((Store::create(settings, tree.clone()), None));
+        return Ok((Store::create(settings.clone(), tree.clone()), None));
     }
     match Store::open(settings.clone(), tree.clone()) {
         Ok(store) => Ok((store, None)),
         // No checkpoint was ever completed: everything is in the log. If it is not, the metas were damaged.
-        Err(engine::tree::OpenError::Empty { torn }) => Ok((Store::create(settings, tree.clone()), torn)),
-        Err(engine::tree::OpenError::Foreign { found }) => Err(another_members(config, found, identity)),
+        Err(engine::tree::OpenError::Empty { torn }) => {
+            Ok((Store::create(settings.clone(), tree.clone()), torn))
+        }
+        Err(engine::tree::OpenError::Foreign { found }) => {
+            Err(another_members(config, found, settings.tree.identity))
+        }
         Err(error) => Err(tree_damaged(config, &error.to_string())),
     }
 }
 
 /// The tree file is whole, and of another member than the rest of the directory.
-fn another_members(config: &Config, found: engine::tree::Identity, own: Identity) -> Fatal {
+fn another_members(config: &Config, found: engine::tree::Identity, own: engine::tree::Identity) -> Fatal {
     let path = config.data_dir.join(TREE_FILE);
     Fatal::new(
         FatalReason::IdentityMismatch,
@@ -349,13 +365,14 @@ fn another_members(config: &Config, found: engine::tree::Identity, own: Identity
             path.display(),
             found.member,
             found.cluster,
-            own.member_id,
-            own.cluster_id
+            own.member,
+            own.cluster
         ),
     )
 }
 
-fn tree_damaged(config: &Config, why: &str) -> Fatal {
+/// The end where the tree file is of no use.
+pub fn tree_damaged(config: &Config, why: &str) -> Fatal {
     let path = config.data_dir.join(TREE_FILE);
     let message = format!(
         "the tree file {} cannot be used: {why}; nothing was changed: restore this member from a backup",
@@ -367,9 +384,7 @@ fn tree_damaged(config: &Config, why: &str) -> Fatal {
 fn conf_state(config: &Config, store: &Store) -> Result<ConfState, Fatal> {
     let members = node::apply::members(store)
         .map_err(|error| tree_damaged(config, &format!("cannot read the members: {error}")))?;
-    let (voters, learners) = voters_and_learners(&members);
-    let nodes = |ids: Vec<u64>| ids.into_iter().map(NodeId).collect();
-    Ok(ConfState { voters: nodes(voters), learners: nodes(learners) })
+    Ok(store_core::conf_state(&members))
 }
 
 fn node_config(config: &Config, identity: Identity, nonce: u64) -> consensus::Config {
@@ -378,6 +393,7 @@ fn node_config(config: &Config, identity: Identity, nonce: u64) -> consensus::Co
         heartbeat_ticks: HEARTBEAT_TICKS,
         election_ticks: election as usize,
         proposal_bytes_limit: PROPOSALS_IN_FLIGHT_BYTES_MAX,
+        cache_bytes_limit: PEER_CACHE_BYTES,
         ..consensus::Config::new(NodeId(identity.member_id), nonce, nonce)
     }
 }
@@ -404,7 +420,10 @@ fn bind_all(config: &Config) -> Result<Vec<Socket>, Fatal> {
 
 /// Tries again for a while as long as the failure is `passing`. After a kill -9 the kernel tears io_uring down after the
 /// process has been reaped: for some milliseconds its listening sockets and its lock are still there.
-fn patiently<T, E>(passing: impl Fn(&E) -> bool, mut attempt: impl FnMut() -> Result<T, E>) -> Result<T, E> {
+pub fn patiently<T, E>(
+    passing: impl Fn(&E) -> bool,
+    mut attempt: impl FnMut() -> Result<T, E>,
+) -> Result<T, E> {
     let give_up = Instant::now() + PREDECESSOR_PATIENCE;
     loop {
         match attempt() {
@@ -430,6 +449,7 @@ fn launch(
     shared: &Arc<Shared>,
     plan: &Plan,
     opened: Opened,
+    peers: replication::Seed,
     sockets: Vec<Socket>,
     listeners: Vec<Listener>,
 ) -> Result<Vec<Sender<ToClient>>, Fatal> {
@@ -447,8 +467,9 @@ fn launch(
         background: log_background,
     };
     work[plan.executor_of(Role::Log)].log = Some(log.into_work(shared, wiring.log_rings()));
+    let (node, rings, raft_shared) = (opened.node, wiring.raft_rings(), shared.clone());
     work[plan.executor_of(Role::Raft)].raft = Some((
-        Box::new(RaftCore::new(opened.node, wiring.raft_rings(), shared.clone())),
+        Box::new(move || RaftCore::new(node, rings, peers, raft_shared)),
         shared.config.heartbeat_interval,
     ));
 
@@ -505,7 +526,8 @@ fn describe(shared: &Shared) {
     metrics::here().plain.quota_backend_bytes.set_unsigned(quota);
 }
 
-fn background(name: &str) -> Result<Background, Fatal> {
+/// A background thread.
+pub fn background(name: &str) -> Result<Background, Fatal> {
     Background::start(name).map_err(|error| failed("start a background thread", &error))
 }
 
@@ -518,7 +540,7 @@ fn damaged(dir: &Path, error: &RecoverError) -> Fatal {
 }
 
 /// A number that differs at each start: for read tokens, page births, the log's id.
-fn random() -> Result<u64, Fatal> {
+pub fn random() -> Result<u64, Fatal> {
     let mut bytes = [0; 8];
     rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())
         .map_err(|error| failed("draw a random number", &error.into()))?;

@@ -109,6 +109,19 @@ impl Checkpoints {
         }
     }
 
+    /// Whether one is being written.
+    pub fn is_running(&self) -> bool {
+        self.running.is_some()
+    }
+
+    /// The store is another one, in a file that covers this index. None must be running.
+    pub fn replace(&mut self, file: Arc<TreeFile>, covered: Index) {
+        self.file = file;
+        self.covered = covered;
+        self.last = now();
+        self.log_bytes = 0;
+    }
+
     /// Whether a Defragment is not over yet.
     pub fn is_defragmenting(&self) -> bool {
         self.defragment > 0
@@ -217,6 +230,17 @@ impl Checkpoints {
 
 fn is_full_disk(error: &std::io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::ENOSPC | libc::EDQUOT))
+}
+
+/// Writes a checkpoint of a tree that nobody reads yet. Runs on a background thread.
+///
+/// # Errors
+/// Those of the file system; the tree is of no use then.
+pub fn write_all(file: &TreeFile, checkpoint: &mut Checkpoint) -> std::io::Result<()> {
+    match write(file, checkpoint) {
+        Ok(()) => Ok(()),
+        Err(CheckpointError::Write(error) | CheckpointError::Sync(error)) => Err(error),
+    }
 }
 
 /// The five steps. Runs on the background thread.

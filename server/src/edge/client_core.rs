@@ -14,13 +14,14 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use consensus::{DropReason, Index, ProposalId, ReadId};
+use consensus::{DropReason, Index, NodeId, ProposalId, ReadId};
 use engine::View;
 use glommio::net::AcceptedTcpStream;
 use net::grpc::{self, CallId, Code, Method, Status};
 use net::http1;
 use net::tls::Tls;
 use node::api::{Error, Limits};
+use node::forward::Response;
 use node::leader::{LeaderLoss, NeedLeader};
 use node::propose::{IdGenerator, Write};
 use node::read::LinearReads;
@@ -108,6 +109,10 @@ struct Waiting {
     /// With the entry, which a warning about a slow one shows; the log's cache shares its bytes.
     writes: FxHashMap<u64, (Waiter, Bytes)>,
     queries: FxHashMap<u64, Waiter>,
+    /// Calls of clients of other members, which have asked this one: the member, and its number for the question.
+    peers: FxHashMap<u64, (NodeId, u64)>,
+    /// MoveLeader calls.
+    transfers: FxHashMap<u64, Waiter>,
     reads: LinearReads<(Waiter, Read)>,
     /// Writes, queries and reads in the order of their deadlines.
     deadlines: VecDeque<(Duration, u64)>,
@@ -205,6 +210,9 @@ impl ClientCore {
             }
             ToClient::Dropped(id, reason) => self.written(id, Err(refusal(reason))),
             ToClient::ReadIndex(id, index) => self.read_confirmed(id, index),
+            ToClient::Transferred(id) => self.transferred(id),
+            ToClient::PeerRequest(from, id, body) => self.peer_asks(from, id, &body),
+            ToClient::PeerResponse(id, body) => self.peer_answers(id, &body),
             ToClient::Answers(answers) => {
                 for (id, result) in answers {
                     self.answered(id, result);
@@ -256,15 +264,33 @@ impl ClientCore {
         self.do_covered_reads(applied);
     }
 
-    fn written(&self, id: ProposalId, result: Result<Answer, Error>) {
-        let Some((waiter, entry)) = self.waiting.borrow_mut().writes.remove(&number_of(id)) else { return };
-        self.with_grpc(waiter.connection, |grpc| self.reply_to(grpc, &waiter, Some(&entry), &result));
+    /// The end of a write, or of what is waited for like one.
+    pub fn written(&self, id: ProposalId, result: Result<Answer, Error>) {
+        let number = number_of(id);
+        let mut waiting = self.waiting.borrow_mut();
+        let peer = waiting.peers.remove(&number);
+        let write = waiting.writes.remove(&number);
+        let transfer = waiting.transfers.remove(&number);
+        drop(waiting);
+        if let Some((node, asked)) = peer {
+            let response = result.map_or_else(Response::Refused, |answer| Response::Promoted(answer.body));
+            return self.answer_peer(node, asked, &response);
+        }
+        if let Some((waiter, entry)) = write {
+            self.with_grpc(waiter.connection, |grpc| self.reply_to(grpc, &waiter, Some(&entry), &result));
+        } else if let Some(waiter) = transfer {
+            self.with_grpc(waiter.connection, |grpc| self.reply(grpc, &waiter, &result));
+        }
     }
 
     fn answered(&self, id: QueryId, result: Result<QueryAnswer, Error>) {
         let Some(waiter) = self.waiting.borrow_mut().queries.remove(&id.number) else { return };
         self.with_grpc(waiter.connection, |grpc| match result {
             Ok(QueryAnswer::Answer(answer)) => self.reply(grpc, &waiter, &Ok(answer)),
+            Ok(QueryAnswer::TimeToLive(fields)) => {
+                let answer = Answer::new(self.view.borrow().revision(), fields);
+                self.reply(grpc, &waiter, &Ok(answer));
+            }
             Ok(QueryAnswer::KeepAlive(ttl)) => self.kept_alive(grpc, waiter, Ok(ttl)),
             Err(error) => self.query_failed(grpc, waiter, error),
         });
@@ -435,7 +461,7 @@ impl ClientCore {
         }
         let mut waiting = self.waiting.borrow_mut();
         waiting.writes.insert(number, (waiter, entry));
-        waiting.deadlines.push_back((now() + self.request_timeout(), number));
+        waiting.deadlines.push_back((now() + self.shared.request_timeout(), number));
     }
 
     /// Asks the store core; its answer ends the call (or is one of a stream).
@@ -448,7 +474,39 @@ impl ClientCore {
         }
         let mut waiting = self.waiting.borrow_mut();
         waiting.queries.insert(number, waiter);
-        waiting.deadlines.push_back((now() + self.request_timeout(), number));
+        waiting.deadlines.push_back((now() + self.shared.request_timeout(), number));
+    }
+
+    /// Says something to the raft core.
+    ///
+    /// # Errors
+    /// Its ring is full.
+    pub fn tell_raft(&self, message: ToRaft) -> Result<(), Error> {
+        self.to_raft.push(message).map_err(|_| {
+            metrics::here().plain.proposals_shed.inc();
+            Error::TooManyRequests
+        })
+    }
+
+    /// Keeps a call until [`ClientCore::written`] of its number, or its deadline.
+    pub fn wait_for_write(&self, number: u64, waiter: Waiter) {
+        let mut waiting = self.waiting.borrow_mut();
+        waiting.writes.insert(number, (waiter, Bytes::new()));
+        waiting.deadlines.push_back((now() + self.shared.request_timeout(), number));
+    }
+
+    /// Keeps a MoveLeader call until the other leads, or its deadline.
+    pub fn wait_for_transfer(&self, number: u64, waiter: Waiter) {
+        let mut waiting = self.waiting.borrow_mut();
+        waiting.transfers.insert(number, waiter);
+        waiting.deadlines.push_back((now() + self.shared.request_timeout(), number));
+    }
+
+    /// Keeps another member's question until [`ClientCore::written`] of its number, or its deadline.
+    pub fn wait_for_peer(&self, number: u64, node: NodeId, asked: u64) {
+        let mut waiting = self.waiting.borrow_mut();
+        waiting.peers.insert(number, (node, asked));
+        waiting.deadlines.push_back((now() + self.shared.request_timeout(), number));
     }
 
     /// A write was refused for lack of room: this member's alarm is due.
@@ -467,7 +525,7 @@ impl ClientCore {
         let number = self.next_number();
         let mut waiting = self.waiting.borrow_mut();
         waiting.reads.push(number, (waiter, read), index);
-        waiting.deadlines.push_back((now() + self.request_timeout(), number));
+        waiting.deadlines.push_back((now() + self.shared.request_timeout(), number));
     }
 
     /// A number that this core has not used yet.
@@ -475,11 +533,6 @@ impl ClientCore {
         let number = self.next_number.get();
         self.next_number.set(number + 1);
         number
-    }
-
-    /// etcd: 5 s for the disk plus two elections.
-    fn request_timeout(&self) -> Duration {
-        Duration::from_secs(5) + 2 * self.shared.config.election_timeout
     }
 
     /// A protocol machine for a new gRPC connection.
@@ -675,8 +728,14 @@ impl ClientCore {
                 _ => return,
             }
             let Some((_, number)) = waiting.deadlines.pop_front() else { return };
+            waiting.peers.remove(&number);
+            let transfer = waiting.transfers.remove(&number);
             let waiter = waiting.remove(number);
             drop(waiting);
+            if let Some(waiter) = transfer {
+                let status = Error::TimeoutLeaderTransfer.status();
+                self.with_grpc(waiter.connection, |grpc| self.fail(grpc, &waiter, &status));
+            }
             if let Some(waiter) = waiter {
                 self.with_grpc(waiter.connection, |grpc| self.query_failed(grpc, waiter, Error::Timeout));
             }

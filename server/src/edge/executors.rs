@@ -34,7 +34,7 @@ pub struct Work {
     /// The log role.
     pub log: Option<Box<dyn FnOnce() -> LogCore + Send>>,
     /// The raft role, its tick interval.
-    pub raft: Option<(Box<RaftCore>, Duration)>,
+    pub raft: Option<(Box<dyn FnOnce() -> RaftCore + Send>, Duration)>,
     /// The store role.
     pub store: Option<Box<StoreCore>>,
     /// A client role.
@@ -84,7 +84,7 @@ async fn run(name: String, roles: Vec<Role>, work: Work) {
         tasks.push(glommio::spawn_local(log().run()).detach());
     }
     if let Some((raft, tick)) = work.raft {
-        tasks.push(glommio::spawn_local(raft.run(tick)).detach());
+        tasks.push(glommio::spawn_local(raft().run(tick)).detach());
     }
     if let Some(store) = work.store {
         tasks.push(glommio::spawn_local(store.run()).detach());

@@ -69,13 +69,17 @@ pub fn find_cluster(config: &Config, tls: Option<&Tls>) -> Result<Found, Fatal> 
 /// The flags found no cluster.
 pub fn first_state(config: &Config, identity: Identity) -> Result<State, Fatal> {
     let flags = config.bootstrap.as_ref().map_err(|why| Fatal::new(FatalReason::Config, why.clone()))?;
-    let founds = flags.state == ClusterState::New
-        && (flags.member_id.0, flags.cluster_id.0) == (identity.member_id, identity.cluster_id);
-    if !founds {
+    if joins(flags, identity) {
         return Ok(State::default());
     }
     let founders: Vec<_> = flags.members.iter().map(bootstrap::founding_entry).collect();
     Ok(State::bootstrap(&founders))
+}
+
+/// Whether a member of this identity was added to a cluster, instead of founding the one that the flags describe.
+pub fn joins(flags: &Bootstrap, identity: Identity) -> bool {
+    flags.state != ClusterState::New
+        || (flags.member_id.0, flags.cluster_id.0) != (identity.member_id, identity.cluster_id)
 }
 
 fn fetch_members(urls: &[String], tls: Option<&Tls>, timeout: Duration) -> Option<Fetched> {

@@ -12,6 +12,7 @@ use std::pin::pin;
 use std::task::Poll;
 use std::time::Duration;
 
+use consensus::Fetch;
 use consensus::log::{Log, SegmentId, WritePlan};
 use futures_lite::future::or;
 use glommio::io::{DmaBuffer, DmaFile};
@@ -81,8 +82,15 @@ impl LogCore {
             match message {
                 ToLog::Append(append) => self.log.append(append),
                 ToLog::Checkpointed(index) => self.log.checkpointed(index),
+                ToLog::Fetch(fetch) => self.fetch(&fetch),
             }
         }
+    }
+
+    fn fetch(&mut self, fetch: &Fetch) {
+        // A full ring: raft asks again.
+        let _ = self.durable.push(FromLog::Fetched(fetch.peer, fetch.first, None));
+        self.durable.flush();
     }
 
     async fn take_segments(&mut self) {
@@ -150,8 +158,8 @@ impl LogCore {
         self.shared.metrics.log_write(now() - started, plan.len, self.log.batch_entries());
         if let Some(ready) = self.log.written(now()) {
             // The ring holds more Readys than raft may have open.
-            if self.durable.push(FromLog(ready)).is_err() {
-                self.durable.send(FromLog(ready)).await;
+            if self.durable.push(FromLog::Durable(ready)).is_err() {
+                self.durable.send(FromLog::Durable(ready)).await;
             }
             self.durable.flush();
             failpoint("log-after-report");

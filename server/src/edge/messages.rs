@@ -2,14 +2,21 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use consensus::log::NewSegment;
-use consensus::{Append, ConfChange, DropReason, Entry, Index, ProposalId, ReadId, ReadyNumber};
-use engine::View;
+use consensus::{
+    Append, ConfChange, ConfState, DropReason, Entry, Fetch, Index, LogPosition, NodeId, ProposalId, ReadId,
+    ReadyNumber, Term,
+};
 use engine::tree::Checkpoint;
+use engine::{Store, View};
 use glommio::net::AcceptedTcpStream;
 use node::Answer;
 use node::api::Error;
+use node::membership::Member;
 use node::propose::{Command, Write};
+
+use super::tree_file::TreeFile;
 
 /// Client or store core → raft core.
 pub enum ToRaft {
@@ -21,6 +28,44 @@ pub enum ToRaft {
     Checkpointed(Index),
     /// Store core: the outcome of a configuration change it applied (`None`: refused by the membership rules).
     ConfChange(Index, Option<ConfChange>),
+    /// Replicate this change of the membership; its outcome comes as that of a proposal does.
+    ProposeConfChange(ProposalId, ConfChange),
+    /// Hand leadership to this member; [`ToClient::Transferred`] when it leads.
+    TransferLeader(ProposalId, NodeId),
+    /// Store core: who belongs to the cluster, and who was removed.
+    Members(Vec<Member>, Vec<NodeId>),
+    /// Store core: the cluster version (`X.Y.0`).
+    ClusterVersion(String),
+    /// Ask another member something; the answer comes back under the same name.
+    PeerRequest(NodeId, ProposalId, Bytes),
+    /// The answer to what another member asked under this number.
+    PeerResponse(NodeId, u64, Bytes),
+    /// Store core: a version for a peer that needs a snapshot.
+    SnapshotPinned(Box<PinnedSnapshot>),
+    /// Store core: the store is what the snapshot of this Ready made of it.
+    SnapshotInstalled(ReadyNumber),
+}
+
+/// A version of the store that is to be sent to a peer.
+pub struct PinnedSnapshot {
+    /// To whom.
+    pub peer: NodeId,
+    /// The log position it reflects.
+    pub position: LogPosition,
+    /// The members as of there.
+    pub conf: ConfState,
+    /// Keeps its pages for as long as it is held.
+    pub view: Arc<View>,
+}
+
+/// A store received from a peer, complete and durable under its final name.
+pub struct Installation {
+    /// The number under which raft waits for it.
+    pub ready: ReadyNumber,
+    /// The store.
+    pub store: Store,
+    /// Its file.
+    pub tree: Arc<TreeFile>,
 }
 
 /// Raft core → log core.
@@ -29,10 +74,19 @@ pub enum ToLog {
     Append(Append),
     /// Segments that end at or below this index may be reused.
     Checkpointed(Index),
+    /// Read entries back for a peer that lags; answered by [`FromLog::Fetched`].
+    Fetch(Fetch),
 }
 
-/// Log core → raft core: the appends up to this Ready are durable.
-pub struct FromLog(pub ReadyNumber);
+/// Log core → raft core.
+pub enum FromLog {
+    /// The appends up to this Ready are durable.
+    Durable(ReadyNumber),
+    /// What [`ToLog::Fetch`] asked for: for whom, from which index on; `None` if the log does not reach down to it.
+    Fetched(NodeId, Index, Option<Vec<Entry>>),
+    /// The log begins at this entry from now on.
+    StartsAt(Index),
+}
 
 /// Background thread → log core: the segment is on disk, or could not be made.
 pub struct SegmentPrepared {
@@ -57,12 +111,26 @@ pub enum ToStore {
     /// This member became leader, or ceased to lead.
     Leadership {
         /// It leads now.
-        leader: bool,
+        leads: bool,
+        /// In this term.
+        term: Term,
+        /// Who leads, as far as it is known.
+        leader: Option<NodeId>,
     },
     /// The store core's own proposal was not taken.
     Dropped(ProposalId),
     /// A question that only the owner of the store can answer.
     Query(QueryId, Query),
+    /// Another member asks, under this number.
+    PeerRequest(NodeId, u64, Bytes),
+    /// Another member has answered what this core asked.
+    PeerResponse(ProposalId, Bytes),
+    /// The answer to the store core's [`ToRaft::Read`].
+    ReadIndex(ReadId, Option<Index>),
+    /// A peer needs a snapshot: answer with [`ToRaft::SnapshotPinned`].
+    PinSnapshot(NodeId),
+    /// Go on with this store; answer with [`ToRaft::SnapshotInstalled`].
+    Install(Box<Installation>),
     /// A client core refused a write because the quota is used up: the alarm is due.
     NoSpace,
     /// A checkpoint has been written and synced, or failed.
@@ -87,6 +155,12 @@ pub enum ToClient {
     Dropped(ProposalId, DropReason),
     /// The answer to [`ToRaft::Read`]; `None` where it could not be had because the leader has changed.
     ReadIndex(ReadId, Option<Index>),
+    /// The member named in [`ToRaft::TransferLeader`] leads.
+    Transferred(ProposalId),
+    /// Another member asks, under this number, what a client core decides.
+    PeerRequest(NodeId, u64, Bytes),
+    /// Another member has answered what this core asked.
+    PeerResponse(ProposalId, Bytes),
     /// Answers to [`ToStore::Query`].
     Answers(Vec<(QueryId, Result<QueryAnswer, Error>)>),
     /// A new connection, with the number of the listener it came by.
@@ -131,6 +205,8 @@ pub enum Query {
 pub enum QueryAnswer {
     /// The whole answer but for the header's ids and term.
     Answer(Answer),
+    /// What is left of a lease: the answer's fields after the header.
+    TimeToLive(Bytes),
     /// A keep-alive: the granted TTL in seconds; 0: no such lease.
     KeepAlive(i64),
 }

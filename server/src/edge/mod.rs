@@ -31,6 +31,10 @@ pub mod segments;
 pub mod auto_compaction;
 /// Connections to the other members.
 pub mod peers;
+/// The raft core's dealings with other members.
+pub mod replication;
+/// Snapshots as files.
+pub mod snapshot_files;
 
 /// When the tree is written, and by whom.
 pub mod checkpoint;
@@ -51,6 +55,8 @@ pub mod client_core;
 pub mod connection;
 /// Listening sockets.
 pub mod listen;
+/// Calls about members and who leads.
+pub mod members;
 /// HTTP/1.1 pages.
 pub mod pages;
 /// What happens to a call.
@@ -64,6 +70,8 @@ pub mod watches;
 
 /// From configuration to running executors.
 pub mod boot;
+/// What a start needs to know of other members.
+pub mod boot_cluster;
 /// Threads by the placement plan.
 pub mod executors;
 /// Starting over as the only member; staying out once removed.

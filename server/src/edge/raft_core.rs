@@ -13,14 +13,17 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use consensus::{DropReason, Entry, Index, Input, Node, NodeId, Output, ProposalId, ReadId, Role};
-use node::propose::Command;
+use node::propose::{Command, Forwarded, Write};
+use rustc_hash::FxHashMap;
 
 use super::clock::now;
 use super::messages::{Committed, FromLog, ToClient, ToLog, ToRaft, ToStore};
+use super::replication::{Replication, Seed};
 use super::ring::{Ready, Receiver, Sender, drain};
 use super::shared::Shared;
 use crate::config::limits::Queue;
 use crate::observe::metrics;
+use crate::sys::{Fatal, FatalReason};
 
 /// Messages taken from one ring in one turn: enough for any batch, small enough that a tick is never far.
 const TURN_MESSAGES: usize = 4096;
@@ -41,8 +44,13 @@ pub struct RaftCore {
     outputs: Vec<Output>,
     /// The last index told to the node as applied.
     applied: Index,
-    /// What the proposers had decoded, in the order of their proposals, until the entry commits.
-    commands: VecDeque<(ProposalId, Command)>,
+    /// What the proposers had decoded, until the entry commits.
+    commands: FxHashMap<ProposalId, Command>,
+    /// The same of proposals made while another member led.
+    forwarded: Forwarded,
+    leads: bool,
+    log_stalled: bool,
+    replication: Replication,
     /// What did not fit into a ring. Bounded by the bytes that may be proposed and not yet applied.
     log_outbox: VecDeque<ToLog>,
     store_outbox: VecDeque<ToStore>,
@@ -66,9 +74,10 @@ pub struct Rings {
 
 impl RaftCore {
     /// Joins the node and its rings.
-    pub fn new(node: Node, rings: Rings, shared: Arc<Shared>) -> RaftCore {
+    pub fn new(node: Node, rings: Rings, replication: Seed, shared: Arc<Shared>) -> RaftCore {
         RaftCore {
             node,
+            replication: Replication::new(replication, shared.clone()),
             from_clients: rings.from_clients,
             from_store: rings.from_store,
             from_log: rings.from_log,
@@ -79,7 +88,10 @@ impl RaftCore {
             shared,
             outputs: Vec::new(),
             applied: Index(0),
-            commands: VecDeque::new(),
+            commands: FxHashMap::default(),
+            forwarded: Forwarded::default(),
+            leads: false,
+            log_stalled: false,
             log_outbox: VecDeque::new(),
             store_outbox: VecDeque::new(),
         }
@@ -87,6 +99,7 @@ impl RaftCore {
 
     /// Runs until every client core is gone. A lone voter campaigns in its first turn.
     pub async fn run(mut self, tick_interval: Duration) {
+        self.replication.start();
         self.end_turn();
         let core = Rc::new(RefCell::new(self));
         let ticker = glommio::spawn_local(tick_loop(core.clone(), tick_interval)).detach();
@@ -119,11 +132,14 @@ impl RaftCore {
                 self.handle(message);
             }
         }
-        while let Some(FromLog(ready)) = self.from_log.pop() {
-            self.node.step(Input::Durable(ready), &mut self.outputs);
+        while let Some(message) = self.from_log.pop() {
+            self.handle_log(message);
         }
         while let Some(message) = self.from_store.pop() {
             self.handle(message);
+        }
+        while let Some(input) = self.replication.poll(&mut self.store_outbox, &mut self.client_outboxes) {
+            self.node.step(input, &mut self.outputs);
         }
         self.take_applied(applied);
         self.end_turn();
@@ -131,28 +147,77 @@ impl RaftCore {
 
     fn handle(&mut self, message: ToRaft) {
         let input = match message {
-            ToRaft::Propose(id, write) => {
-                self.commands.push_back((id, write.command));
-                Input::Propose(id, write.entry)
+            ToRaft::Propose(id, write) => self.propose(id, write),
+            ToRaft::ProposeConfChange(id, change) => {
+                if !self.leads {
+                    self.forwarded.insert(now(), change.id, id, Command::Nothing);
+                }
+                Input::ProposeConfChange(id, change)
             }
             ToRaft::Read(id) => Input::ReadIndex(id),
             ToRaft::ConfChange(index, change) => Input::ApplyConfChange(index, change),
             ToRaft::Checkpointed(index) => {
-                self.log_outbox.push_back(ToLog::Checkpointed(index));
-                return;
+                return self.log_outbox.push_back(ToLog::Checkpointed(index));
+            }
+            ToRaft::TransferLeader(id, to) => {
+                self.replication.transfer(id, to);
+                Input::TransferLeader(Some(to))
+            }
+            ToRaft::SnapshotInstalled(ready) => Input::SnapshotInstalled(ready),
+            other => {
+                match self.replication.handle(other, &mut self.store_outbox, &mut self.client_outboxes) {
+                    Some(input) => input,
+                    None => return,
+                }
             }
         };
         self.node.step(input, &mut self.outputs);
+    }
+
+    fn propose(&mut self, id: ProposalId, write: Write) -> Input {
+        let Write { command, entry, id: request } = write;
+        match self.leads {
+            true => drop(self.commands.insert(id, command)),
+            false => self.forwarded.insert(now(), request, id, command),
+        }
+        Input::Propose(id, entry)
+    }
+
+    fn handle_log(&mut self, message: FromLog) {
+        let input = match message {
+            FromLog::Durable(ready) => {
+                self.replication.durable(ready);
+                Input::Durable(ready)
+            }
+            FromLog::Fetched(peer, first, entries) => Input::Fetched(peer, first, entries),
+            FromLog::StartsAt(index) => Input::LogStartsAt(index),
+        };
+        self.node.step(input, &mut self.outputs);
+    }
+
+    /// A leader whose disk has not answered for two election timeouts hands over: it would go on as leader without
+    /// committing anything. (Much later the main thread ends the process.)
+    fn watch_log(&mut self) {
+        let waited = self.shared.log_write_age(now());
+        let stalled = waited >= 2 * self.shared.config.election_timeout;
+        if stalled != self.log_stalled {
+            self.log_stalled = stalled;
+            tracing::warn!(stalled, waited_ms = waited.as_millis() as u64, "the log device does not answer");
+            self.node.step(Input::LogStalled(stalled), &mut self.outputs);
+        }
     }
 
     fn tick(&mut self, late: Duration) {
         self.shared.metrics.tick(late);
         let cells = &metrics::here().plain;
         cells.proposals_committed.set_unsigned(self.shared.commit());
-        cells.proposals_pending.set_unsigned(self.commands.len() as u64);
         metrics::here().queue_length(Queue::RaftToLog, self.to_log.queued());
+        cells.proposals_pending.set_unsigned((self.commands.len() + self.forwarded.len()) as u64);
+        self.forwarded.forget_before(now().saturating_sub(2 * self.shared.request_timeout()));
+        self.watch_log();
         self.node.step(Input::Tick, &mut self.outputs);
         self.turn();
+        self.replication.tick(&self.node);
     }
 
     fn end_turn(&mut self) {
@@ -171,55 +236,66 @@ impl RaftCore {
             Output::Commit(entries) => self.commit(entries),
             Output::SingleVoter(index) => self.shared.publish_single_voter(index),
             Output::ProposalDropped(id, reason) => self.dropped(id, reason),
-            Output::Role(change) => {
-                let leader = change.role == Role::Leader;
-                let known = change.leader.unwrap_or(NodeId(0));
-                self.shared.publish_role(change.term, known, leader);
-                self.store_outbox.push_back(ToStore::Leadership { leader });
-                tracing::info!(
-                    raft_term = change.term.0,
-                    role = ?change.role,
-                    leader = format!("{:x}", known.0),
-                    "raft role changed"
-                );
-            }
+            Output::Role(change) => self.role_changed(change),
             Output::ReadReady(id, index) => self.read_answered(id, Some(index)),
             Output::ReadDropped(id) => self.read_answered(id, None),
-            Output::Send(_)
-            | Output::ConfState(_)
-            | Output::Fetch(_)
-            | Output::SnapshotWanted(_)
-            | Output::SnapshotUnwanted(_)
-            | Output::InstallSnapshot(_)
-            | Output::SnapshotIgnored(_)
-            | Output::AcknowledgedLost { .. } => {}
+            Output::Fetch(fetch) => self.log_outbox.push_back(ToLog::Fetch(fetch)),
+            Output::SnapshotWanted(peer) => self.store_outbox.push_back(ToStore::PinSnapshot(peer)),
+            Output::AcknowledgedLost { acknowledged, last } => self.shared.fatal(Fatal::new(
+                FatalReason::LogDamaged,
+                format!(
+                    "the leader knows that this member has acknowledged the log up to {acknowledged}, but it ends at \
+                     {}: acknowledged entries were lost; remove this member and add it again",
+                    last.index
+                ),
+            )),
+            // The store has made the same of it.
+            Output::ConfState(_) => {}
+            other => self.replication.start_output(other),
         }
+    }
+
+    fn role_changed(&mut self, change: consensus::RoleChange) {
+        self.leads = change.role == Role::Leader;
+        let known = change.leader.unwrap_or(NodeId(0));
+        self.shared.publish_role(change.term, known, self.leads);
+        self.store_outbox.push_back(ToStore::Leadership {
+            leads: self.leads,
+            term: change.term,
+            leader: change.leader,
+        });
+        self.replication.led_by(change.leader, &mut self.client_outboxes);
+        tracing::info!(
+            raft_term = change.term.0,
+            role = ?change.role,
+            leader = format!("{:x}", known.0),
+            "raft role changed"
+        );
     }
 
     fn commit(&mut self, entries: Vec<Entry>) {
         if let Some(last) = entries.last() {
             self.shared.publish_commit(last.index);
         }
-        let batch = entries.into_iter().map(|entry| {
-            let command = entry.proposal.and_then(|id| self.take_command(id));
-            Committed { entry, command }
-        });
-        let batch = batch.collect();
+        let batch = entries.into_iter().map(|entry| self.with_command(entry)).collect();
         self.store_outbox.push_back(ToStore::Commit(batch));
     }
 
-    /// Proposals commit in the order in which they were made; those in front of `id` were dropped.
-    fn take_command(&mut self, id: ProposalId) -> Option<Command> {
-        while let Some((front, command)) = self.commands.pop_front() {
-            if front == id {
-                return Some(command);
-            }
+    /// Joins an entry with what its proposer on this member had decoded.
+    fn with_command(&mut self, mut entry: Entry) -> Committed {
+        let own = entry.proposal.and_then(|id| self.commands.remove(&id));
+        if own.is_some() {
+            return Committed { entry, command: own };
         }
-        None
+        let (id, command) = self.forwarded.take(&entry).unzip();
+        entry.proposal = entry.proposal.or(id);
+        let command = command.filter(|_| entry.kind == consensus::EntryKind::Normal);
+        Committed { entry, command }
     }
 
     fn dropped(&mut self, id: ProposalId, reason: DropReason) {
         metrics::here().plain.proposals_failed.inc();
+        self.commands.remove(&id);
         let Some(core) = Shared::client_of(id) else {
             return self.store_outbox.push_back(ToStore::Dropped(id));
         };
@@ -227,7 +303,9 @@ impl RaftCore {
     }
 
     fn read_answered(&mut self, id: ReadId, index: Option<Index>) {
-        let Some(core) = Shared::client_of(ProposalId(id.0)) else { return };
+        let Some(core) = Shared::client_of(ProposalId(id.0)) else {
+            return self.store_outbox.push_back(ToStore::ReadIndex(id, index));
+        };
         self.client_outboxes[core].push_back(ToClient::ReadIndex(id, index));
     }
 
@@ -256,6 +334,7 @@ impl RaftCore {
         }
         items |= self.from_log.poll_ready(cx) == Poll::Ready(Ready::Items);
         items |= self.from_store.poll_ready(cx) == Poll::Ready(Ready::Items);
+        items |= self.replication.poll_ready(cx);
         let waiting =
             |core: &RaftCore| core.client_outboxes.iter().filter(|outbox| !outbox.is_empty()).count();
         let before = waiting(self);

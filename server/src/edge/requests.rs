@@ -152,10 +152,8 @@ impl ClientCore {
                 grpc.server.send(call, &api::health::watch(&service));
                 grpc.calls.0.insert(call, Call::Open);
             }
-            // Their way to the raft core is not there yet.
-            Request::ConfChange(_) | Request::MoveLeader { .. } => {
-                self.fail(grpc, &waiter, &Refusal::Unimplemented(waiter.method).status());
-            }
+            Request::ConfChange(change) => self.change_members(waiter, grpc, change),
+            Request::MoveLeader { target } => self.move_leader(waiter, grpc, target),
             Request::Write(_)
             | Request::LeaseTimeToLive { .. }
             | Request::LeaseLeases

@@ -2,8 +2,8 @@
 //!
 //! Each number has one writer. Readers see a value that was true; what must be consistent is published as one value.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use consensus::{Index, NodeId, ProposalId, Term};
@@ -43,6 +43,8 @@ pub struct Shared {
     commit: AtomicU64,
     applied: AtomicU64,
     space_allocated: AtomicU64,
+    /// What the raft core knew of the other members at its last tick.
+    peers: Mutex<Vec<PeerFigures>>,
     /// Open connections of each client core.
     connections: Box<[AtomicUsize]>,
     /// What all connections hold in unfinished requests and unsent answers.
@@ -61,6 +63,17 @@ pub struct Clients {
     pub cores: usize,
     /// Connections that there may be in all.
     pub connections_max: usize,
+}
+
+/// What this member knows of another one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PeerFigures {
+    /// Its id.
+    pub member: u64,
+    /// For how long the connections with it have been unbroken; `None`: they are not.
+    pub active_for: Option<Duration>,
+    /// Up to where it holds this leader's log; `None` if this member doesn't lead.
+    pub matched: Option<Index>,
 }
 
 /// What the cores and the signal thread tell the main thread.
@@ -97,6 +110,7 @@ impl Shared {
             connections_max: clients.connections_max,
             connections: (0..clients.cores).map(|_| AtomicUsize::new(0)).collect(),
             connection_bytes: AtomicUsize::new(0),
+            peers: Mutex::default(),
             log_space_lost: AtomicBool::new(false),
             log_write_began: AtomicU64::new(NO_WRITE),
             notes,
@@ -165,6 +179,23 @@ impl Shared {
         if self.leader.swap(leader.0, Ordering::AcqRel) != leader.0 {
             self.metrics.leader_changed(leader.0 != 0, leads);
         }
+    }
+
+    /// Raft core, once per tick: what it knows of the others. It does not wait for a reader; the next tick is near.
+    pub fn publish_peers(&self, figures: Vec<PeerFigures>) {
+        if let Ok(mut peers) = self.peers.try_lock() {
+            *peers = figures;
+        }
+    }
+
+    /// The other members as of the last tick, for changes of the membership.
+    pub fn peers(&self) -> Vec<PeerFigures> {
+        self.peers.lock().map_or_else(|poisoned| poisoned.into_inner().clone(), |peers| peers.clone())
+    }
+
+    /// How long a request may take (etcd: 5 s for the disk plus two elections).
+    pub fn request_timeout(&self) -> Duration {
+        Duration::from_secs(5) + 2 * self.config.election_timeout
     }
 
     /// Raft core: committed up to here.
@@ -249,6 +280,14 @@ impl Shared {
         self.log_write_began.store(began, Ordering::Relaxed);
     }
 
+    /// For how long the write of the log that is under way has taken.
+    pub fn log_write_age(&self, now: Duration) -> Duration {
+        match self.log_write_began.load(Ordering::Relaxed) {
+            NO_WRITE => Duration::ZERO,
+            began => now.saturating_sub(Duration::from_millis(began)),
+        }
+    }
+
     /// Ends the process if the log device has not answered for [`LOG_STALL_MAX`]: a member that neither writes nor dies
     /// keeps its clients from those who could serve them. Asked by the main thread, which waits for no device.
     pub fn end_if_log_stalled(&self, now: Duration) {
@@ -294,6 +333,11 @@ impl Shared {
     /// A name for a proposal of the store core.
     pub fn store_proposal_id(number: u64) -> ProposalId {
         ProposalId((STORE_CORE << 48) | (number & 0xffff_ffff_ffff))
+    }
+
+    /// The core's own number in a name.
+    pub fn number_of(id: ProposalId) -> u64 {
+        id.0 & 0xffff_ffff_ffff
     }
 
     /// The client core that waits for this proposal; `None` for the store core's own.

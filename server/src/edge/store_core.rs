@@ -12,14 +12,16 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use consensus::{Index, ProposalId};
+use consensus::{ConfState, Index, LogPosition, NodeId, ProposalId, ReadId, Term};
 use engine::compact::Progress;
 use engine::tree::Table;
 use engine::{Alarm, AlarmKind, Store};
 use node::Answer;
 use node::api::{Error, Space};
 use node::apply::{self, Effect};
+use node::cluster::{self, ForSelf, for_self};
 use node::lease::{EXPIRY_INTERVAL, Expiry, Renewals};
+use node::membership::{Member, voters_and_learners};
 use node::propose::{self, Command, IdGenerator, Write};
 use rustc_hash::FxHashSet;
 
@@ -27,7 +29,10 @@ use super::auto_compaction::AutoCompaction;
 use super::checkpoint::Checkpoints;
 use super::clock::now;
 use super::failpoint::failpoint;
-use super::messages::{Committed, Query, QueryAnswer, QueryId, ToClient, ToRaft, ToStore};
+use super::force_new;
+use super::messages::{
+    Committed, Installation, PinnedSnapshot, Query, QueryAnswer, QueryId, ToClient, ToRaft, ToStore,
+};
 use super::ring::{Ready, Receiver, Sender, drain};
 use super::scrub::Scrubber;
 use super::shared::{Note, Shared};
@@ -36,11 +41,18 @@ use crate::config::limits::Queue;
 use crate::observe::metrics::{self, Op};
 use crate::sys::{Fatal, FatalReason};
 
+mod leases;
+
+use leases::{Asker, Questions};
+
 /// Committed entries applied before a version is published and its outcomes answered.
 const ENTRIES_PER_PUBLISH: usize = 4096;
 
 /// Rows of history that one slice of a compaction looks at: about half a millisecond.
 const COMPACTION_SLICE_ROWS: usize = 200;
+
+/// How long a member that was removed goes on, so that it can answer and pass on what it knows.
+const REMOVED_LINGERS: Duration = Duration::from_secs(1);
 
 /// The cluster version that a first start decides on: major and minor of the etcd we show.
 const CLUSTER_VERSION: &str = "3.7.0";
@@ -55,7 +67,7 @@ pub struct StoreCore {
     checkpoints: Checkpoints,
     scrubber: Scrubber,
     ids: IdGenerator,
-    renewals: Renewals<QueryId>,
+    renewals: Renewals<Asker>,
     expiry: Expiry,
     /// The term in which this member leads, or led last: expired leases are revoked in no other.
     lead_term: u64,
@@ -71,6 +83,19 @@ pub struct StoreCore {
     to_raft: VecDeque<ToRaft>,
     compacting: bool,
     announced: Announced,
+    /// Who leads, as far as it is known.
+    leader: Option<NodeId>,
+    /// Members have come, gone or changed since they were last told to the raft core.
+    members_changed: bool,
+    /// When this member was removed from the cluster.
+    removed_at: Option<Duration>,
+    /// Questions that the leader has to answer.
+    questions: Questions,
+    /// The last moment at which this member is known to have led, and the question that will tell of a later one.
+    confirmed: Duration,
+    confirming: Option<(ReadId, Duration)>,
+    /// A store that waits to take the place of this one.
+    installation: Option<Box<Installation>>,
     /// Applied index of the last published version.
     published: u64,
     /// Entries applied since then.
@@ -102,8 +127,8 @@ pub struct Rings {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Leadership {
     Follows,
-    /// Became leader; leases are timed from the first entry of its term on.
-    Elected,
+    /// Became leader of this term; leases are timed from its first entry on.
+    Elected(Term),
     Leads,
 }
 
@@ -111,7 +136,8 @@ enum Leadership {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Announced {
     No,
-    Proposed(ProposalId),
+    /// Since when: a proposal that goes through another member may be lost without a word.
+    Proposed(ProposalId, Duration),
     Yes,
 }
 
@@ -147,6 +173,13 @@ impl StoreCore {
             to_raft: VecDeque::new(),
             compacting: true,
             announced: Announced::No,
+            leader: None,
+            members_changed: true,
+            removed_at: None,
+            questions: Questions::default(),
+            confirmed: Duration::ZERO,
+            confirming: None,
+            installation: None,
             published: 0,
             unpublished: 0,
             compaction_began: None,
@@ -186,6 +219,7 @@ impl StoreCore {
     fn turn(&mut self) {
         let mut applied = self.take_background();
         applied |= self.take_committed();
+        applied |= self.install();
         self.take_queries();
         applied |= self.compact();
         applied |= self.checkpoints.wants_version() && !self.compacting;
@@ -231,8 +265,13 @@ impl StoreCore {
                     entries += batch.len();
                     self.apply_all(batch);
                 }
-                ToStore::Leadership { leader } => self.lead(leader),
+                ToStore::Leadership { leads, term, leader } => self.led_by(leads, term, leader),
                 ToStore::Dropped(id) => self.own_proposal_dropped(id),
+                ToStore::ReadIndex(id, index) => self.read_confirmed(id, index.is_some()),
+                ToStore::PinSnapshot(peer) => self.pin_snapshot(peer),
+                ToStore::Install(installation) => self.installation = Some(installation),
+                ToStore::PeerRequest(from, id, body) => self.peer_asks(from, id, &body),
+                ToStore::PeerResponse(id, body) => self.peer_answers(id, &body),
                 ToStore::Query(..) | ToStore::CheckpointDone(..) | ToStore::NoSpace => {}
             }
         }
@@ -248,8 +287,12 @@ impl StoreCore {
             let counted = command.as_ref().and_then(count);
             // Read for each entry: what a batch took so far counts for the rest of it.
             let space = self.space();
+            let term = entry.term;
             match apply::apply(&mut self.store, started, space, &entry, command) {
                 Ok(Some(applied)) => {
+                    if matches!(self.leadership, Leadership::Elected(elected) if term >= elected) {
+                        self.start_leading();
+                    }
                     let ended = now();
                     let took = ended - started;
                     if let Some(op) = counted {
@@ -269,9 +312,6 @@ impl StoreCore {
     }
 
     fn applied(&mut self, applied: apply::Applied) {
-        if self.leadership == Leadership::Elected {
-            self.start_leading();
-        }
         if let Some(id) = applied.proposal {
             self.outcome(id, applied.result, applied.effect == Effect::AnswerWhenCompacted);
         }
@@ -280,11 +320,20 @@ impl StoreCore {
             Effect::AnswerWhenCompacted => self.compacting = true,
             Effect::LeaseRevoked(lease) => {
                 for (who, result) in self.renewals.revoked(lease) {
-                    self.answers[who.core].push((who, result.map(QueryAnswer::KeepAlive)));
+                    self.renewed(who, result);
                 }
             }
             Effect::RaiseNoSpace => self.raise_no_space(),
-            Effect::ConfChange(change) => self.to_raft.push_back(ToRaft::ConfChange(applied.index, change)),
+            Effect::ConfChange(change) => {
+                let own = self.shared.identity.member_id;
+                if change.as_ref().is_some_and(|change| for_self(change, own) == ForSelf::Removed) {
+                    self.removed_at = Some(now());
+                }
+                self.to_raft.push_back(ToRaft::ConfChange(applied.index, change));
+                self.members_changed = true;
+            }
+            Effect::MemberPublished => self.members_changed = true,
+            Effect::ClusterVersion(version) => self.to_raft.push_back(ToRaft::ClusterVersion(version)),
         }
         self.compacting |= self.store.finished_compact_revision() < self.store.compact_revision();
     }
@@ -326,16 +375,7 @@ impl StoreCore {
 
     fn query(&mut self, id: QueryId, query: Query) -> Option<Result<QueryAnswer, Error>> {
         match query {
-            Query::KeepAlive { lease } => {
-                let (_, result) = self.renewals.renew(&mut self.store, now(), lease, id)?;
-                if matches!(result, Ok(ttl) if ttl > 0) {
-                    metrics::here().plain.lease_renewed.inc();
-                }
-                Some(result.map(QueryAnswer::KeepAlive))
-            }
-            Query::TimeToLive { lease, keys } => {
-                Some(node::lease::time_to_live(&self.store, now(), lease, keys).map(QueryAnswer::Answer))
-            }
+            Query::KeepAlive { .. } | Query::TimeToLive { .. } => self.lease_query(id, query),
             Query::Leases => Some(Ok(QueryAnswer::Answer(node::lease::leases(&self.store)))),
             Query::Defragment => {
                 self.checkpoints.defragment();
@@ -398,6 +438,7 @@ impl StoreCore {
             metrics::here().plain.apply_batch_entries.observe(std::mem::take(&mut self.unpublished) as u64);
         }
         self.publish_figures();
+        self.publish_members();
         for (core, outbox) in self.to_clients.iter_mut().enumerate() {
             // A version that the client core has not even been sent is of no use once there is a newer one.
             if matches!(outbox.back(), Some(ToClient::Published(_))) {
@@ -408,6 +449,62 @@ impl StoreCore {
                 outbox.push_back(ToClient::Outcomes(std::mem::take(&mut self.outcomes[core])));
             }
         }
+    }
+
+    /// Tells the raft core whom it may talk to.
+    fn publish_members(&mut self) {
+        if !std::mem::take(&mut self.members_changed) {
+            return;
+        }
+        let known = apply::members(&self.store)
+            .and_then(|members| Ok((members, cluster::change::removed_ids(&self.store)?)));
+        match known {
+            Ok((members, removed)) => {
+                let removed = removed.into_iter().map(NodeId).collect();
+                self.to_raft.push_back(ToRaft::Members(members, removed));
+            }
+            Err(fatal) => self.cannot_apply(&fatal),
+        }
+    }
+
+    /// A version for a peer that is too far behind for the log.
+    fn pin_snapshot(&mut self, peer: NodeId) {
+        let members = match apply::members(&self.store) {
+            Ok(members) => members,
+            Err(fatal) => self.cannot_apply(&fatal),
+        };
+        let view = match self.store.publish() {
+            Ok(view) => view,
+            Err(damage) => self.cannot_apply(&damage.into()),
+        };
+        let applied = view.applied();
+        let position = LogPosition { index: Index(applied.index), term: Term(applied.term) };
+        let conf = conf_state(&members);
+        self.to_raft.push_back(ToRaft::SnapshotPinned(Box::new(PinnedSnapshot {
+            peer,
+            position,
+            conf,
+            view,
+        })));
+    }
+
+    /// Goes on with a store that came from a peer. Readers of the old one keep its pages until they are done; watchers go
+    /// on with the new one's history, from where they are.
+    fn install(&mut self) -> bool {
+        if self.checkpoints.is_running() {
+            return false; // its end is near, and what it writes is not needed any more
+        }
+        let Some(installation) = self.installation.take() else { return false };
+        let Installation { ready, store, tree } = *installation;
+        tracing::info!(index = store.applied().index, revision = store.revision(), "installed a snapshot");
+        self.store = store;
+        let covered = Index(self.store.applied().index);
+        self.checkpoints.replace(tree, covered);
+        self.members_changed = true;
+        self.compacting = true;
+        self.to_raft.push_back(ToRaft::SnapshotInstalled(ready));
+        self.to_raft.push_back(ToRaft::Checkpointed(covered));
+        true
     }
 
     fn publish_figures(&self) {
@@ -460,25 +557,36 @@ impl StoreCore {
         Space { used: self.store.tree().allocated_bytes(), ..self.shared.space() }
     }
 
-    fn lead(&mut self, leader: bool) {
+    fn led_by(&mut self, leads: bool, term: Term, leader: Option<NodeId>) {
+        self.leader = leader;
         if let Some(auto) = &mut self.auto_compaction {
-            auto.lead(leader);
+            auto.lead(leads);
         }
-        if !leader {
-            self.leadership = Leadership::Follows;
+        if leads {
+            // Of a new term again: whoever led in between has done what is not applied here yet.
+            self.stop_leading();
+            self.leadership = Leadership::Elected(term);
+            self.lead_term = term.0;
+            self.confirming = None;
+        } else if self.leadership != Leadership::Follows {
+            self.stop_leading();
+        }
+    }
+
+    fn stop_leading(&mut self) {
+        if self.leadership == Leadership::Leads {
             self.store.lease_demote();
-            for (who, result) in self.renewals.demoted() {
-                self.answers[who.core].push((who, result.map(QueryAnswer::KeepAlive)));
-            }
-        } else if self.leadership == Leadership::Follows {
-            self.leadership = Leadership::Elected;
+        }
+        self.leadership = Leadership::Follows;
+        for (who, result) in self.renewals.demoted() {
+            self.renewed(who, result);
         }
     }
 
     /// The first entry of our term is applied: what an earlier leader did is all here.
     fn start_leading(&mut self) {
         self.leadership = Leadership::Leads;
-        self.lead_term = self.store.applied().term;
+        self.ask_again();
         self.store.lease_promote(now(), self.shared.config.election_timeout);
         if self.announced == Announced::No {
             self.announce();
@@ -496,7 +604,10 @@ impl StoreCore {
             &config.name,
             &config.advertise_client_urls,
         );
-        self.announced = Announced::Proposed(self.propose(write));
+        self.announced = Announced::Proposed(self.propose(write), now());
+        if self.leadership != Leadership::Leads {
+            return;
+        }
         match apply::cluster_version(&self.store) {
             Ok(Some(_)) => {}
             Ok(None) => {
@@ -515,7 +626,7 @@ impl StoreCore {
     }
 
     fn own_proposal_applied(&mut self, id: ProposalId, error: Option<Error>) {
-        if self.announced == Announced::Proposed(id) {
+        if matches!(self.announced, Announced::Proposed(proposed, _) if proposed == id) {
             self.announced = Announced::Yes;
             self.shared.note(Note::Ready);
         }
@@ -524,7 +635,7 @@ impl StoreCore {
     }
 
     fn own_proposal_dropped(&mut self, id: ProposalId) {
-        if self.announced == Announced::Proposed(id) {
+        if matches!(self.announced, Announced::Proposed(proposed, _) if proposed == id) {
             self.announced = Announced::No; // the next tick tries again
         }
         self.compaction_over(id, Some(Error::NoLeader));
@@ -546,7 +657,8 @@ impl StoreCore {
         if self.leadership != Leadership::Leads {
             return;
         }
-        for lease in self.expiry.poll(&mut self.store, now(), now()) {
+        let confirmed = self.confirmed();
+        for lease in self.expiry.poll(&mut self.store, now(), confirmed) {
             metrics::here().plain.lease_expired.inc();
             let write = propose::lease_expired(&mut self.ids, lease, self.lead_term);
             let id = self.propose(write);
@@ -572,6 +684,33 @@ impl StoreCore {
         let revision = self.store.revision();
         if let Some(auto) = &mut self.auto_compaction {
             auto.over(id, now(), revision, error);
+        }
+    }
+
+    /// The last moment at which this member is known to have led. The only voter always knows; one among others asks for a
+    /// read index: its answer proves that it led when it was asked.
+    fn confirmed(&mut self) -> Duration {
+        if self.shared.read_index().is_some() {
+            self.confirmed = now();
+        } else if self.confirming.is_none_or(|(_, since)| now() - since > self.shared.config.election_timeout)
+        {
+            self.proposals += 1;
+            let id = ReadId(Shared::store_proposal_id(self.proposals).0);
+            self.confirming = Some((id, now()));
+            self.to_raft.push_back(ToRaft::Read(id));
+        }
+        self.confirmed
+    }
+
+    fn read_confirmed(&mut self, id: ReadId, led: bool) {
+        if let Some((asked, since)) = self.confirming
+            && asked == id
+        {
+            self.confirming = None;
+            if led {
+                self.confirmed = since;
+                self.expire();
+            }
         }
     }
 
@@ -622,10 +761,19 @@ impl StoreCore {
 
     fn tick(&mut self) {
         self.count_figures();
+        if let Announced::Proposed(_, since) = self.announced
+            && now() - since > self.shared.request_timeout()
+        {
+            self.announced = Announced::No;
+        }
+        if self.announced == Announced::No && self.leader.is_some() {
+            self.announce();
+        }
+        if self.removed_at.is_some_and(|at| now() - at >= REMOVED_LINGERS) {
+            self.shared.fatal(force_new::removed(self.shared.identity));
+        }
+        self.ask_again();
         if self.leadership == Leadership::Leads {
-            if self.announced == Announced::No {
-                self.announce();
-            }
             self.expire();
         }
         self.send();
@@ -672,6 +820,13 @@ async fn compaction_loop(core: Rc<RefCell<StoreCore>>) {
         glommio::timer::sleep(pause).await;
         core.borrow_mut().auto_compact();
     }
+}
+
+/// Raft's configuration as the members table has it.
+pub fn conf_state(members: &[Member]) -> ConfState {
+    let (voters, learners) = voters_and_learners(members);
+    let nodes = |ids: Vec<u64>| ids.into_iter().map(NodeId).collect();
+    ConfState { voters: nodes(voters), learners: nodes(learners) }
 }
 
 async fn tick_loop(core: Rc<RefCell<StoreCore>>) {

@@ -39,13 +39,18 @@ pub struct TreeFile {
 impl TreeFile {
     /// Opens or creates the file below `dir`. The flag says whether it existed with content.
     pub fn open(dir: &Path) -> io::Result<(Arc<TreeFile>, bool)> {
+        TreeFile::open_as(dir, TREE_FILE)
+    }
+
+    /// The same under another name.
+    pub fn open_as(dir: &Path, name: &str) -> io::Result<(Arc<TreeFile>, bool)> {
         let file = OpenOptions::new()
             .read(true)
             .write(true)
             .create(true)
             .truncate(false)
             .mode(0o600)
-            .open(dir.join(TREE_FILE))?;
+            .open(dir.join(name))?;
         let found = file.metadata()?.len();
         if found == 0 {
             file.set_len(NEW_BYTES)?;

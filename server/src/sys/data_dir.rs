@@ -83,7 +83,8 @@ impl DataDir {
     /// # Panics
     /// If it is somebody's already.
     pub fn found(&mut self, identity: Identity) -> Result<(), Fatal> {
-        assert!(self.identity.is_none(), "a data directory changes its owner never");
+        let promised = self.identity.is_some_and(|identity| identity.log_begun);
+        assert!(!promised, "a data directory whose log is begun never changes its owner");
         identity.write(&self.path)?;
         self.identity = Some(identity);
         Ok(())

@@ -1,0 +1,90 @@
+//! What a start needs to know of other members: who this one is, whom the log begins with, where peers reach it.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use consensus::NodeId;
+use node::Identity;
+use node::cluster::change::removed_ids;
+use node::membership::Member;
+
+use super::boot::{Opened, background, patiently, random, tree_damaged};
+use super::peers;
+use super::replication::Seed;
+use super::shared::Shared;
+use super::{join, listen};
+use crate::config::{Config, Founder};
+use crate::sys::{Fatal, probe};
+
+/// Bound sockets of `--listen-peer-urls`.
+///
+/// # Errors
+/// One of them is taken or not of this machine.
+pub fn listeners(config: &Config) -> Result<Vec<peers::Listener>, Fatal> {
+    let options = listen::Options { reuse_port: config.socket_reuse_port, user_timeout: None };
+    let bind = |url: &crate::config::Listen| {
+        patiently(
+            |error: &io::Error| error.kind() == io::ErrorKind::AddrInUse,
+            || match url.unix {
+                true => listen::bind_unix(&url.host),
+                false => listen::bind(&url.host, url.port, options),
+            },
+        )
+        .map(|socket| peers::Listener { socket, tls: url.tls })
+        .map_err(|error| probe::from_listen(&url.url, &error))
+    };
+    config.listen_peer.iter().map(bind).collect()
+}
+
+/// What the raft core begins with: the members of the store, or before it has any, those that the flags name.
+///
+/// # Errors
+/// The store cannot be read, or a thread cannot be made.
+pub fn peers(
+    shared: &Arc<Shared>,
+    opened: &Opened,
+    remotes: Vec<Member>,
+    listeners: Vec<peers::Listener>,
+) -> Result<Seed, Fatal> {
+    let config = &shared.config;
+    let unreadable =
+        |error: node::apply::Fatal| tree_damaged(config, &format!("cannot read the members: {error}"));
+    let mut members = node::apply::members(&opened.store).map_err(unreadable)?;
+    let removed = removed_ids(&opened.store).map_err(unreadable)?.into_iter().map(NodeId).collect();
+    if members.is_empty() {
+        members = first_members(config, shared.identity, remotes);
+    }
+    let own = members.iter().find(|member| member.id == shared.identity.member_id);
+    let settings = peers::Settings {
+        identity: shared.identity,
+        peer_urls: own.map(|member| member.peer_urls.clone()).unwrap_or_default(),
+        seed: random()?,
+        data_dir: config.data_dir.clone(),
+        read_timeout: Duration::from_secs(5),
+        write_timeout: Duration::from_secs(5),
+        tls: None,
+    };
+    let store = opened.settings.clone();
+    let background = background("ringd-snapshot")?;
+    Ok(Seed { settings, listeners, members, removed, store, background })
+}
+
+/// Whom this member knows before it has applied anything: the founders, if it is one; those that it found when it joined;
+/// or after a restart in between itself alone, and the others come to it and say where they can be answered.
+fn first_members(config: &Config, identity: Identity, remotes: Vec<Member>) -> Vec<Member> {
+    let Ok(bootstrap) = &config.bootstrap else { return Vec::new() };
+    if !remotes.is_empty() {
+        return remotes;
+    }
+    if join::joins(bootstrap, identity) {
+        let peer_urls = bootstrap.peer_urls.clone();
+        return vec![Member { id: identity.member_id, peer_urls, ..Member::default() }];
+    }
+    let founder = |founder: &Founder| Member {
+        id: founder.id.0,
+        peer_urls: founder.peer_urls.clone(),
+        ..Member::default()
+    };
+    bootstrap.members.iter().map(founder).collect()
+}
