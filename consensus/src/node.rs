@@ -12,7 +12,7 @@
 //! - `applied <= commit handed out <= min(committed, durable here) <= last`. A commit is never ahead of this member's
 //!   own disk, so no checkpoint can hold what the log could lose. With one voter, own durability *is* the commit.
 //! - A message that says "I have stored this" leaves after the [`Input::Durable`] that makes it true; a message that
-//!   reveals a term leaves after the term is durable. A leader's appends leave at once.
+//!   reveals a term leaves after the term is durable. A leader's appends leave before its own disk has them.
 //! - [`Output::SingleVoter`] is cleared before anybody can hear of a second voter: already when a configuration change
 //!   is appended, not when it is applied.
 //! - The order of outputs does not depend on clocks, threads or random numbers. raft draws its election jitter from the
@@ -207,6 +207,7 @@ impl Node {
             last: cache.last(),
             appended: self.appended,
             durable: self.durable,
+            log_durable: self.log_durable,
             unapplied_bytes: cache.unapplied_bytes() + self.queue.bytes,
             cache_bytes: cache.bytes(),
             reads: self.reads.len(),
@@ -405,7 +406,10 @@ impl Node {
         });
         self.publish_single_voter(out);
         for message in ready.take_messages() {
-            out.extend(self.envelope(message).map(Output::Send));
+            // A lone voter leads before its vote is durable; with learners there is somebody to hear of the term.
+            if let Some(envelope) = self.envelope(message) {
+                self.hold(Promise::Term, envelope, out);
+            }
         }
         out.extend(append.map(Output::Append));
         out.extend(reset.map(|position| self.install(&ready, position)));
@@ -571,4 +575,8 @@ fn silent_logger() -> slog::Logger {
 }
 
 #[cfg(test)]
+mod cluster_tests;
+#[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod world;

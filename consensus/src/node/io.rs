@@ -261,8 +261,10 @@ pub struct Status {
     pub last: LogPosition,
     /// The last append handed out, and the last one reported durable.
     pub appended: ReadyNumber,
-    /// See `appended`.
+    /// See `appended`. While a snapshot is being installed, nothing of it or after it counts as durable.
     pub durable: ReadyNumber,
+    /// The last append that the log has reported durable.
+    pub log_durable: ReadyNumber,
     /// Cost of the entries that are not applied yet.
     pub unapplied_bytes: usize,
     /// Cost of all entries in memory.

@@ -2,7 +2,7 @@
 //! disk, and whom to hand over to.
 //!
 //! raft limits what is under way by counting messages. A message may carry a single small entry or [`Config::append_bytes`],
-//! so while a peer has more ahead of it than the budget, the limit is set so that all further messages could be
+//! so while there is more for a peer than the budget has room for, the limit is set so that all further messages could be
 //! full ones; otherwise it is a constant.
 
 use std::collections::{BTreeMap, VecDeque};
@@ -114,7 +114,8 @@ impl Node {
             flight.bytes -= flight.sizes.pop_front().unwrap_or_default();
         }
         let room = self.config.peer_bytes_in_flight.saturating_sub(flight.bytes);
-        flight.constrained = self.raft.store().exceeds(next, room);
+        let full = room < self.config.append_bytes;
+        flight.constrained = full || self.raft.store().exceeds(next, room);
         let messages = match flight.constrained {
             true => (count + room / self.config.append_bytes).clamp(1, MESSAGES_IN_FLIGHT_MAX),
             false => MESSAGES_IN_FLIGHT_MAX,
