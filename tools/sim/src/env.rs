@@ -24,6 +24,15 @@ pub enum Event {
     Wake(NodeNumber, u32, Wake),
     /// A message between members arrives.
     Letter(Box<Letter>),
+    /// A member hears what came of a snapshot that it has sent.
+    SnapshotSent {
+        /// Who sent it, in which life.
+        from: (NodeNumber, u32),
+        /// To whom.
+        to: NodeNumber,
+        /// It arrived whole.
+        ok: bool,
+    },
     /// A client's request arrives.
     Request(Box<Request>),
     /// An answer arrives at its client.
@@ -86,6 +95,12 @@ pub enum Wake {
     Segment,
     /// The background thread goes on writing a checkpoint.
     Checkpoint,
+    /// Entries are read back from the log.
+    Fetch,
+    /// A received snapshot is built into a tree.
+    Import,
+    /// The tree gets its final name.
+    Rename,
 }
 
 /// What a client says to a member.
@@ -191,6 +206,17 @@ impl Env {
         let now = self.queue.now();
         for at in self.network.arrivals(now, &letter) {
             self.queue.at(at, Event::Letter(Box::new(letter.clone())));
+        }
+    }
+
+    /// A member sends a snapshot, which takes its time; the sender hears what came of it.
+    pub fn send_snapshot(&mut self, letter: Letter) {
+        let now = self.queue.now();
+        let takes = self.schedule.exponential(self.config.election());
+        let (from, to) = (letter.from, letter.to);
+        match self.network.arrivals(now, &letter).first() {
+            Some(at) => self.queue.at(at + takes, Event::Letter(Box::new(letter))),
+            None => self.queue.after(takes, Event::SnapshotSent { from, to, ok: false }),
         }
     }
 

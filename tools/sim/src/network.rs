@@ -3,6 +3,7 @@
 //! Each direction of each pair is a link of its own. Whether a letter is lost is drawn when it is sent; a link that is
 //! cut by then loses it, one that is cut later doesn't get it back.
 
+use bytes::Bytes;
 use consensus::PeerMessage;
 
 use crate::env::NodeNumber;
@@ -19,6 +20,8 @@ pub struct Letter {
     pub to: NodeNumber,
     /// What.
     pub message: Box<PeerMessage>,
+    /// A whole snapshot, which goes before the message.
+    pub snapshot: Option<Bytes>,
 }
 
 /// See the module's header.

@@ -19,6 +19,7 @@ use crate::client::Client;
 use crate::disk::Disk;
 use crate::env::{Env, Event, NodeNumber, Request, RequestBody, Wake};
 use crate::member::Member;
+use crate::network::Letter;
 use crate::plan::{FaultKind, Op, Plan};
 use crate::queue::{MS, S, Time};
 use crate::rng::Rng;
@@ -190,8 +191,14 @@ impl World {
                 let host = &mut self.hosts[letter.to];
                 if host.paused_until > now {
                     host.held.push(Event::Letter(letter));
-                } else if let Some(member) = &mut host.member {
-                    member.receive(&mut self.env, letter.from.0, letter.message);
+                    return Ok(());
+                }
+                self.letter(*letter);
+            }
+            Event::SnapshotSent { from, to, ok } => {
+                let host = &mut self.hosts[from.0];
+                if let (Some(member), true) = (&mut host.member, host.life == from.1) {
+                    member.snapshot_sent(&mut self.env, to, ok);
                 }
             }
             Event::Request(request) => self.request(*request)?,
@@ -211,6 +218,26 @@ impl World {
             }
         }
         Ok(())
+    }
+
+    fn letter(&mut self, letter: Letter) {
+        let Letter { from, to, message, snapshot } = letter;
+        let is_snapshot = snapshot.is_some();
+        let arrived = match (&mut self.hosts[to].member, snapshot) {
+            (Some(member), None) => {
+                member.receive(&mut self.env, from.0, message);
+                true
+            }
+            (Some(member), Some(bytes)) => {
+                member.receive_snapshot(&mut self.env, from.0, message, bytes);
+                true
+            }
+            (None, _) => false,
+        };
+        if is_snapshot {
+            let takes = self.env.takes(self.plan.config.latency);
+            self.env.queue.after(takes, Event::SnapshotSent { from, to, ok: arrived });
+        }
     }
 
     fn wake(&mut self, number: NodeNumber, life: u32, wake: Wake) -> Done {

@@ -151,6 +151,44 @@ impl Oracle {
         Ok((id, self.model.apply(&request)))
     }
 
+    /// A member takes a snapshot that covers this entry.
+    pub fn installs(&mut self, node: usize, index: u64, term: u64) -> Result<(), Failure> {
+        match self.log.get(index as usize - 1) {
+            Some(known) if known.term == term => {}
+            Some(known) => {
+                return fail(
+                    "raft",
+                    format!("a snapshot of entry {index} of term {term}, it was {}", known.term),
+                );
+            }
+            None => return fail("raft", format!("a snapshot of entry {index}, which nobody has committed")),
+        }
+        self.raft.handed_out(node, index);
+        Ok(())
+    }
+
+    /// A member's log begins anew behind this entry.
+    pub fn snapshot_durable(&mut self, node: usize, index: u64) {
+        let terms = self.log[..index as usize].iter().map(|entry| entry.term);
+        self.raft.snapshot(node, terms);
+    }
+
+    /// A member starts with what it has found on its disk.
+    pub fn recovered(
+        &mut self,
+        node: usize,
+        applied: u64,
+        hard_state: consensus::HardState,
+        entries: &[Entry],
+    ) -> Result<(), Failure> {
+        let Some(covered) = self.log.get(..applied as usize) else {
+            let last = self.log.len();
+            return fail("raft", format!("member {node} has applied {applied}, committed are {last}"));
+        };
+        let covered: Vec<u64> = covered.iter().map(|entry| entry.term).collect();
+        self.raft.recovered(node, &covered, hard_state, entries)
+    }
+
     /// The highest index whose state had this revision or an older one, and the first that had it.
     pub fn first_index_of(&self, revision: i64) -> u64 {
         self.log.partition_point(|entry| entry.revision < revision) as u64 + 1

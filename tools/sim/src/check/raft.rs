@@ -19,6 +19,8 @@ struct Durable {
     hard_state: HardState,
     /// The last index that this life has handed out.
     handed_out: u64,
+    /// An append is under way with which the log begins anew.
+    resetting: bool,
 }
 
 /// See the module's header.
@@ -71,14 +73,15 @@ impl Raft {
         Ok(())
     }
 
-    /// A member starts with what it has found on its disk. `applied` is what its checkpoint covers.
+    /// A member starts with what it has found on its disk. `covered` are the terms of what its checkpoint covers.
     pub fn recovered(
         &mut self,
         node: usize,
-        applied: u64,
+        covered: &[u64],
         hard_state: HardState,
         entries: &[Entry],
     ) -> Result<(), Failure> {
+        let applied = covered.len() as u64;
         let member = &mut self.members[node];
         let (was, is) = (member.hard_state, hard_state);
         if is.term < was.term || (is.term == was.term && was.vote.0 != 0 && is.vote != was.vote) {
@@ -96,11 +99,15 @@ impl Raft {
         let replaced = entries.iter().any(|entry| {
             member.terms.get(entry.index.0 as usize - 1).is_some_and(|term| *term < entry.term.0)
         });
-        if last < member.terms.len() as u64 && !replaced {
+        let reset = std::mem::take(&mut member.resetting);
+        if last < member.terms.len() as u64 && !replaced && !reset {
             return fail(
                 "durability",
                 format!("member {node} has lost entries {}..={}", last + 1, member.terms.len()),
             );
+        }
+        if member.terms.len() < covered.len() || reset {
+            member.terms = covered.to_vec();
         }
         for entry in entries {
             let at = entry.index.0 as usize - 1;
@@ -118,7 +125,17 @@ impl Raft {
     pub fn snapshot(&mut self, node: usize, terms: impl Iterator<Item = u64>) {
         let member = &mut self.members[node];
         member.terms = terms.collect();
-        member.handed_out = member.terms.len() as u64;
+        member.resetting = false;
+    }
+
+    /// A member asks for an append with which its log begins anew.
+    pub fn resets(&mut self, node: usize) {
+        self.members[node].resetting = true;
+    }
+
+    /// A snapshot stands for everything up to this entry.
+    pub fn handed_out(&mut self, node: usize, index: u64) {
+        self.members[node].handed_out = index;
     }
 
     /// A member hands out the entry at this index.

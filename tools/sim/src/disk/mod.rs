@@ -227,6 +227,8 @@ impl SegmentReader for LogImage {
 pub struct Disk {
     /// The store's file.
     pub tree: TreeDisk,
+    /// A durable one that waits to take its place.
+    pub next_tree: Option<TreeDisk>,
     /// The log.
     pub log: LogDisk,
 }

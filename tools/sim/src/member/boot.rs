@@ -15,7 +15,9 @@ use node::watch_hub::{Config as HubConfig, Hub};
 use node::{Identity, apply};
 use rustc_hash::FxHashMap;
 
-use super::{ClientCore, Done, Leadership, LogCore, Member, RaftCore, Shared, StoreCore, stops};
+use super::{
+    ClientCore, Done, Leadership, LogCore, Member, RaftCore, Receiving, Shared, StoreCore, ToRaft, stops,
+};
 use crate::check::Failure;
 use crate::disk::Disk;
 use crate::env::{Env, NodeNumber, Wake};
@@ -58,19 +60,24 @@ impl Member {
         // must be.
         disk.tree.sync();
         disk.log.sync_directory();
-        let mut store = open_store(env, disk, number, nonce)?;
-        let applied = store.applied();
-        let applied = LogPosition { index: Index(applied.index), term: Term(applied.term) };
+        let store_config = store_config(env, number, nonce);
+        let mut store = open_store(&store_config, disk, number)?;
         let identity = LogIdentity { cluster: CLUSTER, member: node_id(number) };
-        let recovered = match recover(&disk.log.image(), identity, applied) {
-            Ok(recovered) => recovered,
-            Err(error) => return stops(number, error),
-        };
+        let mut recovered = recover_log(disk, number, identity, &store)?;
+        if recovered.snapshot.is_some() {
+            // The process ended between the log's new beginning and the new tree's final name.
+            let Some(next) = disk.next_tree.take() else { return stops(number, "a snapshot is missing") };
+            drop(std::mem::replace(&mut disk.tree, next));
+            store = open_store(&store_config, disk, number)?;
+            recovered = recover_log(disk, number, identity, &store)?;
+        }
+        disk.next_tree = None;
         disk.log.sync();
+        let applied = position(&store);
         let is_new = recovered.is_new();
         let Recovered { state, tail, .. } = recovered;
         let log = open_log(env, disk, identity, tail, nonce);
-        env.oracle.raft.recovered(number, applied.index.0, state.hard_state, &state.entries)?;
+        env.oracle.recovered(number, applied.index.0, state.hard_state, &state.entries)?;
         let state = if is_new { State::bootstrap(&bootstrap_members(env)) } else { state };
         let conf = conf_state(&store, number)?;
         let node = Node::new(node_config(env, number, nonce), state, applied, conf);
@@ -96,10 +103,16 @@ impl Member {
                 commands: FxHashMap::default(),
                 forwarded: Forwarded::default(),
                 forwarded_ids: FxHashMap::default(),
+                pinned: FxHashMap::default(),
             },
             log: LogCore {
                 log,
                 appends: VecDeque::new(),
+                fetches: VecDeque::new(),
+                fetchers: FxHashMap::default(),
+                first_index: Index(0),
+                writing_since: None,
+                is_stalled: false,
                 preparing: VecDeque::new(),
                 stalled_until: 0,
                 fail_next: false,
@@ -122,6 +135,9 @@ impl Member {
                 confirmed: Duration::ZERO,
                 confirming: None,
                 checkpoint: None,
+                is_ending: false,
+                is_unlinked: false,
+                installation: None,
                 checkpointed_at: Duration::ZERO,
                 covered,
             },
@@ -134,6 +150,8 @@ impl Member {
                 reads: LinearReads::default(),
                 numbers: 0,
             },
+            receiving: Receiving::default(),
+            store_config,
             scheduled: [false; 4],
             tick_due: 0,
         };
@@ -144,6 +162,8 @@ impl Member {
     fn start(&mut self, env: &mut Env) -> Done {
         self.wake(env, Wake::Raft);
         self.wake(env, Wake::Store);
+        self.log.first_index = self.log.log.first_index();
+        self.ask_raft(env, ToRaft::LogStartsAt(self.log.first_index));
         self.schedule_tick(env);
         self.schedule_store_tick(env);
         self.schedule_housekeeping(env);
@@ -151,22 +171,39 @@ impl Member {
     }
 }
 
-fn open_store(env: &Env, disk: &Disk, number: NodeNumber, nonce: u64) -> Result<Store, Failure> {
-    let config = engine::Config {
+fn position(store: &Store) -> LogPosition {
+    let applied = store.applied();
+    LogPosition { index: Index(applied.index), term: Term(applied.term) }
+}
+
+fn recover_log(
+    disk: &Disk,
+    number: NodeNumber,
+    identity: LogIdentity,
+    store: &Store,
+) -> Result<Recovered, Failure> {
+    recover(&disk.log.image(), identity, position(store)).or_else(|error| stops(number, error))
+}
+
+fn store_config(env: &Env, number: NodeNumber, nonce: u64) -> engine::Config {
+    engine::Config {
         tree: tree::Config {
             identity: tree::Identity { cluster: CLUSTER, member: node_id(number).0 },
             nonce: nonce as u16,
         },
         lease_ttl_s_min: env.config.lease_ttl_min,
-    };
+    }
+}
+
+fn open_store(config: &engine::Config, disk: &Disk, number: NodeNumber) -> Result<Store, Failure> {
     let map = disk.tree.cache.clone();
     if disk.tree.is_empty() {
-        return Ok(Store::create(config, map));
+        return Ok(Store::create(config.clone(), map));
     }
     match Store::open(config.clone(), map.clone()) {
         Ok(store) => Ok(store),
         // A meta lies in one sector, so no crash can tear it.
-        Err(OpenError::Empty { torn: None }) => Ok(Store::create(config, map)),
+        Err(OpenError::Empty { torn: None }) => Ok(Store::create(config.clone(), map)),
         Err(error) => stops(number, error),
     }
 }

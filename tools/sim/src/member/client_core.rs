@@ -3,13 +3,13 @@
 use bytes::Bytes;
 use consensus::{DropReason, Index, ProposalId, ReadId};
 use crossbeam::epoch;
-use net::grpc::Method;
+use net::grpc::{Fill, Method};
 use node::Answer;
 use node::api::{self, Context, Error, Limits, Refusal, Request, Space};
 use node::lease;
 use node::propose::Write;
 use node::read;
-use node::watch_hub::{STREAM_QUEUED_BYTES_MAX, Sink, StreamId};
+use node::watch_hub::{LargeResponse, STREAM_QUEUED_BYTES_MAX, Sink, StreamId};
 use prost::Message;
 
 use super::{Done, Member, Proposer, Query, Read, ToClient, ToRaft, ToStore, stops};
@@ -24,6 +24,13 @@ struct ToStreams<'e>(&'e mut Env);
 impl Sink for ToStreams<'_> {
     fn send(&mut self, stream: StreamId, message: &[u8]) {
         self.0.send_stream(stream.0, message);
+    }
+
+    fn send_large(&mut self, stream: StreamId, mut response: LargeResponse) {
+        // A connection pulls it in pieces; here it leaves at once, in pieces all the same.
+        let mut message = Vec::new();
+        while let Fill::Wrote(_) = response.fill(&epoch::pin(), 1000, &mut message) {}
+        self.0.send_stream(stream.0, &message);
     }
 
     fn queued_bytes(&self, stream: StreamId) -> usize {

@@ -23,6 +23,7 @@ impl Member {
         let mut bytes = vec![0xee; plan.len]; // whatever the buffer held before
         self.log.log.encode(&plan, &mut bytes);
         disk.log.submit(plan, bytes);
+        self.log.writing_since = Some(env.queue.now());
         if planted::is("acknowledge-before-written") {
             self.report_durable(env);
         }
@@ -44,15 +45,18 @@ impl Member {
             return Err(Failure { checker: "write-error", what: String::new() });
         }
         disk.log.complete();
+        self.log.writing_since = None;
         if !planted::is("acknowledge-before-written") {
             self.report_durable(env);
         }
         if let Some(ready) = self.log.completing.take() {
-            while let Some((_, places, hard_state)) =
-                self.log.appends.pop_front_if(|(number, ..)| *number <= ready)
-            {
-                env.oracle.raft.durable(self.number, &places, hard_state)?;
+            while let Some(append) = self.log.appends.pop_front_if(|append| append.ready <= ready) {
+                if let Some(position) = append.reset {
+                    env.oracle.snapshot_durable(self.number, position.index.0);
+                }
+                env.oracle.raft.durable(self.number, &append.places, append.hard_state)?;
             }
+            self.log_durable(env, ready);
         }
         self.log_turn(env, disk)
     }
@@ -123,13 +127,18 @@ impl Member {
         let store = &mut self.store;
         let applied = store.store.applied().index;
         let is_due = now >= store.checkpointed_at + Duration::from_nanos(env.config.checkpoint);
-        if store.checkpoint.is_some() || applied <= store.covered || !is_due {
+        if store.checkpoint.is_some() || store.is_ending || applied <= store.covered || !is_due {
             return;
         }
         if let Some(checkpoint) = store.store.tree_mut().begin_checkpoint() {
             let index = consensus::Index(applied);
-            store.checkpoint =
-                Some(RunningCheckpoint { checkpoint: Box::new(checkpoint), index, phase: Phase::Grow });
+            let is_unlinked = store.is_unlinked;
+            store.checkpoint = Some(RunningCheckpoint {
+                checkpoint: Box::new(checkpoint),
+                index,
+                phase: Phase::Grow,
+                is_unlinked,
+            });
             self.checkpoint_step(env);
         }
     }
@@ -141,6 +150,12 @@ impl Member {
 
     pub(super) fn advance_checkpoint(&mut self, env: &mut Env, disk: &mut Disk) -> Done {
         let Some(running) = &mut self.store.checkpoint else { return Ok(()) };
+        if running.is_unlinked {
+            let done = self.store.checkpoint.take().expect("it was there");
+            self.store.is_ending = true;
+            self.to_store(env, ToStore::CheckpointDone(done.checkpoint, done.index));
+            return Ok(());
+        }
         let tree = &mut disk.tree;
         running.phase = match running.phase {
             Phase::Grow => {
@@ -171,6 +186,7 @@ impl Member {
             Phase::MetaSync => {
                 tree.sync();
                 let done = self.store.checkpoint.take().expect("it was there");
+                self.store.is_ending = true;
                 self.to_store(env, ToStore::CheckpointDone(done.checkpoint, done.index));
                 return Ok(());
             }

@@ -11,15 +11,17 @@ mod boot;
 mod client_core;
 mod log_core;
 mod raft_core;
+mod replication;
 mod store_core;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use consensus::log::{Log, NewSegment};
+use consensus::log::{Fetcher, Log, NewSegment};
 use consensus::{
-    ConfChange, DropReason, Entry, HardState, Index, Node, PeerMessage, ProposalId, ReadId, ReadyNumber,
+    ConfChange, ConfState, DropReason, Entry, Fetch, HardState, Index, LogPosition, Node, NodeId,
+    PeerMessage, ProposalId, ReadId, ReadyNumber,
 };
 use engine::tree::Checkpoint;
 use engine::{Store, View};
@@ -36,10 +38,11 @@ use crate::disk::Disk;
 use crate::env::{Env, NodeNumber, Wake};
 use crate::queue::Time;
 
+use replication::Receiving;
+
 pub use boot::{CLUSTER, node_id, node_number};
 
 /// To the raft core.
-#[derive(Debug)]
 enum ToRaft {
     Message(NodeNumber, Box<PeerMessage>),
     Propose(ProposalId, Write, Proposer),
@@ -47,6 +50,12 @@ enum ToRaft {
     Durable(ReadyNumber),
     ConfChange(Index, Option<ConfChange>),
     Checkpointed(Index),
+    LogStartsAt(Index),
+    Fetched(NodeId, Index, Option<Vec<Entry>>),
+    SnapshotPinned { peer: NodeId, position: LogPosition, conf: ConfState, view: Arc<View> },
+    SnapshotInstalled(ReadyNumber),
+    SnapshotSent(NodeNumber, bool),
+    LogStalled(bool),
 }
 
 /// Who proposes.
@@ -73,6 +82,8 @@ enum ToStore {
     /// Its question for a read index is answered; whether this member led when it was put.
     ReadIndex(ReadId, bool),
     CheckpointDone(Box<Checkpoint>, Index),
+    PinSnapshot(NodeId),
+    Install(ReadyNumber, Box<Store>),
 }
 
 /// Questions to the store core; the number is the operation's.
@@ -119,18 +130,34 @@ struct RaftCore {
     forwarded: Forwarded,
     /// IDs of forwarded entries, for those that are refused.
     forwarded_ids: FxHashMap<ProposalId, u64>,
+    /// Versions pinned for peers.
+    pinned: FxHashMap<NodeId, Arc<View>>,
 }
 
 struct LogCore {
     log: Log,
-    /// Of each append that is not durable: its number, places of its entries, its hard state.
-    appends: VecDeque<(ReadyNumber, Vec<(u64, u64)>, HardState)>,
+    /// What is not durable yet.
+    appends: VecDeque<Appended>,
+    fetches: VecDeque<Fetch>,
+    fetchers: FxHashMap<NodeId, Fetcher>,
+    first_index: Index,
+    /// Since when the write in flight is.
+    writing_since: Option<Time>,
+    is_stalled: bool,
     preparing: VecDeque<(NewSegment, bool)>,
     /// No write completes before then.
     stalled_until: Time,
     fail_next: bool,
     /// What the write in flight makes durable.
     completing: Option<ReadyNumber>,
+}
+
+/// An append for the oracle: places of its entries, and behind which snapshot it begins.
+struct Appended {
+    ready: ReadyNumber,
+    places: Vec<(u64, u64)>,
+    hard_state: HardState,
+    reset: Option<LogPosition>,
 }
 
 struct StoreCore {
@@ -151,6 +178,12 @@ struct StoreCore {
     confirmed: Duration,
     confirming: Option<(ReadId, Duration)>,
     checkpoint: Option<RunningCheckpoint>,
+    /// Its end is on its way.
+    is_ending: bool,
+    /// The present file has lost its name to that of a snapshot.
+    is_unlinked: bool,
+    /// What waits to take the store's place.
+    installation: Option<(ReadyNumber, Box<Store>)>,
     checkpointed_at: Duration,
     covered: u64,
 }
@@ -167,6 +200,7 @@ struct RunningCheckpoint {
     /// What it covers.
     index: Index,
     phase: Phase,
+    is_unlinked: bool,
 }
 
 /// What the background thread does next for a checkpoint.
@@ -202,6 +236,8 @@ pub struct Member {
     log: LogCore,
     store: StoreCore,
     client: ClientCore,
+    receiving: Receiving,
+    store_config: engine::Config,
     /// Which cores have a turn coming.
     scheduled: [bool; 4],
     tick_due: u64,
@@ -290,12 +326,21 @@ impl Member {
             Wake::LogTimeout => self.log_timeout(env),
             Wake::Segment => self.prepare_segment(env, disk),
             Wake::Checkpoint => self.advance_checkpoint(env, disk),
+            Wake::Fetch => self.fetched(env, disk),
+            Wake::Import => self.import(env, disk),
+            Wake::Rename => self.rename(env, disk),
         }
     }
 
     /// A message of a peer arrives.
     pub fn receive(&mut self, env: &mut Env, from: NodeNumber, message: Box<PeerMessage>) {
         self.raft.inbox.push_back(ToRaft::Message(from, message));
+        self.wake(env, Wake::Raft);
+    }
+
+    /// A snapshot that it has sent has arrived, or not.
+    pub fn snapshot_sent(&mut self, env: &mut Env, to: NodeNumber, ok: bool) {
+        self.raft.inbox.push_back(ToRaft::SnapshotSent(to, ok));
         self.wake(env, Wake::Raft);
     }
 

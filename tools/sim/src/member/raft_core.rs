@@ -1,9 +1,9 @@
 //! The raft core's turn: feeds `consensus::Node` and starts what it asks for.
 
-use consensus::{DropReason, Entry, Index, Input, Output, PeerMessage, ProposalId, Role};
+use consensus::{DropReason, Entry, Index, Input, Lane, Output, PeerMessage, ProposalId, Role};
 use raft::eraftpb::MessageType;
 
-use super::{Done, Leadership, Member, Proposer, ToClient, ToRaft, ToStore, node_id, node_number};
+use super::{Appended, Done, Leadership, Member, Proposer, ToClient, ToRaft, ToStore, node_id, node_number};
 use crate::env::{Env, Wake};
 use crate::network::Letter;
 
@@ -54,10 +54,24 @@ impl Member {
             ToRaft::ReadIndex(read) => Input::ReadIndex(read),
             ToRaft::Durable(ready) => Input::Durable(ready),
             ToRaft::ConfChange(index, change) => Input::ApplyConfChange(index, change),
+            ToRaft::LogStartsAt(index) => Input::LogStartsAt(index),
+            ToRaft::Fetched(peer, first, entries) => Input::Fetched(peer, first, entries),
+            ToRaft::SnapshotPinned { peer, position, conf, view } => {
+                self.raft.pinned.insert(peer, view);
+                Input::SnapshotPinned { peer, position, conf }
+            }
+            ToRaft::SnapshotInstalled(ready) => Input::SnapshotInstalled(ready),
+            ToRaft::SnapshotSent(to, ok) => Input::SnapshotSent(node_id(to), ok),
+            ToRaft::LogStalled(stalled) => Input::LogStalled(stalled),
             ToRaft::Checkpointed(index) => {
                 self.log.log.checkpointed(index);
                 self.wake(env, Wake::Log);
-                return Ok(());
+                let first = self.log.log.first_index();
+                if first <= self.log.first_index {
+                    return Ok(());
+                }
+                self.log.first_index = first;
+                Input::LogStartsAt(first)
             }
         };
         self.raft.node.step(input, outputs);
@@ -74,9 +88,20 @@ impl Member {
     pub(super) fn tick(&mut self, env: &mut Env) -> Done {
         self.schedule_tick(env);
         let mut outputs = Vec::new();
+        self.watch_log(env);
         self.raft.node.step(Input::Tick, &mut outputs);
         outputs.into_iter().try_for_each(|output| self.start_output(env, output))?;
         self.raft_turn(env)
+    }
+
+    /// A leader whose disk does not answer for two election timeouts hands over.
+    fn watch_log(&mut self, env: &mut Env) {
+        let waited = self.log.writing_since.map_or(0, |since| env.queue.now() - since);
+        let stalled = waited >= 2 * env.config.election();
+        if stalled != self.log.is_stalled {
+            self.log.is_stalled = stalled;
+            self.ask_raft(env, ToRaft::LogStalled(stalled));
+        }
     }
 
     /// Due times are start + n × interval; those that are over are skipped, for a burst of ticks would look like silence
@@ -93,7 +118,11 @@ impl Member {
         match output {
             Output::Append(append) => {
                 let places = append.entries.iter().map(|entry| (entry.index.0, entry.term.0)).collect();
-                self.log.appends.push_back((append.ready, places, append.hard_state));
+                let (ready, hard_state, reset) = (append.ready, append.hard_state, append.reset);
+                if reset.is_some() {
+                    env.oracle.raft.resets(self.number);
+                }
+                self.log.appends.push_back(Appended { ready, places, hard_state, reset });
                 self.log.log.append(append);
                 self.wake(env, Wake::Log);
             }
@@ -120,19 +149,22 @@ impl Member {
                 Some(_) => self.to_client(env, ToClient::ReadDropped(read)),
                 None => self.to_store(env, ToStore::ReadIndex(read, false)),
             },
+            Output::Send(envelope) if envelope.message.lane() == Lane::Snapshot => {
+                self.send_snapshot(env, envelope.to, envelope.message)?;
+            }
             Output::Send(envelope) => self.send(env, envelope.to, envelope.message)?,
+            Output::Fetch(fetch) => self.fetch(env, fetch),
+            Output::SnapshotWanted(peer) => self.to_store(env, ToStore::PinSnapshot(peer)),
+            Output::SnapshotUnwanted(peer) => drop(self.raft.pinned.remove(&peer)),
+            Output::InstallSnapshot(install) => self.install(env, install)?,
+            Output::SnapshotIgnored(position) => self.ignore_snapshot(position),
             Output::AcknowledgedLost { acknowledged, last } => {
                 return super::stops(
                     self.number,
                     format!("entry {acknowledged} was acknowledged, the log ends at {last:?}"),
                 );
             }
-            Output::ConfState(_)
-            | Output::Fetch(_)
-            | Output::SnapshotWanted(_)
-            | Output::SnapshotUnwanted(_)
-            | Output::InstallSnapshot(_)
-            | Output::SnapshotIgnored(_) => {}
+            Output::ConfState(_) => {}
         }
         Ok(())
     }
@@ -148,7 +180,7 @@ impl Member {
                 _ => {}
             }
         }
-        env.send(Letter { from: self.id(), to: node_number(to), message });
+        env.send(Letter { from: self.id(), to: node_number(to), message, snapshot: None });
         Ok(())
     }
 

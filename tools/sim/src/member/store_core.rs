@@ -39,9 +39,12 @@ impl Member {
                 ToStore::Leadership { leader, term } => self.lead(env, leader, term),
                 ToStore::Dropped(id) => self.own_proposal_over(env, id),
                 ToStore::Query(op, query) => self.query(env, op, query),
+                ToStore::PinSnapshot(peer) => self.pin_snapshot(env, peer)?,
+                ToStore::Install(ready, store) => self.store.installation = Some((ready, store)),
                 ToStore::ReadIndex(id, led) => self.read_confirmed(env, id, led),
                 ToStore::CheckpointDone(checkpoint, index) => {
                     self.store.store.tree_mut().end_checkpoint(*checkpoint);
+                    self.store.is_ending = false;
                     self.store.covered = index.0;
                     self.store.checkpointed_at = self.now(env);
                     self.ask_raft(env, ToRaft::Checkpointed(index));
@@ -50,6 +53,7 @@ impl Member {
             }
         }
         changed |= self.store.store.applied().index > before;
+        changed |= self.replace_store(env);
         changed |= self.compact(env, &mut outcomes)?;
         if changed {
             self.publish(env, outcomes)?;
