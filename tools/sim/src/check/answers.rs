@@ -10,7 +10,7 @@ use net::grpc::Method;
 use net::pb::etcdserverpb as pb;
 use node::api::Error;
 use prost::Message;
-use rustc_hash::{FxHashMap, FxHashSet};
+use rustc_hash::FxHashMap;
 
 use super::{Failure, Oracle, fail};
 use crate::model::Answered;
@@ -39,7 +39,6 @@ pub struct Answers {
     open: FxHashMap<u64, Asked>,
     /// ID of the entry that a request became.
     entries: FxHashMap<u64, u64>,
-    asked: FxHashSet<u64>,
     /// What has been answered lies at or before this index.
     floor: u64,
     /// Newest revision that a connection (member, its life, client) has seen.
@@ -60,12 +59,6 @@ impl Answers {
     /// A member has made an entry of it.
     pub fn becomes(&mut self, op: u64, id: u64) {
         self.entries.insert(op, id);
-        self.asked.insert(id);
-    }
-
-    /// Whether a client asked for the entry with this ID.
-    pub fn is_asked(&self, id: u64) -> bool {
-        self.asked.contains(&id)
     }
 
     /// Nobody waits for it any more.

@@ -36,14 +36,14 @@ impl Leases {
         *since = (*since).max(asked);
     }
 
-    /// An entry is about to be applied. A revocation that no client asked for is an expiry.
+    /// An entry is about to be applied. A revocation that no client has asked for is an expiry.
     pub fn before_entry(
         &mut self,
         now: Time,
         index: u64,
         request: &pb::InternalRaftRequest,
         model: &Model,
-        asked: bool,
+        expires: bool,
     ) -> Result<(), Failure> {
         let Some(revoke) = &request.lease_revoke else { return Ok(()) };
         if model.leases.contains_key(&revoke.id) {
@@ -53,7 +53,7 @@ impl Leases {
             return Ok(());
         };
         let lives = lease.ttl as u64 * S / self.clock_rate_max * 1000;
-        if !asked && now < since + lives {
+        if expires && now < since + lives {
             return fail(
                 "lease",
                 format!(

@@ -114,7 +114,7 @@ impl Oracle {
         let index = entry.index.0;
         let (id, answer) = match entry.kind {
             EntryKind::ConfChange => (0, None),
-            EntryKind::Normal => self.apply(now, index, &entry.data)?,
+            EntryKind::Normal => self.apply(now, entry)?,
         };
         self.log.push(Committed {
             term: entry.term.0,
@@ -128,13 +128,11 @@ impl Oracle {
         Ok(())
     }
 
-    fn apply(
-        &mut self,
-        now: Time,
-        index: u64,
-        data: &Bytes,
-    ) -> Result<(u64, Option<model::Answer>), Failure> {
-        let Ok(request) = pb::InternalRaftRequest::decode(data.clone()) else {
+    fn apply(&mut self, now: Time, entry: &Entry) -> Result<(u64, Option<model::Answer>), Failure> {
+        let index = entry.index.0;
+        let decoded =
+            (pb::InternalRaftRequest::decode(entry.data.clone()), InTerm::decode(entry.data.clone()));
+        let (Ok(request), Ok(in_term)) = decoded else {
             return fail("raft", format!("entry {index} is not what anybody proposed"));
         };
         let id = request.header.as_ref().map_or(0, |header| header.id);
@@ -147,7 +145,11 @@ impl Oracle {
             }
             self.raft.not_dropped(id)?;
         }
-        self.leases.before_entry(now, index, &request, &self.model, self.answers.is_asked(id))?;
+        let term = in_term.header.map_or(0, |header| header.term);
+        if term > 0 && term != entry.term.0 {
+            return Ok((id, None)); // a leader's decision about leases counts in its own term only
+        }
+        self.leases.before_entry(now, index, &request, &self.model, term > 0)?;
         Ok((id, self.model.apply(&request)))
     }
 
@@ -202,6 +204,20 @@ impl Oracle {
             None => (self.model.revision, self.model.compact_revision),
         }
     }
+}
+
+/// The part of an entry that is not etcd's: the term in which its proposer leads.
+#[derive(Clone, PartialEq, prost::Message)]
+struct InTerm {
+    #[prost(message, optional, tag = "100")]
+    header: Option<Term>,
+}
+
+/// See [`InTerm`].
+#[derive(Clone, PartialEq, prost::Message)]
+struct Term {
+    #[prost(uint64, tag = "15")]
+    term: u64,
 }
 
 /// Over what members must agree on.
