@@ -8,7 +8,6 @@ pub mod leases;
 pub mod raft;
 pub mod watches;
 
-use bytes::Bytes;
 use consensus::{Entry, EntryKind};
 use net::pb::etcdserverpb as pb;
 use prost::Message;
@@ -111,7 +110,6 @@ impl Oracle {
     }
 
     fn append(&mut self, now: Time, entry: &Entry, hash: u64) -> Result<(), Failure> {
-        let index = entry.index.0;
         let (id, answer) = match entry.kind {
             EntryKind::ConfChange => (0, None),
             EntryKind::Normal => self.apply(now, entry)?,

@@ -1,14 +1,18 @@
 //! The client core's turn: calls are decoded, answered from the newest version, or wait for another core.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use consensus::{DropReason, Index, ProposalId, ReadId};
 use crossbeam::epoch;
+
+use engine::{Planned, RangeOptions, View};
 use net::grpc::{Fill, Method};
 use node::Answer;
 use node::api::{self, Context, Error, Limits, Refusal, Request, Space};
 use node::lease;
 use node::propose::Write;
-use node::read;
+use node::read::{self, RangeReply};
 use node::watch_hub::{LargeResponse, STREAM_QUEUED_BYTES_MAX, Sink, StreamId};
 use prost::Message;
 
@@ -160,16 +164,27 @@ impl Member {
         let view = self.client.view.clone();
         let guard = &epoch::pin();
         let result = match request {
-            Request::Range { options, .. } => {
-                let mut message = Vec::new();
-                let reply = read::range(&view, guard, options, &self.identity, self.shared.term);
-                reply.and_then(|reply| reply.encode(guard, &mut message)).map(|()| message.into())
-            }
+            Request::Range { options, .. } => self.range(&view, options, env.config.compaction_rows),
             Request::TxnRead { txn, .. } => self.encoded(read::txn(&view, guard, txn)),
             Request::MemberList { .. } => self.encoded(read::member_list(&view, guard)),
             other => return stops(self.number, format!("no client of this world asks for {other:?}")),
         };
         self.reply(env, op, result)
+    }
+
+    /// Plans a Range in steps of so many rows, then takes the whole answer.
+    fn range(&self, view: &Arc<View>, options: &RangeOptions, rows: usize) -> Result<Bytes, Error> {
+        let guard = &epoch::pin();
+        let mut planned = read::range(view, guard, options, rows)?;
+        let answer = loop {
+            match planned {
+                Planned::Done(answer) => break answer,
+                Planned::More(job) => planned = read::range_step(job, guard, rows)?,
+            }
+        };
+        let mut message = Vec::new();
+        RangeReply::new(answer, &self.identity, self.shared.term).encode(guard, &mut message)?;
+        Ok(message.into())
     }
 
     fn encoded(&self, result: Result<Answer, Error>) -> Result<Bytes, Error> {
