@@ -3,15 +3,15 @@
 //! The rules are those of `node::cluster::force_new`. The changed log is written as that of a first start is: in one
 //! append before anything else, and nothing of it counts until that is durable.
 
+use consensus::LogPosition;
 use consensus::log::State;
-use consensus::{Index, LogPosition};
 use engine::Store;
 use node::cluster::{change, force_new};
 use node::{Identity, apply};
 
 use crate::sys::{Fatal, FatalReason};
 
-/// Drops what was not committed, and every other member.
+/// Removes every other member.
 ///
 /// # Errors
 /// This member is no member, or the store or the log can't be read.
@@ -33,16 +33,13 @@ pub fn rewrite(
             Fatal::new(reason, refused.to_string())
         },
     )?;
-    let first_new = before.hard_state.commit.max(applied.index);
-    let changes = entries.iter().filter(|entry| entry.index > first_new).count();
-    if changes == 0 {
+    if entries == before.entries {
         tracing::info!("--force-new-cluster: this member is the only one already");
         return Ok(before);
     }
     tracing::warn!(
-        changes,
-        "dropped-from" = Index(first_new.0 + 1).0,
-        "dropped-to" = before.entries.last().map_or(first_new, |entry| entry.index).0,
+        entries = entries.len(),
+        commit = hard_state.commit.0,
         "forcing restart member: all others leave the cluster"
     );
     Ok(State { hard_state, entries, unwritten: true })

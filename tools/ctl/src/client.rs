@@ -1,6 +1,9 @@
 //! The commands that talk to a server.
 
-use etcd_client::{Client, DeleteOptions, Error, EventType, GetOptions, KeyValue, PutOptions, WatchOptions};
+use etcd_client::{
+    Client, DeleteOptions, Error, EventType, GetOptions, KeyValue, Member, MemberAddOptions, PutOptions,
+    WatchOptions,
+};
 
 use crate::{Command, EndpointCommand, MemberCommand, Range};
 
@@ -9,8 +12,14 @@ pub fn run(endpoints: &[String], command: Command) -> Result<(), String> {
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|e| e.to_string())?;
     runtime.block_on(async {
-        if let Command::Endpoint { command } = command {
-            return each_endpoint(endpoints, &command).await;
+        match command {
+            Command::Endpoint { cluster: false, command } => return each_endpoint(endpoints, &command).await,
+            Command::Endpoint { cluster: true, command } => {
+                let all = client_urls(endpoints).await?;
+                return each_endpoint(&all, &command).await;
+            }
+            Command::MoveLeader { id } => return move_leader(endpoints, id).await,
+            _ => {}
         }
         let mut client = Client::connect(endpoints, None).await.map_err(text)?;
         match command {
@@ -18,8 +27,11 @@ pub fn run(endpoints: &[String], command: Command) -> Result<(), String> {
             Command::Put { key, value, lease } => put(&mut client, key, value, lease).await,
             Command::Del { range } => delete(&mut client, range).await,
             Command::Watch { range, rev, count } => watch(&mut client, range, rev, count).await,
-            Command::Member { command: MemberCommand::List } => members(&mut client).await,
-            Command::Endpoint { .. } | Command::Log { .. } | Command::Store { .. } => {
+            Command::Member { command } => member(&mut client, command).await,
+            Command::Endpoint { .. }
+            | Command::MoveLeader { .. }
+            | Command::Log { .. }
+            | Command::Store { .. } => {
                 unreachable!("not a command for one client")
             }
         }
@@ -115,19 +127,79 @@ async fn watch(client: &mut Client, range: Range, revision: i64, count: u64) -> 
     Err("the server ended the watch".into())
 }
 
-async fn members(client: &mut Client) -> Result<(), String> {
-    let answer = client.member_list().await.map_err(text)?;
-    for member in answer.members() {
-        println!(
-            "{:x}  {}  peers {}  clients {}{}",
-            member.id(),
-            if member.name().is_empty() { "(not started)" } else { member.name() },
-            member.peer_urls().join(","),
-            member.client_urls().join(","),
-            if member.is_learner() { "  learner" } else { "" },
-        );
+async fn member(client: &mut Client, command: MemberCommand) -> Result<(), String> {
+    match command {
+        MemberCommand::List => {
+            let answer = client.member_list().await.map_err(text)?;
+            answer.members().iter().for_each(|member| println!("{}", shown_member(member)));
+        }
+        MemberCommand::Add { name, peer_urls, learner } => {
+            let options = learner.then(|| MemberAddOptions::new().with_is_learner());
+            let answer = client.member_add(peer_urls.as_slice(), options).await.map_err(text)?;
+            let added = answer.member().map_or(0, Member::id);
+            println!("added {added:x}; start it with");
+            println!("  --name={name}");
+            println!("  --initial-advertise-peer-urls={}", peer_urls.join(","));
+            println!("  --initial-cluster={}", initial_cluster(answer.member_list(), added, &name));
+            println!("  --initial-cluster-state=existing");
+        }
+        MemberCommand::Remove { id } => {
+            let answer = client.member_remove(id).await.map_err(text)?;
+            println!("removed {id:x}; {} members are left", answer.members().len());
+        }
+        MemberCommand::Update { id, peer_urls } => {
+            client.member_update(id, peer_urls).await.map_err(text)?;
+            println!("updated {id:x}");
+        }
+        MemberCommand::Promote { id } => {
+            client.member_promote(id).await.map_err(text)?;
+            println!("promoted {id:x}");
+        }
     }
     Ok(())
+}
+
+fn shown_member(member: &Member) -> String {
+    format!(
+        "{:x}  {}  peers {}  clients {}{}",
+        member.id(),
+        if member.name().is_empty() { "(not started)" } else { member.name() },
+        member.peer_urls().join(","),
+        member.client_urls().join(","),
+        if member.is_learner() { "  learner" } else { "" },
+    )
+}
+
+/// What a new member is told of the others: all that have a name, and itself.
+fn initial_cluster(members: &[Member], added: u64, name: &str) -> String {
+    let mut parts = Vec::new();
+    for member in members {
+        let name = if member.id() == added { name } else { member.name() };
+        parts.extend(member.peer_urls().iter().map(|url| format!("{name}={url}")));
+    }
+    parts.join(",")
+}
+
+/// Where clients reach each member that has started.
+async fn client_urls(endpoints: &[String]) -> Result<Vec<String>, String> {
+    let mut client = Client::connect(endpoints, None).await.map_err(text)?;
+    let answer = client.member_list().await.map_err(text)?;
+    Ok(answer.members().iter().flat_map(|member| member.client_urls().to_vec()).collect())
+}
+
+/// Only the leader hands leadership over, so it is looked for first.
+async fn move_leader(endpoints: &[String], id: u64) -> Result<(), String> {
+    for endpoint in endpoints {
+        let Ok(mut client) = Client::connect([endpoint], None).await else { continue };
+        let Ok(status) = client.status().await else { continue };
+        let member = status.header().map_or(0, |header| header.member_id());
+        if member != 0 && status.leader() == member {
+            client.move_leader(id).await.map_err(text)?;
+            println!("leadership moved from {member:x} to {id:x}");
+            return Ok(());
+        }
+    }
+    Err(format!("none of {} endpoints leads", endpoints.len()))
 }
 
 async fn each_endpoint(endpoints: &[String], command: &EndpointCommand) -> Result<(), String> {
@@ -155,6 +227,7 @@ async fn status(endpoint: &str) -> Result<String, Error> {
     let role = match status.leader() {
         0 => "no leader",
         leader if leader == member => "leader",
+        _ if status.is_learner() => "learner",
         _ => "follower",
     };
     Ok(format!(

@@ -1,6 +1,6 @@
 //! ringctl: a client of ringd, and of its files when it is stopped.
 //!
-//! `get`, `put`, `del`, `watch`, `member` and `endpoint` go through the `etcd-client` crate, so they work with any etcd;
+//! `get`, `put`, `del`, `watch`, `member`, `move-leader` and `endpoint` go through the `etcd-client` crate, so they work with any etcd;
 //! `log dump` and `store check` read a data directory whose server is stopped, and change nothing.
 
 mod client;
@@ -68,8 +68,17 @@ enum Command {
         #[command(subcommand)]
         command: MemberCommand,
     },
+    /// Hands leadership to another voter; the endpoints must include the leader's.
+    MoveLeader {
+        /// The member that shall lead, by its id in hexadecimal.
+        #[arg(value_parser = member_id)]
+        id: u64,
+    },
     /// The servers themselves.
     Endpoint {
+        /// All members of the cluster instead of the endpoints given.
+        #[arg(long, global = true)]
+        cluster: bool,
         #[command(subcommand)]
         command: EndpointCommand,
     },
@@ -101,6 +110,38 @@ struct Range {
 enum MemberCommand {
     /// Prints all members.
     List,
+    /// Adds a member, which is started afterwards with what this prints.
+    Add {
+        /// The name that it will be started with.
+        name: String,
+        /// Its peer URLs, by commas.
+        #[arg(long, value_delimiter = ',', required = true)]
+        peer_urls: Vec<String>,
+        /// It only listens, until it is promoted.
+        #[arg(long)]
+        learner: bool,
+    },
+    /// Removes a member for good.
+    Remove {
+        /// Its id in hexadecimal.
+        #[arg(value_parser = member_id)]
+        id: u64,
+    },
+    /// Changes where other members reach a member.
+    Update {
+        /// Its id in hexadecimal.
+        #[arg(value_parser = member_id)]
+        id: u64,
+        /// Its peer URLs from now on, by commas.
+        #[arg(long, value_delimiter = ',', required = true)]
+        peer_urls: Vec<String>,
+    },
+    /// Makes a voter of a learner that has caught up.
+    Promote {
+        /// Its id in hexadecimal.
+        #[arg(value_parser = member_id)]
+        id: u64,
+    },
 }
 
 #[derive(Debug, Subcommand)]
@@ -130,6 +171,10 @@ enum StoreCommand {
         /// The data directory.
         data_dir: PathBuf,
     },
+}
+
+fn member_id(text: &str) -> Result<u64, String> {
+    u64::from_str_radix(text, 16).map_err(|_| format!("{text:?} is no member id"))
 }
 
 fn lease_id(text: &str) -> Result<i64, String> {

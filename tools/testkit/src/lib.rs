@@ -4,11 +4,13 @@
 //! test can be proved against etcd first and then be put to ringd. The clients are tonic's and the `etcd-client`
 //! crate: none of our own network code judges itself.
 
+mod cluster;
 mod oracle;
 pub mod process;
 mod server;
 mod stream;
 
+pub use cluster::Cluster;
 pub use oracle::{Oracle, oracle};
 pub use server::{Program, Server, ServerOptions, scratch_dir};
 pub use stream::Duplex;

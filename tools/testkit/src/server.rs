@@ -65,12 +65,24 @@ pub struct ServerOptions {
     env: Vec<(String, String)>,
     data_dir: Option<PathBuf>,
     scheme: &'static str,
+    seat: Option<Seat>,
+}
+
+/// Of a member of a cluster: where it is and whom it is told of.
+#[derive(Clone, Debug)]
+pub(crate) struct Seat {
+    pub name: String,
+    pub address: Ipv4Addr,
+    /// `--initial-cluster`
+    pub initial_cluster: String,
+    /// `--initial-cluster-state`
+    pub state: &'static str,
 }
 
 impl ServerOptions {
     /// A server on a loopback address and in a data directory of its own, with the defaults otherwise.
     pub fn new(program: Program) -> Self {
-        Self { program, args: Vec::new(), env: Vec::new(), data_dir: None, scheme: "http" }
+        Self { program, args: Vec::new(), env: Vec::new(), data_dir: None, scheme: "http", seat: None }
     }
 
     /// One more command-line argument.
@@ -97,6 +109,11 @@ impl ServerOptions {
         self
     }
 
+    pub(crate) fn seat(mut self, seat: Seat) -> Self {
+        self.seat = Some(seat);
+        self
+    }
+
     /// Starts and waits until it serves.
     ///
     /// # Panics
@@ -111,7 +128,7 @@ impl ServerOptions {
     pub fn spawn(self) -> Server {
         let scratch = TempDir::new_in(scratch_dir()).expect("the target directory is writable");
         let data_dir = self.data_dir.clone().unwrap_or_else(|| scratch.path().join("data"));
-        let address = unused_address();
+        let address = self.seat.as_ref().map_or_else(unused_address, |seat| seat.address);
         let mut server = Server {
             url: format!("{}://{address}:2379", self.scheme),
             address,
@@ -144,6 +161,16 @@ impl Server {
     /// Where clients connect: `http://127.x.y.z:2379`.
     pub fn url(&self) -> &str {
         &self.url
+    }
+
+    /// Where other members connect: `http://127.x.y.z:2380`.
+    pub fn peer_url(&self) -> String {
+        format!("http://{}:2380", self.address)
+    }
+
+    /// One more argument for its next start.
+    pub fn add_arg(&mut self, arg: impl Into<String>) {
+        self.options.args.push(arg.into());
     }
 
     /// The loopback address it listens on, port 2379.
@@ -263,7 +290,11 @@ impl Server {
     fn spawn_child(&mut self) {
         let log = File::create(&self.log_path).expect("the scratch directory is writable");
         let client = &self.url;
-        let peer = format!("http://{}:2380", self.address);
+        let peer = self.peer_url();
+        let (name, cluster, state) = match &self.options.seat {
+            Some(seat) => (seat.name.as_str(), seat.initial_cluster.clone(), seat.state),
+            None => ("default", format!("default={peer}"), "new"),
+        };
         let mut command = Command::new(self.options.program.path());
         command
             .arg(format!("--data-dir={}", self.data_dir.display()))
@@ -271,7 +302,9 @@ impl Server {
             .arg(format!("--advertise-client-urls={client}"))
             .arg(format!("--listen-peer-urls={peer}"))
             .arg(format!("--initial-advertise-peer-urls={peer}"))
-            .arg(format!("--initial-cluster=default={peer}"))
+            .arg(format!("--name={name}"))
+            .arg(format!("--initial-cluster={cluster}"))
+            .arg(format!("--initial-cluster-state={state}"))
             .args(&self.options.args)
             .envs(self.options.env.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())
@@ -285,7 +318,11 @@ impl Server {
         }
     }
 
-    fn wait_ready(&mut self) {
+    /// Waits until it serves, if it was started without waiting.
+    ///
+    /// # Panics
+    /// If it ends or does not serve in time, with its log.
+    pub fn wait_ready(&mut self) {
         let started = Instant::now();
         while !self.log().contains(READY) {
             if let Some(status) = self.exited() {
@@ -319,7 +356,7 @@ impl Drop for Server {
 
 /// A loopback address that nobody else uses: 127/8 has one for every process and server, so the usual ports can be
 /// kept and none has to be guessed free.
-fn unused_address() -> Ipv4Addr {
+pub(crate) fn unused_address() -> Ipv4Addr {
     static COUNT: AtomicU32 = AtomicU32::new(0);
     let count = COUNT.fetch_add(1, Ordering::Relaxed);
     assert!(count < 250, "more servers in one test process than addresses were planned for");

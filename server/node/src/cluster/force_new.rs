@@ -1,7 +1,11 @@
 //! Starting over as the only member (`--force-new-cluster`): for a cluster that lost its quorum for good.
 //!
-//! What the log has committed is kept, what it has not is dropped: nobody is left who could have it committed. Behind it
-//! come conf changes that remove every other member, learners too, and make a voter of this one; they count as
+//! The whole log is kept. What of it was committed this member can't tell: its own commit index is a hint that may lie
+//! behind what was acknowledged. etcd drops what is above the hint, and with it writes that clients were told of (seen
+//! with 3.7.1: a put, a kill, a restart with the flag, and the put is gone); to keep one that nobody was told of is
+//! allowed. Only from an uncommitted removal of this very member on the log is dropped.
+//!
+//! Behind it come conf changes that remove every other member, learners too, and make a voter of this one; they count as
 //! committed at once and go into the log in one write, so after a crash in between the next start does it again. As
 //! entries, and not as rows, because a member that is added later may read the log from its beginning.
 
@@ -45,10 +49,15 @@ pub fn rewrite(
     entries: &mut Vec<Entry>,
 ) -> Result<(), Refused> {
     let commit = hard_state.commit.max(applied);
-    let kept = entries.iter().take_while(|entry| entry.index <= commit).count();
     let mut members = members.to_vec();
-    for entry in entries[..kept].iter().filter(|entry| entry.kind == EntryKind::ConfChange) {
+    let mut kept = entries.len();
+    for (at, entry) in entries.iter().enumerate().filter(|(_, entry)| entry.kind == EntryKind::ConfChange) {
+        let before = members.clone();
         foresee(&mut members, entry)?;
+        if entry.index > commit && members.iter().all(|member| member.id != own) {
+            (members, kept) = (before, at);
+            break;
+        }
     }
     let changes = changes(own, &members)?;
     entries.truncate(kept);
@@ -143,8 +152,8 @@ mod tests {
         assert_eq!((hard_state.term, hard_state.vote), (Term(5), NodeId(2)));
         assert!(entries.windows(2).all(|pair| pair[0].index.0 + 1 == pair[1].index.0), "{entries:?}");
         let mut words: Vec<String> = Vec::new();
-        for entry in entries.iter().filter(|entry| entry.index.0 > commit.max(applied)) {
-            assert_eq!((entry.kind, entry.term), (EntryKind::ConfChange, Term(5)));
+        for entry in entries.iter().filter(|entry| entry.term == Term(5)) {
+            assert_eq!(entry.kind, EntryKind::ConfChange);
             let change = ConfChange::decode(&entry.data).expect("our own");
             words.push(format!("{} {:?} {}", entry.index.0, change.kind, change.node.0));
         }
@@ -165,9 +174,9 @@ mod tests {
                 "11 RemoveNode 2, commit 11",
             ),
             (
-                "what is not committed is dropped",
+                "what may have been acknowledged is kept",
                 run(&three[..2], 7, 9, entries()),
-                "10 RemoveNode 2, commit 10",
+                "11 RemoveNode 2, commit 11",
             ),
             (
                 "a learner becomes a voter first",
@@ -180,9 +189,14 @@ mod tests {
                 "10 RemoveNode 3, 11 RemoveNode 4, commit 11",
             ),
             (
-                "changes that were never committed don't",
-                run(&three[..2], 7, 7, vec![entry(8, Some(remove(1))), entry(9, Some(add(4, false)))]),
-                "8 RemoveNode 2, commit 8",
+                "an uncommitted removal of this member is dropped, and what is behind it",
+                run(
+                    &three[..2],
+                    7,
+                    7,
+                    vec![entry(8, Some(add(4, false))), entry(9, Some(remove(1))), entry(10, None)],
+                ),
+                "9 RemoveNode 2, 10 RemoveNode 4, commit 10",
             ),
         ];
         for (name, got, want) in cases {

@@ -1,0 +1,133 @@
+//! Several servers as one cluster.
+
+use std::net::Ipv4Addr;
+use std::time::{Duration, Instant};
+
+use crate::pb::StatusRequest;
+use crate::server::{Seat, unused_address};
+use crate::{Client, Server, ServerOptions};
+
+/// How long a cluster may take to agree on a leader.
+const LEADER_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Members `m0`, `m1`, … of one cluster, each a process with an address and a data directory of its own. All are ringd or
+/// all are the real etcd.
+#[derive(Debug)]
+pub struct Cluster {
+    options: ServerOptions,
+    members: Vec<Server>,
+    /// Address of a member that is about to join.
+    next: Ipv4Addr,
+}
+
+impl Cluster {
+    /// Founds a cluster of `size` members and waits until all serve. `options` are those of each member.
+    ///
+    /// # Panics
+    /// If one ends or does not serve in time, with its log.
+    pub fn start(options: ServerOptions, size: usize) -> Cluster {
+        let mut cluster = Cluster::spawn(options, size);
+        cluster.members.iter_mut().for_each(Server::wait_ready);
+        cluster
+    }
+
+    /// Founds a cluster of `size` members and waits for none.
+    pub fn spawn(options: ServerOptions, size: usize) -> Cluster {
+        let addresses: Vec<Ipv4Addr> = (0..size).map(|_| unused_address()).collect();
+        let all: Vec<String> = addresses.iter().enumerate().map(|(i, &address)| entry(i, address)).collect();
+        let members = addresses.iter().enumerate().map(|(i, &address)| {
+            let initial_cluster = all.join(",");
+            let seat = Seat { name: format!("m{i}"), address, initial_cluster, state: "new" };
+            options.clone().seat(seat).spawn()
+        });
+        Cluster { members: members.collect(), options, next: unused_address() }
+    }
+
+    /// All members, in the order of their names; also those that are stopped.
+    pub fn members(&self) -> &[Server] {
+        &self.members
+    }
+
+    /// Member `m<i>`, to stop or start it.
+    pub fn member(&mut self, i: usize) -> &mut Server {
+        &mut self.members[i]
+    }
+
+    /// A new connection to member `m<i>`.
+    pub async fn client(&self, i: usize) -> Client {
+        self.members[i].client().await
+    }
+
+    /// All client URLs by commas, as `--endpoints` takes them.
+    pub fn endpoints(&self) -> String {
+        self.members.iter().map(Server::url).collect::<Vec<_>>().join(",")
+    }
+
+    /// The peer URL that the next member to join will have: for the MemberAdd that comes first.
+    pub fn next_peer_url(&self) -> String {
+        peer_url(self.next)
+    }
+
+    /// Starts one more member, which was added under [`Cluster::next_peer_url`], and does not wait; answers its number.
+    /// `known` are the members of the cluster by number, itself not among them.
+    pub fn spawn_joining(&mut self, known: &[usize]) -> usize {
+        let i = self.members.len();
+        let mut all: Vec<String> = known.iter().map(|&i| entry(i, self.members[i].address())).collect();
+        all.push(entry(i, self.next));
+        let seat = Seat {
+            name: format!("m{i}"),
+            address: self.next,
+            initial_cluster: all.join(","),
+            state: "existing",
+        };
+        self.members.push(self.options.clone().seat(seat).spawn());
+        self.next = unused_address();
+        i
+    }
+
+    /// Ids of leader and member as member `m<i>` says them now; the leader's is 0 if it knows none.
+    pub async fn leader_and_id(&self, i: usize) -> Option<(u64, u64)> {
+        let mut client = Client::connect(self.members[i].url()).await.ok()?;
+        let status = client.maintenance.status(StatusRequest {}).await.ok()?.into_inner();
+        Some((status.leader, status.header?.member_id))
+    }
+
+    /// The number of the member that leads, once all of `among` agree on it.
+    ///
+    /// # Panics
+    /// If they don't in time.
+    pub async fn leader(&self, among: &[usize]) -> usize {
+        let deadline = Instant::now() + LEADER_TIMEOUT;
+        loop {
+            let mut said = Vec::new();
+            for &i in among {
+                said.push((i, self.leader_and_id(i).await));
+            }
+            let leaders: Vec<Option<u64>> =
+                said.iter().map(|(_, answer)| answer.map(|(leader, _)| leader)).collect();
+            let agreed = leaders
+                .first()
+                .copied()
+                .flatten()
+                .filter(|first| leaders.iter().all(|it| *it == Some(*first)));
+            let leads =
+                |(_, answer): &&(usize, Option<(u64, u64)>)| answer.is_some_and(|(_, id)| Some(id) == agreed);
+            if let Some((i, _)) = said.iter().find(leads) {
+                return *i;
+            }
+            assert!(
+                Instant::now() < deadline,
+                "no agreement on a leader after {LEADER_TIMEOUT:?}: {said:x?}"
+            );
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+}
+
+fn peer_url(address: Ipv4Addr) -> String {
+    format!("http://{address}:2380")
+}
+
+fn entry(i: usize, address: Ipv4Addr) -> String {
+    format!("m{i}={}", peer_url(address))
+}
