@@ -422,15 +422,13 @@ fn decode_entries(
     let mut lengths = Vec::with_capacity(count);
     entries.reserve_exact(count);
     for _ in 0..count {
-        let mut entry = eraftpb::Entry::default();
-        entry.term = reader.u64("entry")?;
-        entry.index = reader.u64("entry")?;
-        entry.entry_type = match reader.u8("entry")? {
+        let (term, index) = (reader.u64("entry")?, reader.u64("entry")?);
+        let entry_type = match reader.u8("entry")? {
             kind @ (0 | 1) => i32::from(kind),
             _ => return Err(FrameError::Payload("entry")), // two-step configuration changes are never proposed
         };
         lengths.push(reader.u32("entry")?);
-        entries.push(entry);
+        entries.push(eraftpb::Entry { term, index, entry_type, ..Default::default() });
     }
     data.reserve_exact(count);
     for length in lengths {

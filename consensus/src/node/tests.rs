@@ -4,7 +4,7 @@ use bytes::Bytes;
 
 use super::*;
 use crate::testing::{Disk, Member, Store, small_log};
-use crate::{ConfChangeKind, Envelope, ReadId};
+use crate::{ConfChangeKind, Envelope, Forward, ForwardRefused, ReadId};
 
 const ME: NodeId = NodeId(7);
 
@@ -488,4 +488,135 @@ fn a_cluster_shrunk_to_one_elects_it_when_its_writes_are_durable() {
     let owed = cluster.owed[rest.0 as usize - 1].pop().unwrap();
     let out = turn(node, [Input::Durable(owed)]);
     assert_eq!(node.status().role.role, Role::Leader, "{out:?}");
+}
+
+fn forward(term: u64, boot_nonce: u64, sequence: u64, ids: std::ops::Range<u64>) -> Input {
+    let proposals = ids.map(|id| (ProposalId(id), EntryKind::Normal, Bytes::from(vec![id as u8; 10])));
+    let forward = Forward { term: Term(term), boot_nonce, sequence, proposals: proposals.collect() };
+    Input::Receive(NodeId(2), Box::new(PeerMessage::Forward(forward)))
+}
+
+fn refusals(sent: &[(NodeId, Envelope)]) -> Vec<ForwardRefused> {
+    let refusals = sent.iter().filter_map(|(_, envelope)| match &*envelope.message {
+        PeerMessage::ForwardRefused(refusal) => Some(refusal.clone()),
+        _ => None,
+    });
+    refusals.collect()
+}
+
+/// Makes member 1 of a fair cluster lead, in term 2.
+fn led_by_one(count: u64) -> Cluster {
+    let mut cluster = Cluster::new(count, 5);
+    cluster.turn(NodeId(1), vec![Input::Campaign]);
+    cluster.deliver();
+    assert_eq!(cluster.nodes[0].status().role.role, Role::Leader);
+    cluster
+}
+
+#[test]
+fn a_forward_is_appended_once_and_only_in_its_term() {
+    let mut cluster = led_by_one(3);
+    let one = NodeId(1);
+    let term = cluster.nodes[0].status().role.term.0;
+    // (forward, entries appended)
+    let story = [
+        (forward(term, 7, 1, 0..3), 3),
+        (forward(term, 7, 1, 0..3), 0),     // a copy
+        (forward(term, 7, 3, 3..5), 2),     // one was lost
+        (forward(term, 7, 2, 5..6), 0),     // it comes late
+        (forward(term, 8, 1, 6..7), 1),     // the origin has restarted
+        (forward(term, 7, 3, 3..5), 0),     // a copy of its predecessor's
+        (forward(term - 1, 9, 9, 7..8), 0), // of a term that this process may have seen end
+    ];
+    for (forward, count) in story {
+        let what = format!("{forward:?}");
+        let out = cluster.turn(one, vec![forward]);
+        let appended: usize = appends(&out).iter().map(|append| append.entries.len()).sum();
+        assert_eq!(appended, count, "{what}");
+        assert!(
+            appends(&out).iter().flat_map(|append| &append.entries).all(|entry| entry.proposal.is_none())
+        );
+        assert_eq!(refusals(&cluster.sent), [], "{what}");
+    }
+    let Input::Receive(_, message) = forward(term, 1, 1, 0..1) else { unreachable!() };
+    let out = cluster.turn(one, vec![Input::Receive(NodeId(9), message)]);
+    assert_eq!(appends(&out), [], "not of a member");
+}
+
+#[test]
+fn a_refused_forward_is_refused_for_good_and_an_accepted_one_is_never_refused() {
+    let mut cluster = led_by_one(3);
+    let one = NodeId(1);
+    let term = cluster.nodes[0].status().role.term.0;
+    cluster.turn(one, vec![forward(term, 7, 1, 0..1)]);
+    cluster.turn(one, vec![Input::TransferLeader(Some(NodeId(3)))]);
+    cluster.sent.clear();
+    cluster.turn(one, vec![forward(term, 7, 2, 1..2)]);
+    let refused = |id, reason| [ForwardRefused { boot_nonce: 7, refused: vec![(ProposalId(id), reason)] }];
+    assert_eq!(refusals(&cluster.sent), refused(1, DropReason::LeaderTransfer));
+    cluster.sent.clear();
+    // Another leads; copies of both arrive: of the first it can't be said that it was not appended.
+    let mut beat = RaftMessage { from: 3, to: 1, term: term + 1, ..Default::default() };
+    beat.set_msg_type(MessageType::MsgHeartbeat);
+    let beat = Box::new(PeerMessage::Raft(Message { raft: beat, data: vec![] }));
+    cluster.turn(one, vec![Input::Receive(NodeId(3), beat)]);
+    cluster.turn(one, vec![forward(term, 7, 1, 0..1), forward(term, 7, 2, 1..2)]);
+    assert_eq!(refusals(&cluster.sent), []);
+    // One that was never seen is refused, once.
+    cluster.turn(one, vec![forward(term, 7, 3, 2..3), forward(term, 7, 3, 2..3)]);
+    assert_eq!(refusals(&cluster.sent), refused(2, DropReason::NotLeader(NodeId(3))));
+    // The origin believes refusals of its own process only.
+    for (boot_nonce, want) in [(1, vec![(5, DropReason::NoLeader)]), (2, vec![])] {
+        let refusal = ForwardRefused { boot_nonce, refused: vec![(ProposalId(5), DropReason::NoLeader)] };
+        let refusal = Box::new(PeerMessage::ForwardRefused(refusal));
+        assert_eq!(dropped(&cluster.turn(NodeId(2), vec![Input::Receive(one, refusal)])), want);
+    }
+}
+
+fn append_from(from: u64, term: u64, log: (u64, u64), entries: &[(u64, &'static str)], commit: u64) -> Input {
+    let (index, log_term) = log;
+    let stubs = entries.iter().zip(index + 1..);
+    let stubs = stubs.map(|(&(term, _), index)| stub(EntryKind::Normal, LogPosition::new(index, term)));
+    let entries_of = stubs.collect();
+    let mut raft =
+        RaftMessage { from, to: 1, term, index, log_term, commit, entries: entries_of, ..Default::default() };
+    raft.set_msg_type(MessageType::MsgAppend);
+    let data = entries.iter().map(|(_, data)| Bytes::from_static(data.as_bytes())).collect();
+    Input::Receive(NodeId(from), Box::new(PeerMessage::Raft(Message { raft, data })))
+}
+
+#[test]
+fn a_replaced_proposal_is_lost_when_another_entry_is_committed_there_and_may_come_back_before() {
+    for comes_back in [false, true] {
+        let mut cluster = led_by_one(3);
+        let one = NodeId(1);
+        // Entry 1 is the first of the cluster, 2 opens term 2; the proposal is entry 3 and reaches nobody soon.
+        let out = cluster.turn(one, vec![Input::Propose(ProposalId(9), Bytes::from_static(b"mine"))]);
+        assert_eq!(appends(&out)[0].entries[0].position(), LogPosition::new(3, 2));
+        // The leader of term 3 replaces it. That proves nothing: it may be on a third member.
+        let out = cluster.turn(one, vec![append_from(2, 3, (2, 2), &[(3, "")], 2)]);
+        assert_eq!(dropped(&out), []);
+        if comes_back {
+            let entries = [(2, "mine"), (4, "")];
+            let out = cluster.turn(one, vec![append_from(3, 4, (2, 2), &entries, 4)]);
+            let committed = commits(&out);
+            let names: Vec<_> = committed.iter().map(|entry| (entry.index.0, entry.proposal)).collect();
+            assert_eq!(dropped(&out), []);
+            assert_eq!(names, [(3, Some(ProposalId(9))), (4, None)]);
+        } else {
+            let out = cluster.turn(one, vec![append_from(2, 3, (3, 3), &[], 3)]);
+            assert_eq!(dropped(&out), [(9, DropReason::LeaderChanged)]);
+        }
+    }
+}
+
+#[test]
+fn a_member_that_lost_what_it_acknowledged_says_so_instead_of_dying_in_raft() {
+    let mut cluster = led_by_one(3);
+    let mut raft = RaftMessage { from: 2, to: 1, term: 3, commit: 100, ..Default::default() };
+    raft.set_msg_type(MessageType::MsgHeartbeat);
+    let message = Box::new(PeerMessage::Raft(Message { raft, data: vec![] }));
+    let out = cluster.turn(NodeId(1), vec![Input::Receive(NodeId(2), message)]);
+    let lost = Output::AcknowledgedLost { acknowledged: Index(100), last: LogPosition::new(2, 2) };
+    assert_eq!(out, [lost]);
 }

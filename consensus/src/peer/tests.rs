@@ -22,9 +22,7 @@ fn append() -> PeerMessage {
 
 fn read_index() -> PeerMessage {
     let mut raft = raft(MessageType::MsgReadIndex);
-    let mut entry = eraftpb::Entry::default();
-    entry.data = b"token".to_vec();
-    raft.entries.push(entry);
+    raft.entries.push(eraftpb::Entry { data: b"token".to_vec(), ..Default::default() });
     PeerMessage::Raft(Message { raft, data: Vec::new() })
 }
 
