@@ -34,7 +34,7 @@ fn next_append(last: &mut u64, batch: u64) -> Append {
     let entries = entries.collect();
     *last += batch;
     let hard_state = HardState { term: Term(1), vote: NodeId(7), commit: Index(*last) };
-    Append { ready: ReadyNumber(*last), hard_state, entries }
+    Append { ready: ReadyNumber(*last), hard_state, entries, reset: None }
 }
 
 /// From an append to the bytes of its write; the write is durable at once, and a checkpoint follows at once.

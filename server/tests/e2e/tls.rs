@@ -42,7 +42,7 @@ impl Certificates {
             params.serial_number = Some(serial.into());
             let signed = params.signed_by(&key, &certificates.authority).unwrap().pem();
             certificates.write(&format!("{name}.crt"), &signed);
-            certificates.write(&format!("{name}.key"), &key.serialize_pem());
+            certificates.write(&format!("{name}.key"), key.serialize_pem());
         }
         certificates
     }

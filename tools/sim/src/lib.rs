@@ -6,6 +6,9 @@
 //!
 //! Reading order:
 
+// `to_store` sends to the store core; nothing is converted.
+#![allow(clippy::wrong_self_convention)]
+
 /// Chance, split by domains.
 pub mod rng;
 

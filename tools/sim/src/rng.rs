@@ -72,6 +72,6 @@ impl Rng {
         // -log2 of a number in (0, 1): the leading zeros, and the rest as if the logarithm were straight between them.
         let rest = (drawn << zeros << 1) >> 48;
         let log2_16 = ((zeros + 1) << 16) - rest;
-        (u128::from(mean) * u128::from(log2_16) * 45_426 >> 32) as u64 // 45 426 / 65 536 is the logarithm of 2
+        ((u128::from(mean) * u128::from(log2_16) * 45_426) >> 32) as u64 // 45 426 / 65 536 is the logarithm of 2
     }
 }

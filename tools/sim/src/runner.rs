@@ -124,7 +124,7 @@ pub fn run_many(limits: &Limits) -> Summary {
                     let began = Instant::now();
                     let plan = plan_of(seed, limits.members);
                     let mut ended = run(&plan);
-                    let twice = seed % 100 == 0;
+                    let twice = seed.is_multiple_of(100);
                     if twice && ended.failure.is_none() {
                         let again = run(&plan);
                         if (again.trace, again.counters) != (ended.trace, ended.counters) {

@@ -41,7 +41,8 @@ impl World {
 fn a_period_keeps_what_is_younger() {
     // As in etcd a step looks before it notes, so the window reaches back a period and a tenth.
     // period in minutes, revisions per minute, (minute, revision) of the first compactions
-    let cases: &[(u32, i64, &[(u64, i64)])] = &[
+    type Case = (u32, i64, &'static [(u64, i64)]);
+    let cases: &[Case] = &[
         // A tenth of an hour is 6 minutes: after 60 the window reaches back to the start.
         (60, 10, &[(60, 1), (120, 541), (180, 1141)]),
         // A longer period waits once for the whole of it, then an hour each time.
