@@ -18,6 +18,9 @@ pub const HEAP_BYTES_MIN: u64 = 8 << 20;
 /// Bytes proposed and not yet applied; beyond, the answer is etcd's `too many requests`.
 pub const PROPOSALS_IN_FLIGHT_BYTES_MAX: usize = 64 << 20;
 
+/// Changes of the membership that wait for their turn. People make them, so there are few.
+pub const CONF_CHANGES_OPEN_MAX: usize = 64;
+
 /// The rings between executors. Each has one sender and one receiver; what is counted is what the receiver finds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Queue {

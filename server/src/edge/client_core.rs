@@ -745,7 +745,11 @@ impl ClientCore {
 
 impl Waiting {
     fn is_open(&self, number: u64) -> bool {
-        self.writes.contains_key(&number) || self.queries.contains_key(&number) || self.reads.is_open(number)
+        self.writes.contains_key(&number)
+            || self.queries.contains_key(&number)
+            || self.reads.is_open(number)
+            || self.transfers.contains_key(&number)
+            || self.peers.contains_key(&number)
     }
 
     fn remove(&mut self, number: u64) -> Option<Waiter> {

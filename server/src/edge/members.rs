@@ -51,9 +51,11 @@ impl ClientCore {
         let members = self.members()?;
         let peers = self.shared.peers();
         let figures = |id: u64| peers.iter().find(|peer| peer.member == id);
-        let matched = |id: u64| match id == self.identity.member_id {
-            true => Some(self.shared.commit()),
-            false => figures(id).and_then(|peer| peer.matched).map(|index| index.0),
+        // Who is a member stands in the table; the figures are up to a tick old, and one that was just added has none.
+        let matched = |id: u64| match members.iter().any(|member| member.id == id) {
+            false => None,
+            true if id == self.identity.member_id => Some(self.shared.commit()),
+            true => Some(figures(id).and_then(|peer| peer.matched).map_or(0, |index| index.0)),
         };
         let leads = self.shared.leader() == self.identity.member_id;
         let situation = Situation {

@@ -83,7 +83,7 @@ impl ClientCore {
             no_space: view.has_alarm(AlarmKind::NoSpace),
             corrupt: view.has_alarm(AlarmKind::Corrupt),
             has_leader: self.shared.leader() != 0,
-            is_learner: false,
+            is_learner: self.shared.is_learner(),
             cluster_version: read::cluster_version(&view, guard).ok().flatten(),
             serializable_read_error: local,
             linearizable_read_error: barrier,

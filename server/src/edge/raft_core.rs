@@ -17,6 +17,7 @@ use node::propose::{Command, Forwarded, Write};
 use rustc_hash::FxHashMap;
 
 use super::clock::now;
+use super::conf_changes::ConfChanges;
 use super::messages::{Committed, FromLog, ToClient, ToLog, ToRaft, ToStore};
 use super::replication::{Replication, Seed};
 use super::ring::{Ready, Receiver, Sender, drain};
@@ -48,6 +49,8 @@ pub struct RaftCore {
     commands: FxHashMap<ProposalId, Command>,
     /// The same of proposals made while another member led.
     forwarded: Forwarded,
+    /// Changes of the membership, until they commit.
+    conf_changes: ConfChanges,
     leads: bool,
     log_stalled: bool,
     replication: Replication,
@@ -90,6 +93,7 @@ impl RaftCore {
             applied: Index(0),
             commands: FxHashMap::default(),
             forwarded: Forwarded::default(),
+            conf_changes: ConfChanges::default(),
             leads: false,
             log_stalled: false,
             log_outbox: VecDeque::new(),
@@ -149,6 +153,7 @@ impl RaftCore {
         let input = match message {
             ToRaft::Propose(id, write) => self.propose(id, write),
             ToRaft::ProposeConfChange(id, change) => {
+                self.conf_changes.proposed(now(), id, &change);
                 if !self.leads {
                     self.forwarded.insert(now(), change.id, id, Command::Nothing);
                 }
@@ -215,6 +220,9 @@ impl RaftCore {
         cells.proposals_pending.set_unsigned((self.commands.len() + self.forwarded.len()) as u64);
         self.forwarded.forget_before(now().saturating_sub(2 * self.shared.request_timeout()));
         self.watch_log();
+        for (id, change) in self.conf_changes.due(now().saturating_sub(self.shared.request_timeout())) {
+            self.handle(ToRaft::ProposeConfChange(id, change));
+        }
         self.node.step(Input::Tick, &mut self.outputs);
         self.turn();
         self.replication.tick(&self.node);
@@ -289,11 +297,18 @@ impl RaftCore {
         }
         let (id, command) = self.forwarded.take(&entry).unzip();
         entry.proposal = entry.proposal.or(id);
+        if let (consensus::EntryKind::ConfChange, Some(id)) = (entry.kind, entry.proposal) {
+            self.conf_changes.over(id);
+        }
         let command = command.filter(|_| entry.kind == consensus::EntryKind::Normal);
         Committed { entry, command }
     }
 
     fn dropped(&mut self, id: ProposalId, reason: DropReason) {
+        if reason == DropReason::ConfChangePending && self.conf_changes.refused(id) {
+            return;
+        }
+        self.conf_changes.over(id);
         metrics::here().plain.proposals_failed.inc();
         self.commands.remove(&id);
         let Some(core) = Shared::client_of(id) else {

@@ -117,6 +117,7 @@ impl Replication {
     /// Opens the connections.
     pub fn start(&mut self) {
         let Some((settings, listeners)) = self.seed.take() else { return };
+        self.publish_learner();
         match Peers::start(settings, listeners) {
             Ok(peers) => {
                 peers.set_members(&self.members, &self.removed);
@@ -299,6 +300,12 @@ impl Replication {
         }
         self.members = members;
         self.removed = removed;
+        self.publish_learner();
+    }
+
+    fn publish_learner(&self) {
+        let own = self.members.iter().find(|member| member.id == self.shared.identity.member_id);
+        self.shared.publish_learner(own.is_some_and(|member| member.is_learner));
     }
 
     /// What the node wants of the peers.

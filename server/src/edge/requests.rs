@@ -36,14 +36,14 @@ impl ClientCore {
             Event::Request { call, method, metadata, message, .. } => {
                 let waiter = self.begin(connection, call, method, &metadata, false);
                 metrics::here().message_received(method);
-                match self.admit(method, &metadata) {
+                match self.admit(method, &metadata, &message) {
                     Ok(()) => self.request(waiter, grpc, &message),
                     Err(refusal) => self.fail(grpc, &waiter, &refusal.status()),
                 }
             }
             Event::Open { call, method, metadata, .. } => {
                 let waiter = self.begin(connection, call, method, &metadata, true);
-                match self.admit(method, &metadata) {
+                match self.admit(method, &metadata, &bytes::Bytes::new()) {
                     Ok(()) => {
                         self.open(connection, grpc, call, method);
                         if metadata.has_leader {
@@ -80,9 +80,13 @@ impl ClientCore {
         Waiter { connection, call, method, read_only_txn: false, since, request: 0 }
     }
 
-    fn admit(&self, method: Method, metadata: &Metadata) -> Result<(), Refusal> {
+    /// `message` is that of a unary call.
+    fn admit(&self, method: Method, metadata: &Metadata, message: &bytes::Bytes) -> Result<(), Refusal> {
         if !api::is_served(method) {
             return Err(Refusal::Unimplemented(method));
+        }
+        if self.shared.is_learner() && !api::learner_serves(method, message) {
+            return Err(Error::NotSupportedForLearner.into());
         }
         if metadata.has_leader && self.shared.leader() == 0 {
             return Err(Error::NoLeader.into());
@@ -238,7 +242,7 @@ impl ClientCore {
             applied_index: view.applied().index,
             term: self.shared.term(),
             alarms: alarms(&view),
-            is_learner: false,
+            is_learner: self.shared.is_learner(),
             storage_version: read::cluster_version(&view, guard).ok().flatten().unwrap_or_default(),
         };
         let header = self.identity.header(view.revision(), self.shared.term());

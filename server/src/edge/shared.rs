@@ -51,6 +51,7 @@ pub struct Shared {
     connection_bytes: AtomicUsize,
     tree: Arc<TreeFile>,
     log_space_lost: AtomicBool,
+    is_learner: AtomicBool,
     /// When the log write under way was submitted, in milliseconds of the clock; [`NO_WRITE`] if none is.
     log_write_began: AtomicU64,
     notes: crossbeam::channel::Sender<Note>,
@@ -112,6 +113,7 @@ impl Shared {
             connection_bytes: AtomicUsize::new(0),
             peers: Mutex::default(),
             log_space_lost: AtomicBool::new(false),
+            is_learner: AtomicBool::new(false),
             log_write_began: AtomicU64::new(NO_WRITE),
             notes,
         };
@@ -267,6 +269,17 @@ impl Shared {
     /// Log core: the next segment could not be made (true), or it could again.
     pub fn log_space_lost(&self, lost: bool) {
         self.log_space_lost.store(lost, Ordering::Release);
+    }
+
+    /// Whether this member is a learner, as far as it has applied. One that is no member (yet) is none.
+    pub fn is_learner(&self) -> bool {
+        self.is_learner.load(Ordering::Acquire)
+    }
+
+    /// Raft core: the members have changed.
+    pub fn publish_learner(&self, is_learner: bool) {
+        self.is_learner.store(is_learner, Ordering::Release);
+        self.metrics.learner_changed(is_learner);
     }
 
     /// There is no room for the next log segment: writes are refused as by a NOSPACE alarm.

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use testkit::pb::{MemberListRequest, PutRequest, RangeRequest};
 use testkit::{Cluster, Server};
 
-use crate::{options, program};
+use crate::{options, program, three};
 
 fn put(key: &str) -> PutRequest {
     PutRequest { key: key.into(), value: "v".into(), ..Default::default() }
@@ -55,4 +55,24 @@ async fn a_member_that_never_saw_the_others_goes_on_alone() {
     alone.add_arg("--force-new-cluster=false");
     alone.restart();
     assert_eq!(seen(alone).await, (1, want));
+}
+
+#[tokio::test]
+async fn one_of_three_goes_on_with_all_that_was_acknowledged() {
+    let mut cluster = three();
+    let mut client = cluster.client(1).await;
+    for i in 0..20 {
+        client.kv.put(put(&format!("k{i}"))).await.expect("three of three");
+    }
+    // The one that goes on must have applied them.
+    assert_eq!(seen(&cluster.members()[0]).await.0, 20);
+    for i in 0..3 {
+        cluster.member(i).kill();
+    }
+    let alone = cluster.member(0);
+    alone.add_arg("--force-new-cluster");
+    alone.restart();
+    assert_eq!(seen(alone).await, (20, vec![("m0".to_owned(), vec![alone.peer_url()])]));
+    alone.client().await.kv.put(put("k20")).await.expect("it leads");
+    assert_eq!(seen(alone).await.0, 21);
 }

@@ -3,8 +3,9 @@
 //! As in the end-to-end tests of one server, `RINGD_TEST_SERVER=etcd` runs the same tests against the real etcd.
 
 mod force_new;
+mod membership;
 
-use testkit::{Program, ServerOptions};
+use testkit::{Cluster, Program, ServerOptions};
 
 /// The server these tests judge.
 fn program() -> Program {
@@ -19,4 +20,9 @@ fn options(program: Program) -> ServerOptions {
         Program::Ringd(_) => options.arg("--ringd-placement=unpinned"),
         Program::Etcd(_) => options,
     }
+}
+
+/// A fresh cluster of three.
+fn three() -> Cluster {
+    Cluster::start(options(program()), 3)
 }

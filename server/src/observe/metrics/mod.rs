@@ -404,6 +404,11 @@ impl Metrics {
         plain.is_leader.set(i64::from(leads));
     }
 
+    /// The raft core: this member is a learner, or is one no more.
+    pub fn learner_changed(&self, is_learner: bool) {
+        here().plain.is_learner.set(i64::from(is_learner));
+    }
+
     /// A client core: bytes came from a socket.
     #[inline]
     pub fn client_received(&self, bytes: usize) {
