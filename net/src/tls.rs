@@ -4,6 +4,7 @@
 //! show a certificate that it signed, and that is neither revoked nor named otherwise than allowed. A listener builds one [`ServerConfig`] per reading of its files and each new
 //! connection takes the current one; a bad new file thus refuses new handshakes and breaks nothing that runs.
 
+mod client;
 mod settings;
 #[cfg(test)]
 mod tests;
@@ -17,10 +18,11 @@ use std::time::Duration;
 use rustls::crypto::CryptoProvider;
 use rustls::server::WebPkiClientVerifier;
 use rustls::server::danger::ClientCertVerifier;
-use rustls::{RootCertStore, ServerConnection};
+use rustls::{Connection, RootCertStore, ServerConnection};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 
+pub use client::{ClientConfig, ClientFiles, Trust};
 pub use settings::{Settings, SuiteError, Version, cipher_suite};
 use verifier::Verifier;
 
@@ -138,24 +140,27 @@ pub enum Alpn {
     None,
 }
 
-/// One TLS connection in the server's role.
+/// One TLS connection, in the server's role or ([`ClientConfig::connect`]) the client's.
 ///
 /// Socket bytes go in through [`Tls::handle_bytes`], which appends what they decrypt to; answers go in through
 /// [`Tls::write`]; whatever is for the socket (handshake, records, alerts) comes out of [`Tls::poll_transmit`], which
 /// is to be called after each of these, also after an error: the alert tells the client why.
 pub struct Tls {
-    session: ServerConnection,
+    session: Connection,
     closed_by_peer: bool,
 }
 
 impl Tls {
     /// A connection that has received nothing.
     pub fn new(config: &ServerConfig) -> Result<Tls, Error> {
-        let mut session = ServerConnection::new(config.0.clone()).map_err(Error::Peer)?;
+        Ok(Tls::of(ServerConnection::new(config.0.clone()).map_err(Error::Peer)?.into()))
+    }
+
+    fn of(mut session: Connection) -> Tls {
         // What is written is bounded by the caller, who takes the records at once. Before the handshake is complete only
         // a greeting is.
         session.set_buffer_limit(None);
-        Ok(Tls { session, closed_by_peer: false })
+        Tls { session, closed_by_peer: false }
     }
 
     /// Takes bytes from the socket, appends what they decrypt to.

@@ -191,7 +191,7 @@ fn version_help_and_wrong_flags() {
         ),
         (&["start"], 1, r#"\"start\" is not a valid flag"#),
         (&["--election-timeout=100"], 1, "should be at least as 5 times as --heartbeat-interval"),
-        (&["--peer-cert-file=x"], 1, "--peer-cert-file is not there yet"),
+        (&["--peer-cert-allowed-cn=x"], 1, "--peer-cert-allowed-cn is not there yet"),
     ];
     for (args, want, words) in cases {
         let output = output(ringd(args));

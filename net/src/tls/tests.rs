@@ -354,3 +354,59 @@ fn only_allowed_names_get_in() {
     let settings = Settings { allowed_hostnames: vec!["not a name".to_owned()], ..Settings::default() };
     assert!(ServerConfig::new(&files, &settings).is_err());
 }
+
+/// Moves bytes between two ends of ours until nobody has any; what each has decrypted.
+fn pump_both(client: &mut Tls, server: &mut Tls) -> Result<(Vec<u8>, Vec<u8>), Error> {
+    let (mut at_client, mut at_server) = (Vec::new(), Vec::new());
+    loop {
+        let (mut up, mut down) = (Vec::new(), Vec::new());
+        client.poll_transmit(&mut up);
+        server.handle_bytes(&up, &mut at_server)?;
+        server.poll_transmit(&mut down);
+        client.handle_bytes(&down, &mut at_client)?;
+        if up.is_empty() && down.is_empty() {
+            return Ok((at_client, at_server));
+        }
+    }
+}
+
+#[test]
+fn our_client_believes_its_ca_and_the_name_it_dialed() {
+    let (ca, other) = (authority(), authority());
+    let (id, foreign) = (identity(&ca), identity(&other));
+    let server = |ca: &str| {
+        server_config(id.cert.as_bytes(), id.key.as_bytes(), Some(ca.as_bytes())).expect("sound files")
+    };
+    let roots = |authority: &Authority| authority.pem.clone().into_bytes();
+    // trusted by the client (none: anybody), what it shows, the name it dials, whether they meet
+    let cases = [
+        (Some(roots(&ca)), Some(&id), "localhost", true),
+        (Some(roots(&ca)), Some(&id), "127.0.0.1", false),
+        (Some(roots(&other)), Some(&id), "localhost", false),
+        (Some(roots(&ca)), Some(&foreign), "localhost", false),
+        (Some(roots(&ca)), None, "localhost", false),
+        (None, Some(&id), "127.0.0.1", true),
+    ];
+    for (number, (roots, shown, name, want)) in cases.into_iter().enumerate() {
+        let identity = shown.map(|id| (id.cert.as_bytes(), id.key.as_bytes()));
+        let trust = roots.as_deref().map_or(Trust::Anybody, Trust::Roots);
+        let files = ClientFiles { identity, trust };
+        let config = ClientConfig::new(&files, &Settings::default(), &[b"h2"]).expect("sound files");
+        let mut client = config.connect(name).expect("a name");
+        let mut server = Tls::new(&server(&ca.pem)).expect("sound");
+        let met = pump_both(&mut client, &mut server).is_ok() && !server.is_handshaking();
+        assert_eq!(met, want, "case {number}");
+        if want {
+            assert_eq!((client.alpn(), server.alpn()), (Alpn::H2, Alpn::H2));
+            client.write(b"up");
+            server.write(b"down");
+            let got = pump_both(&mut client, &mut server).expect("an open session");
+            assert_eq!(got, (b"down".to_vec(), b"up".to_vec()));
+        }
+    }
+    let files = ClientFiles { identity: Some((b"", b"")), trust: Trust::Anybody };
+    assert!(ClientConfig::new(&files, &Settings::default(), &[]).is_err(), "no certificate");
+    let files = ClientFiles { identity: None, trust: Trust::Anybody };
+    let config = ClientConfig::new(&files, &Settings::default(), &[]).expect("no files");
+    assert!(config.connect("no name").is_err());
+}

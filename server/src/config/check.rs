@@ -28,6 +28,9 @@ const PROGRESS_DEFAULT: Duration = Duration::from_secs(600);
 /// etcd's lower limit.
 const PROGRESS_MIN: Duration = Duration::from_millis(100);
 
+/// Smallest `--raft-read-timeout` and `--raft-write-timeout` (etcd `rafthttp.DefaultConnReadTimeout`).
+const RAFT_TIMEOUT_MIN: Duration = Duration::from_secs(5);
+
 /// etcd's default, where 0 is given.
 const WARNING_UNARY_DEFAULT: Duration = Duration::from_millis(300);
 
@@ -65,7 +68,10 @@ pub(super) fn config(mut given: Given) -> Result<Config, String> {
     let client_tls = tls::client(&mut given, &data_dir, &urls.client)?;
     let listen_client = listen(&mut given, &urls.client, client_tls.as_ref(), "client")?;
     let listen_metrics = listen(&mut given, &urls.metrics, client_tls.as_ref(), "metrics")?;
-    let listen_peer = listen_peer(&urls.peer)?;
+    let peer_tls = tls::peer(&mut given, &data_dir, &urls.peer)?;
+    let listen_peer = listen_peer(&mut given, &urls.peer, peer_tls.is_some())?;
+    let raft_read_timeout = raft_timeout(&mut given, "raft-read-timeout")?;
+    let raft_write_timeout = raft_timeout(&mut given, "raft-write-timeout")?;
     if name == "default" {
         given.warn("it isn't recommended to use default name, please set a value for --name".into(), "name");
     }
@@ -82,6 +88,9 @@ pub(super) fn config(mut given: Given) -> Result<Config, String> {
         socket_reuse_port: given.bool("socket-reuse-port"),
         socket_reuse_address: given.bool("socket-reuse-address"),
         client_tls,
+        peer_tls,
+        raft_read_timeout,
+        raft_write_timeout,
         heartbeat_interval,
         election_timeout,
         initial_election_tick_advance: given.bool("initial-election-tick-advance"),
@@ -404,10 +413,26 @@ fn quota(given: &mut Given) -> Option<u64> {
 }
 
 /// The sockets of `--listen-peer-urls`.
-fn listen_peer(urls: &[Url]) -> Result<Vec<Listen>, String> {
+fn listen_peer(given: &mut Given, urls: &[Url], has_tls: bool) -> Result<Vec<Listen>, String> {
     let unusable = |url: &&Url| !url.is_tcp();
     if let Some(url) = urls.iter().find(unusable) {
         return Err(format!("cannot listen on {}: unix sockets are not there yet", url.text));
+    }
+    if let Some(url) = urls.iter().find(|url| url.scheme == "https" && !has_tls) {
+        return Err(format!(
+            "TLS key/cert (--peer-cert-file, --peer-key-file) must be provided for peer url {} with HTTPS scheme",
+            url.text
+        ));
+    }
+    for url in urls.iter().filter(|url| url.scheme != "https") {
+        if has_tls {
+            let what = "scheme is http while peer key and cert files are present; ignoring them for";
+            given.warn(format!("{what} {}", url.text), &url.text);
+        }
+        if given.bool("peer-client-cert-auth") {
+            let what = "scheme is http while --peer-client-cert-auth is enabled; ignoring it for";
+            given.warn(format!("{what} {}", url.text), &url.text);
+        }
     }
     let listen = |url: &Url| Listen {
         url: url.text.clone(),
@@ -417,6 +442,15 @@ fn listen_peer(urls: &[Url]) -> Result<Vec<Listen>, String> {
         unix: false,
     };
     Ok(urls.iter().map(listen).collect())
+}
+
+/// Timeouts of peer connections: never below etcd's defaults, as in etcd (`embed/config.go`).
+fn raft_timeout(given: &mut Given, name: &'static str) -> Result<Duration, String> {
+    let asked = duration(given, name)?;
+    if asked < RAFT_TIMEOUT_MIN {
+        given.warn(format!("--{name} below {RAFT_TIMEOUT_MIN:?} is taken as {RAFT_TIMEOUT_MIN:?}"), name);
+    }
+    Ok(asked.max(RAFT_TIMEOUT_MIN))
 }
 
 /// etcd `ValidateMaxLearnerConfig`: fewer than none is more than may be.

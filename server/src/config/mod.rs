@@ -67,6 +67,12 @@ pub struct Config {
     pub socket_reuse_address: bool,
     /// Client TLS. Given as soon as a certificate is, even if no URL is https.
     pub client_tls: Option<ClientTls>,
+    /// Peer TLS. Given as soon as a certificate is, even if no URL is https.
+    pub peer_tls: Option<PeerTls>,
+    /// `--raft-read-timeout`
+    pub raft_read_timeout: Duration,
+    /// `--raft-write-timeout`
+    pub raft_write_timeout: Duration,
 
     /// `--heartbeat-interval`
     pub heartbeat_interval: Duration,
@@ -182,6 +188,17 @@ pub struct ClientTls {
     pub settings: net::tls::Settings,
     /// `--auto-tls`: the server makes the two files itself.
     pub self_signed: Option<SelfSigned>,
+}
+
+/// `--peer-cert-file` and its companions.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PeerTls {
+    /// The peer port's, as the client port's.
+    pub listen: ClientTls,
+    /// `--peer-client-cert-file`, or else `--peer-cert-file`: shown to peers that are dialed.
+    pub cert_file: PathBuf,
+    /// Its key.
+    pub key_file: PathBuf,
 }
 
 /// What a self-made certificate says.

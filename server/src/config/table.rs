@@ -98,10 +98,12 @@ const fn meaningless(why: &'static str) -> Class {
 }
 
 const FALSE: &[&str] = &["false"];
+const BOTH: &[&str] = &["true", "false"];
 const EMPTY: &[&str] = &[""];
 
 const DISCOVERY: &str = "discovery comes with clusters";
-const PEER_TLS: &str = "TLS between members comes with clusters";
+const SAN_CHECK: &str = "comparing the names in a peer's certificate with its address";
+const PEER_NAMES: &str = "peers are known by their CA and hostnames, not by common names";
 const AUTH: &str = "users and roles";
 const TRACING: &str = "distributed tracing";
 const NO_BBOLT: &str = "ringd's tree file has no such batches or free lists";
@@ -142,8 +144,8 @@ pub static FLAGS: &[Flag] = &[
     row("grpc-keepalive-timeout", Duration, "20s", Works, "Wait before closing a non-responsive connection (0 to disable)."),
     row("socket-reuse-port", Bool, "false", Works, "Enable to set socket option SO_REUSEPORT on listeners."),
     row("socket-reuse-address", Bool, "false", Works, "Enable to set socket option SO_REUSEADDR on listeners."),
-    row("raft-read-timeout", Duration, "5s", Cluster, "Read timeout set on each peer connection."),
-    row("raft-write-timeout", Duration, "5s", Cluster, "Write timeout set on each peer connection."),
+    row("raft-read-timeout", Duration, "5s", Works, "Read timeout set on each peer connection."),
+    row("raft-write-timeout", Duration, "5s", Works, "Write timeout set on each peer connection."),
     row("feature-gates", Text, "", Works, "key=value pairs of feature gates, comma-separated."),
 
     // Clustering
@@ -183,17 +185,17 @@ pub static FLAGS: &[Flag] = &[
     row("client-crl-file", Text, "", Works, "Path to the client certificate revocation list file."),
     row("client-cert-allowed-hostname", List, "", Works, "Comma-separated list of allowed TLS hostnames for client cert authentication."),
     row("auto-tls", Bool, "false", Works, "Client TLS using generated certificates."),
-    row("peer-cert-file", Text, "", later(PEER_TLS, EMPTY), "Path to the peer server TLS cert file."),
-    row("peer-key-file", Text, "", later(PEER_TLS, EMPTY), "Path to the peer server TLS key file."),
-    row("peer-client-cert-auth", Bool, "false", later(PEER_TLS, FALSE), "Enable peer client cert authentication."),
-    row("peer-trusted-ca-file", Text, "", later(PEER_TLS, EMPTY), "Path to the peer server TLS trusted CA file."),
-    row("peer-client-cert-file", Text, "", later(PEER_TLS, EMPTY), "Path to an explicit peer client TLS cert file."),
-    row("peer-client-key-file", Text, "", later(PEER_TLS, EMPTY), "Path to an explicit peer client TLS key file."),
-    row("peer-crl-file", Text, "", later(PEER_TLS, EMPTY), "Path to the peer certificate revocation list file."),
-    row("peer-cert-allowed-cn", List, "", later(PEER_TLS, EMPTY), "Comma-separated list of allowed CNs for inter-peer TLS authentication."),
-    row("peer-cert-allowed-hostname", List, "", later(PEER_TLS, EMPTY), "Comma-separated list of allowed SANs for inter-peer TLS authentication."),
-    row("peer-auto-tls", Bool, "false", later(PEER_TLS, FALSE), "Peer TLS using self-generated certificates."),
-    row("peer-skip-client-san-verification", Bool, "false", later(PEER_TLS, FALSE), "Skip verification of SAN fields in peer client certificates."),
+    row("peer-cert-file", Text, "", Works, "Path to the peer server TLS cert file."),
+    row("peer-key-file", Text, "", Works, "Path to the peer server TLS key file."),
+    row("peer-client-cert-auth", Bool, "false", Works, "Enable peer client cert authentication."),
+    row("peer-trusted-ca-file", Text, "", Works, "Path to the peer server TLS trusted CA file."),
+    row("peer-client-cert-file", Text, "", Works, "Path to an explicit peer client TLS cert file."),
+    row("peer-client-key-file", Text, "", Works, "Path to an explicit peer client TLS key file."),
+    row("peer-crl-file", Text, "", Works, "Path to the peer certificate revocation list file."),
+    row("peer-cert-allowed-cn", List, "", later(PEER_NAMES, EMPTY), "Comma-separated list of allowed CNs for inter-peer TLS authentication."),
+    row("peer-cert-allowed-hostname", List, "", Works, "Comma-separated list of allowed SANs for inter-peer TLS authentication."),
+    row("peer-auto-tls", Bool, "false", Works, "Peer TLS using self-generated certificates."),
+    row("peer-skip-client-san-verification", Bool, "false", later(SAN_CHECK, BOTH), "Skip verification of SAN fields in peer client certificates."),
     row("self-signed-cert-validity", Uint, "1", Works, "Validity period of self-made certificates, in years."),
     row("cipher-suites", List, "", Works, "Comma-separated list of supported TLS cipher suites."),
     row("tls-min-version", Text, "TLS1.2", Works, "Minimum TLS version supported: TLS1.2 or TLS1.3."),

@@ -287,6 +287,52 @@ fn a_mistake_in_the_initial_cluster_waits_for_a_first_start() {
 }
 
 #[test]
+fn peer_certificates_fit_the_peer_urls() {
+    let https = "--listen-peer-urls=https://127.0.0.1:2380";
+    let cases: [(&[&str], &str); 4] = [
+        (
+            &[https],
+            "TLS key/cert (--peer-cert-file, --peer-key-file) must be provided for peer url https://127.0.0.1:2380 with HTTPS scheme",
+        ),
+        (&[https, "--peer-cert-file=a"], "KeyFile and CertFile must both be present[key: , cert: a]"),
+        (
+            &[https, "--peer-cert-file=a", "--peer-key-file=b", "--peer-client-cert-auth"],
+            "--peer-client-cert-auth needs --peer-trusted-ca-file",
+        ),
+        (
+            &[https, "--peer-cert-file=a", "--peer-key-file=b", "--peer-client-cert-file=c"],
+            "--peer-client-cert-file and --peer-client-key-file must both be given, or none",
+        ),
+    ];
+    for (flags, want) in cases {
+        let got = refusal(flags);
+        assert!(got.contains(want), "{flags:?}: {got}");
+    }
+    let all = [
+        https,
+        "--peer-cert-file=a",
+        "--peer-key-file=b",
+        "--peer-client-cert-file=c",
+        "--peer-client-key-file=d",
+        "--raft-read-timeout=1s",
+        "--raft-write-timeout=7s",
+    ];
+    let config = good(&all);
+    let tls = config.peer_tls.expect("certificates");
+    assert_eq!((tls.listen.key_file, tls.cert_file, tls.key_file), ("b".into(), "c".into(), "d".into()));
+    assert_eq!(config.raft_read_timeout, Duration::from_secs(5), "etcd's least");
+    assert_eq!(config.raft_write_timeout, Duration::from_secs(7));
+    assert!(
+        config.warnings.iter().any(|warning| warning.about == "raft-read-timeout"),
+        "{:?}",
+        config.warnings
+    );
+    let auto = good(&[https, "--peer-auto-tls"]).peer_tls.expect("certificates");
+    assert!(auto.listen.self_signed.is_some() && auto.cert_file.ends_with("fixtures/peer/cert.pem"));
+    assert_eq!(good(&[]).peer_tls, None);
+}
+
+#[test]
 fn what_kubeadm_passes_is_understood() {
     let config = good(&[
         "--advertise-client-urls=https://10.0.0.1:2379",
@@ -301,6 +347,10 @@ fn what_kubeadm_passes_is_understood() {
         "--listen-metrics-urls=http://127.0.0.1:2381",
         "--listen-peer-urls=https://10.0.0.1:2380",
         "--name=node-1",
+        "--peer-cert-file=/etc/kubernetes/pki/etcd/peer.crt",
+        "--peer-client-cert-auth=true",
+        "--peer-key-file=/etc/kubernetes/pki/etcd/peer.key",
+        "--peer-trusted-ca-file=/etc/kubernetes/pki/etcd/ca.crt",
         "--snapshot-count=10000",
         "--trusted-ca-file=/etc/kubernetes/pki/etcd/ca.crt",
         "--watch-progress-notify-interval=5s",
@@ -310,6 +360,11 @@ fn what_kubeadm_passes_is_understood() {
     assert!(config.listen_client.iter().all(|listen| listen.tls), "{:?}", config.listen_client);
     assert_eq!(config.listen_client.len(), 2);
     assert!(!config.listen_metrics[0].tls);
+    assert!(config.listen_peer[0].tls);
+    let peer = config.peer_tls.expect("certificates");
+    assert_eq!(peer.listen.client_ca_file, Some(PathBuf::from("/etc/kubernetes/pki/etcd/ca.crt")));
+    assert_eq!(peer.cert_file, PathBuf::from("/etc/kubernetes/pki/etcd/peer.crt"));
+    assert_eq!(peer.listen.cert_file, peer.cert_file);
     assert_eq!(config.bootstrap.expect("founds").peer_urls, ["https://10.0.0.1:2380"]);
     assert_eq!(config.watch_progress_notify_interval, Duration::from_secs(5));
     let about: Vec<&str> = config.warnings.iter().map(|warning| warning.about.as_str()).collect();

@@ -1,4 +1,4 @@
-//! TLS of the client side: which files, what they must allow, in etcd's words.
+//! TLS of the client and of the peer side: which files, what they must allow, in etcd's words.
 
 use std::path::{Path, PathBuf};
 
@@ -7,29 +7,81 @@ use net::tls::{Settings, SuiteError, Version, cipher_suite};
 use super::args::Given;
 use super::check::path;
 use super::values::{self, Url};
-use super::{ClientTls, SelfSigned};
+use super::{ClientTls, PeerTls, SelfSigned};
 
-/// Where self-made certificates lie below the data directory. etcd's place.
-const SELF_SIGNED_DIR: &str = "fixtures/client";
+/// The flags of one side, and where its self-made certificates lie below the data directory (etcd's places).
+struct Side {
+    cert: &'static str,
+    key: &'static str,
+    auth: &'static str,
+    ca: &'static str,
+    revoked: &'static str,
+    hostnames: &'static str,
+    auto: &'static str,
+    self_signed_dir: &'static str,
+}
+
+const CLIENT: Side = Side {
+    cert: "cert-file",
+    key: "key-file",
+    auth: "client-cert-auth",
+    ca: "trusted-ca-file",
+    revoked: "client-crl-file",
+    hostnames: "client-cert-allowed-hostname",
+    auto: "auto-tls",
+    self_signed_dir: "fixtures/client",
+};
+
+const PEER: Side = Side {
+    cert: "peer-cert-file",
+    key: "peer-key-file",
+    auth: "peer-client-cert-auth",
+    ca: "peer-trusted-ca-file",
+    revoked: "peer-crl-file",
+    hostnames: "peer-cert-allowed-hostname",
+    auto: "peer-auto-tls",
+    self_signed_dir: "fixtures/peer",
+};
 
 /// A certificate that outlives everybody is a mistake of typing.
 const VALIDITY_YEARS_MAX: u64 = 1000;
 
 /// Certificate, key and CA of the client side; `None` where nothing is served under TLS.
 pub(super) fn client(given: &mut Given, data_dir: &Path, urls: &[Url]) -> Result<Option<ClientTls>, String> {
-    let settings = settings(given)?;
-    let client_ca_file = path(given, "trusted-ca-file");
-    if given.bool("client-cert-auth") && client_ca_file.is_none() {
-        return Err("--client-cert-auth needs --trusted-ca-file: the system's CAs are not used".into());
+    side(given, &CLIENT, data_dir, urls)
+}
+
+/// The same of the peer port, and what is shown to peers that are dialed; `None` where no peer URL can be https.
+pub(super) fn peer(given: &mut Given, data_dir: &Path, urls: &[Url]) -> Result<Option<PeerTls>, String> {
+    let Some(listen) = side(given, &PEER, data_dir, urls)? else { return Ok(None) };
+    let (cert_file, key_file) =
+        match (path(given, "peer-client-cert-file"), path(given, "peer-client-key-file")) {
+            (Some(cert), Some(key)) => (cert, key),
+            (None, None) => (listen.cert_file.clone(), listen.key_file.clone()),
+            _ => {
+                return Err(
+                    "--peer-client-cert-file and --peer-client-key-file must both be given, or none".into()
+                );
+            }
+        };
+    Ok(Some(PeerTls { listen, cert_file, key_file }))
+}
+
+fn side(given: &mut Given, side: &Side, data_dir: &Path, urls: &[Url]) -> Result<Option<ClientTls>, String> {
+    let settings = settings(given, side)?;
+    let client_ca_file = path(given, side.ca);
+    if given.bool(side.auth) && client_ca_file.is_none() {
+        return Err(format!("--{} needs --{}: the system's CAs are not used", side.auth, side.ca));
     }
-    let Some((cert_file, key_file, self_signed)) = files(given, data_dir, urls)? else { return Ok(None) };
-    let crl_file = path(given, "client-crl-file");
-    for (flag, is_given) in [
-        ("client-crl-file", crl_file.is_some()),
-        ("client-cert-allowed-hostname", !settings.allowed_hostnames.is_empty()),
-    ] {
+    let Some((cert_file, key_file, self_signed)) = files(given, side, data_dir, urls)? else {
+        return Ok(None);
+    };
+    let crl_file = path(given, side.revoked);
+    for (flag, is_given) in
+        [(side.revoked, crl_file.is_some()), (side.hostnames, !settings.allowed_hostnames.is_empty())]
+    {
         if is_given && client_ca_file.is_none() {
-            given.warn(format!("--{flag} has no effect without --trusted-ca-file"), flag);
+            given.warn(format!("--{flag} has no effect without --{}", side.ca), flag);
         }
     }
     Ok(Some(ClientTls { cert_file, key_file, client_ca_file, crl_file, settings, self_signed }))
@@ -37,17 +89,23 @@ pub(super) fn client(given: &mut Given, data_dir: &Path, urls: &[Url]) -> Result
 
 type CertAndKey = (PathBuf, PathBuf, Option<SelfSigned>);
 
-fn files(given: &mut Given, data_dir: &Path, urls: &[Url]) -> Result<Option<CertAndKey>, String> {
-    let auto = given.bool("auto-tls");
-    match (path(given, "cert-file"), path(given, "key-file")) {
+fn files(
+    given: &mut Given,
+    side: &Side,
+    data_dir: &Path,
+    urls: &[Url],
+) -> Result<Option<CertAndKey>, String> {
+    let auto = given.bool(side.auto);
+    match (path(given, side.cert), path(given, side.key)) {
         (Some(cert), Some(key)) => {
             if auto {
-                given.warn("ignoring client auto TLS since certs given".into(), "auto-tls");
+                let what = if side.auto == CLIENT.auto { "client" } else { "peer" };
+                given.warn(format!("ignoring {what} auto TLS since certs given"), side.auto);
             }
             Ok(Some((cert, key, None)))
         }
         (None, None) if auto => {
-            let dir = data_dir.join(SELF_SIGNED_DIR);
+            let dir = data_dir.join(side.self_signed_dir);
             let hosts = urls.iter().filter(|url| url.is_tcp()).map(|url| url.host.clone()).collect();
             let self_signed = SelfSigned { validity_years: validity_years(given)?, hosts };
             Ok(Some((dir.join("cert.pem"), dir.join("key.pem"), Some(self_signed))))
@@ -72,7 +130,7 @@ fn validity_years(given: &Given) -> Result<u32, String> {
 }
 
 /// etcd config.go, Validate; versions first, then suites.
-fn settings(given: &Given) -> Result<Settings, String> {
+fn settings(given: &Given, side: &Side) -> Result<Settings, String> {
     let (min_text, max_text) = (given.text("tls-min-version"), given.text("tls-max-version"));
     let (min, max) = (version(min_text)?, version(max_text)?);
     if let (Some(min), Some(max)) = (min, max)
@@ -102,7 +160,7 @@ fn settings(given: &Given) -> Result<Settings, String> {
         min: min.unwrap_or(Version::Tls12),
         max: max.unwrap_or(Version::Tls13),
         cipher_suites,
-        allowed_hostnames: list("client-cert-allowed-hostname"),
+        allowed_hostnames: list(side.hostnames),
     })
 }
 

@@ -39,12 +39,17 @@ fn start(inner: &Rc<Inner>, stream: TcpStream, tls: bool) -> io::Result<()> {
     if set_options(&stream, Lane::Vital, inner.settings.write_timeout).is_err() {
         return Ok(()); // gone already
     }
-    let tls = if tls { Some(inner.server_tls()?) } else { None };
+    let tls = if tls { Some(server_tls(inner)?) } else { None };
     make_room(inner);
     let conn = Rc::new(RefCell::new(Conn::accepted(Transport::new(stream, tls))));
     let inner = inner.clone();
     glommio::spawn_local(async move { run(&inner, &conn).await }).detach();
     Ok(())
+}
+
+fn server_tls(inner: &Inner) -> io::Result<net::tls::Tls> {
+    let tls = inner.settings.tls.as_ref();
+    tls.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "https without certificates"))?.accept()
 }
 
 /// At the bound, the oldest connection that is no lane makes room: strangers must not keep members out.

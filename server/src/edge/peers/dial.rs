@@ -96,7 +96,7 @@ pub(super) async fn connect(
     let Some(address) = addresses.get(attempt / urls.len() % addresses.len().max(1)) else {
         return Err(io::Error::new(io::ErrorKind::NotFound, format!("{} has no address", url.host)));
     };
-    let tls = inner.client_tls(&url)?;
+    let tls = client_tls(inner, &url).await?;
     let stream = TcpStream::connect_timeout(*address, CONNECT_TIMEOUT).await.map_err(io::Error::from)?;
     set_options(&stream, lane, inner.settings.write_timeout)?;
     let hello = Hello {
@@ -110,6 +110,18 @@ pub(super) async fn connect(
         LaneConfig { read_timeout: inner.settings.read_timeout, send_bytes_limit: send_bytes_limit(lane) };
     let conn = Conn::dialed(Transport::new(stream, tls), Dialed::new(hello, config, now()));
     Ok(Rc::new(RefCell::new(conn)))
+}
+
+/// Reads the certificates on a thread: they lie on a disk.
+async fn client_tls(inner: &Inner, url: &Url) -> io::Result<Option<net::tls::Tls>> {
+    let tls = match &inner.settings.tls {
+        _ if url.scheme != "https" => return Ok(None),
+        None => return Err(io::Error::new(io::ErrorKind::InvalidInput, "https without certificates")),
+        Some(tls) => tls.clone(),
+    };
+    let config = on_thread("ringd-tls", move || tls.client(b"h2")).await??;
+    let session = config.connect(&url.host);
+    session.map(Some).map_err(|why| io::Error::new(io::ErrorKind::InvalidInput, why.to_string()))
 }
 
 pub(super) fn parse(url: &str) -> io::Result<Url> {

@@ -81,7 +81,10 @@ fn get(url: &Url, path: &str, tls: Option<&Tls>, timeout: Duration) -> io::Resul
     let mut stream = connect(url, deadline)?;
     let mut tls = match tls {
         _ if url.scheme != "https" => None,
-        Some(tls) => Some(tls.connect(&url.host)?),
+        Some(tls) => {
+            let config = tls.client(b"http/1.1")?;
+            Some(config.connect(&url.host).map_err(|why| invalid(why.to_string()))?)
+        }
         None => return Err(io::Error::new(io::ErrorKind::InvalidInput, "https without certificates")),
     };
     let mut request =

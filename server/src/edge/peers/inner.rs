@@ -2,14 +2,12 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
-use std::io;
 use std::rc::Rc;
 use std::time::Duration;
 
 use consensus::peer::Frame;
 use consensus::{Lane, Message, NodeId, PeerMessage};
 use glommio::task::JoinHandle;
-use net::tls;
 use node::membership::Member;
 use node::peer::pages::{self, Page};
 use node::peer::{Accepted, Dropped, Hello, LaneConfig, Refusal};
@@ -22,7 +20,6 @@ use super::snapshot_in::Receiver;
 use super::snapshot_out::{self, Transfer};
 use super::{Incoming, Settings, SnapshotSource};
 use crate::config::limits::PEER_REMOTES_MAX;
-use crate::config::values::Url;
 
 /// State behind [`super::Peers`].
 pub(super) struct Inner {
@@ -137,17 +134,6 @@ impl Inner {
             send_bytes_limit: send_bytes_limit(Lane::Snapshot),
         };
         Accepted::new(identity.cluster_id, self.me(), config, now())
-    }
-
-    pub fn client_tls(&self, url: &Url) -> io::Result<Option<tls::Tls>> {
-        match url.scheme.as_str() {
-            "https" => Err(io::ErrorKind::Unsupported.into()),
-            _ => Ok(None),
-        }
-    }
-
-    pub fn server_tls(&self) -> io::Result<tls::Tls> {
-        Err(io::ErrorKind::Unsupported.into())
     }
 
     pub fn cluster_id_text(&self) -> String {

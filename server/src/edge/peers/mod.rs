@@ -25,6 +25,7 @@ mod snapshot_in;
 mod snapshot_out;
 #[cfg(test)]
 mod tests;
+mod tls;
 
 use std::io;
 use std::path::PathBuf;
@@ -36,6 +37,8 @@ use consensus::{Message, NodeId, PeerMessage};
 use node::Identity;
 use node::membership::Member;
 use socket2::Socket;
+
+pub use tls::Tls;
 
 use inner::{Inner, Peer};
 
@@ -55,20 +58,6 @@ pub struct Settings {
     pub write_timeout: Duration,
     /// Certificates. Must be there if any URL is https.
     pub tls: Option<Tls>,
-}
-
-/// Certificates of the peer port and of connections to peers.
-#[derive(Clone)]
-pub struct Tls {}
-
-impl Tls {
-    /// A session with a server of this name.
-    ///
-    /// # Errors
-    /// The name is none.
-    pub fn connect(&self, host: &str) -> io::Result<net::tls::Tls> {
-        Err(io::Error::new(io::ErrorKind::Unsupported, host.to_owned()))
-    }
 }
 
 /// A bound socket of `--listen-peer-urls`; see [`super::listen`].

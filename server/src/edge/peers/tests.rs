@@ -24,6 +24,7 @@ struct Site {
     port: u16,
     socket: Option<Socket>,
     dir: tempfile::TempDir,
+    tls: Option<Tls>,
 }
 
 impl Site {
@@ -31,11 +32,12 @@ impl Site {
         let socket = StdListener::bind("127.0.0.1:0").expect("a free port");
         let port = socket.local_addr().expect("bound").port();
         let dir = tempfile::tempdir().expect("a directory");
-        Site { id, cluster: CLUSTER, port, socket: Some(socket.into()), dir }
+        Site { id, cluster: CLUSTER, port, socket: Some(socket.into()), dir, tls: None }
     }
 
     fn url(&self) -> String {
-        format!("http://127.0.0.1:{}", self.port)
+        let scheme = if self.tls.is_some() { "https" } else { "http" };
+        format!("{scheme}://127.0.0.1:{}", self.port)
     }
 
     fn settings(&self) -> Settings {
@@ -46,7 +48,7 @@ impl Site {
             data_dir: self.dir.path().to_owned(),
             read_timeout: Duration::from_secs(5),
             write_timeout: Duration::from_secs(5),
-            tls: None,
+            tls: self.tls.clone(),
         }
     }
 
@@ -65,7 +67,7 @@ impl Site {
 
     fn start(&mut self) -> Peers {
         let socket = self.socket.take().expect("a first start");
-        Peers::start(self.settings(), vec![Listener { socket, tls: false }]).expect("it starts")
+        Peers::start(self.settings(), vec![Listener { socket, tls: self.tls.is_some() }]).expect("it starts")
     }
 }
 
@@ -489,4 +491,94 @@ fn a_snapshot_that_cannot_be_sent_is_given_up_and_leaves_nothing() {
             at_a.shutdown();
         });
     }
+}
+
+/// A CA in a directory, and certificates for 127.0.0.1 that it signs.
+struct Authority {
+    dir: tempfile::TempDir,
+    issuer: rcgen::Issuer<'static, rcgen::KeyPair>,
+}
+
+impl Authority {
+    fn new() -> Authority {
+        let dir = tempfile::tempdir().expect("a directory");
+        let mut params = rcgen::CertificateParams::new(vec![]).unwrap();
+        params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        let key = rcgen::KeyPair::generate().unwrap();
+        std::fs::write(dir.path().join("ca.pem"), params.self_signed(&key).unwrap().pem()).unwrap();
+        Authority { dir, issuer: rcgen::Issuer::new(params, key) }
+    }
+
+    /// Certificates of a member that believes `trusted` and asks peers for theirs.
+    fn member(&self, trusted: &Authority) -> Tls {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let params = rcgen::CertificateParams::new(vec!["127.0.0.1".to_owned()]).unwrap();
+        let cert = params.signed_by(&key, &self.issuer).unwrap();
+        let (cert_file, key_file) = (self.dir.path().join("peer.pem"), self.dir.path().join("peer.key"));
+        std::fs::write(&cert_file, cert.pem()).unwrap();
+        std::fs::write(&key_file, key.serialize_pem()).unwrap();
+        let listen = crate::config::ClientTls {
+            cert_file: cert_file.clone(),
+            key_file: key_file.clone(),
+            client_ca_file: Some(trusted.dir.path().join("ca.pem")),
+            crl_file: None,
+            settings: net::tls::Settings::default(),
+            self_signed: None,
+        };
+        Tls::start(&crate::config::PeerTls { listen, cert_file, key_file }).expect("sound files")
+    }
+}
+
+#[test]
+fn members_meet_under_tls_and_are_asked_under_tls() {
+    run(async {
+        let ca = Authority::new();
+        let (mut a, mut b) = (Site::new(1), Site::new(2));
+        (a.tls, b.tls) = (Some(ca.member(&ca)), Some(ca.member(&ca)));
+        let members = table(&[&a, &b]);
+        let (at_a, at_b) = (a.start(), b.start());
+        at_a.set_members(&members, &[]);
+        at_b.set_members(&members, &[]);
+        until_reachable(&at_a, 2).await;
+        for (id, size) in [(1, 10), (2, 3 << 20)] {
+            at_a.send(NodeId(2), &request(id, size));
+        }
+        let mut got = Vec::new();
+        while got.len() < 2 {
+            match next(&at_b).await {
+                Incoming::Message(_, message) => got.push(*message),
+                Incoming::Reachable(_) => {}
+                other => panic!("{other:?}"),
+            }
+        }
+        assert_eq!(got, [request(1, 10), request(2, 3 << 20)]);
+        let (url, tls) = (b.url(), a.tls.clone());
+        let asked = move || fetch::members(&[url], tls.as_ref(), PATIENCE);
+        let fetched = dial::on_thread("test", asked).await.expect("a thread").expect("an answer");
+        assert_eq!(fetched.members, members);
+        at_a.shutdown();
+        at_b.shutdown();
+    });
+}
+
+#[test]
+fn members_of_another_ca_do_not_meet() {
+    run(async {
+        let (ca, other) = (Authority::new(), Authority::new());
+        // b's certificate is from elsewhere; b itself would take a's.
+        let (mut a, mut b) = (Site::new(1), Site::new(2));
+        (a.tls, b.tls) = (Some(ca.member(&ca)), Some(other.member(&ca)));
+        let members = table(&[&a, &b]);
+        let (at_a, at_b) = (a.start(), b.start());
+        at_a.set_members(&members, &[]);
+        at_b.set_members(&members, &[]);
+        let events = idle(&[&at_a, &at_b], Duration::from_millis(500)).await;
+        assert!(events.is_empty(), "{events:?}");
+        let failed =
+            |peers: &Peers, node| peers.0.peers.borrow()[&NodeId(node)].lane(Lane::Vital).last_failure();
+        assert_ne!(failed(&at_a, 2), "");
+        assert_ne!(failed(&at_b, 1), "");
+        at_a.shutdown();
+        at_b.shutdown();
+    });
 }
