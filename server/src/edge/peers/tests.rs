@@ -13,6 +13,7 @@ use glommio::LocalExecutorBuilder;
 use raft::eraftpb::{self, MessageType};
 
 use super::super::clock::now;
+use crate::config::limits::{PEER_CONNECTIONS_MAX, PEER_REMOTES_MAX};
 
 const CLUSTER: u64 = 0xc1;
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -580,5 +581,49 @@ fn members_of_another_ca_do_not_meet() {
         assert_ne!(failed(&at_b, 1), "");
         at_a.shutdown();
         at_b.shutdown();
+    });
+}
+
+#[test]
+fn strangers_beyond_the_bound_do_not_keep_members_out() {
+    run(async {
+        let (mut a, mut b) = (Site::new(1), Site::new(2));
+        let members = table(&[&a, &b]);
+        let at_b = b.start();
+        at_b.set_members(&members, &[]);
+        let mut strangers = Vec::new();
+        for _ in 0..PEER_CONNECTIONS_MAX + 20 {
+            strangers.push(std::net::TcpStream::connect(("127.0.0.1", b.port)).expect("a connection"));
+            glommio::timer::sleep(Duration::from_millis(1)).await;
+        }
+        let at_a = a.start();
+        at_a.set_members(&members, &[]);
+        until_reachable(&at_a, 2).await;
+        assert!(at_b.0.conns.borrow().len() <= PEER_CONNECTIONS_MAX + 1, "the bound holds");
+        at_a.shutdown();
+        at_b.shutdown();
+    });
+}
+
+#[test]
+fn senders_that_are_no_members_are_let_in_up_to_the_bound() {
+    run(async {
+        let mut b = Site::new(2);
+        let members = table(&[&b]);
+        let at_b = b.start();
+        at_b.set_members(&members, &[]);
+        let mut strangers = Vec::new();
+        for id in 0..PEER_REMOTES_MAX as u64 + 4 {
+            let peers = Site::new(100 + id).start();
+            peers.set_members(&members, &[]);
+            strangers.push(peers);
+        }
+        let all: Vec<&Peers> = strangers.iter().chain([&at_b]).collect();
+        idle(&all, Duration::from_secs(1)).await;
+        assert_eq!(at_b.0.peers.borrow().len(), PEER_REMOTES_MAX);
+        let failure = |peers: &Peers| peers.0.peers.borrow()[&NodeId(2)].lane(Lane::Vital).last_failure();
+        let busy = strangers.iter().filter(|peers| failure(peers) == "too many connections").count();
+        assert_eq!(busy, 4);
+        strangers.iter().chain([&at_b]).for_each(Peers::shutdown);
     });
 }
