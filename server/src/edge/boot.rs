@@ -100,7 +100,7 @@ pub fn start(config: Config) -> Result<Running, Fatal> {
     tracing::info!(plan = %plan, notes = ?plan.notes, "placement of roles on CPUs");
     probe::memlock(executors::locked_bytes(&plan))?;
     probe::io_uring()?;
-    let (mut dir, identity, remotes) = open_data_dir(&config)?;
+    let (mut dir, identity, remotes, peer_tls) = open_data_dir(&config)?;
     let sockets = bind_all(&config)?;
     let peer_listeners = boot_cluster::listeners(&config)?;
     let listeners = listeners(&config)?;
@@ -108,7 +108,7 @@ pub fn start(config: Config) -> Result<Running, Fatal> {
     let clients = Clients { cores: plan.clients().len(), connections_max };
     let (shared, notes) = Shared::new(config, identity, clients, opened.tree.clone());
     describe(&shared);
-    let peers = boot_cluster::peers(&shared, &opened, remotes, peer_listeners)?;
+    let peers = boot_cluster::peers(&shared, &opened, remotes, peer_listeners, peer_tls)?;
     let orders = launch(&shared, &plan, opened, peers, sockets, listeners)?;
     Ok(Running { notes, shared, orders, _dir: dir })
 }
@@ -135,8 +135,10 @@ fn connections_max(config: &Config, descriptors: u64) -> Result<usize, Fatal> {
     Ok(wanted as usize)
 }
 
-/// The directory, whose it is, and whom a member that joins has found.
-fn open_data_dir(config: &Config) -> Result<(DataDir, Identity, Vec<Member>), Fatal> {
+/// The directory, whose it is, whom a member that joins has found, and the certificates with which it has asked.
+fn open_data_dir(
+    config: &Config,
+) -> Result<(DataDir, Identity, Vec<Member>, Option<super::peers::Tls>), Fatal> {
     let mut dir = patiently(
         |error: &Fatal| error.reason == FatalReason::DataDirLocked,
         || DataDir::open(&config.data_dir, config.wal_dir.as_deref()),
@@ -145,12 +147,13 @@ fn open_data_dir(config: &Config) -> Result<(DataDir, Identity, Vec<Member>), Fa
         tracing::warn!("{warning}");
     }
     probe::direct_io(&dir.log_path)?;
+    let peer_tls = config.peer_tls.as_ref().map(super::peers::Tls::start).transpose()?;
     let mut remotes = Vec::new();
     let identity = match dir.identity {
         Some(identity) if identity.log_begun => identity,
         // A start that ended before the log was begun has promised nothing to anybody: this one is the first.
         _ => {
-            let found = join::find_cluster(config, None)?;
+            let found = join::find_cluster(config, peer_tls.as_ref())?;
             remotes = found.remotes;
             let identity = sys::identity::Identity {
                 member: found.identity.member_id,
@@ -168,7 +171,7 @@ fn open_data_dir(config: &Config) -> Result<(DataDir, Identity, Vec<Member>), Fa
         remotes = remotes.len(),
         "opened the data directory"
     );
-    Ok((dir, Identity { cluster_id: identity.cluster, member_id: identity.member }, remotes))
+    Ok((dir, Identity { cluster_id: identity.cluster, member_id: identity.member }, remotes, peer_tls))
 }
 
 /// What the log core is made of.

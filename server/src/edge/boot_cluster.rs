@@ -2,7 +2,6 @@
 
 use std::io;
 use std::sync::Arc;
-use std::time::Duration;
 
 use consensus::NodeId;
 use node::Identity;
@@ -46,6 +45,7 @@ pub fn peers(
     opened: &Opened,
     remotes: Vec<Member>,
     listeners: Vec<peers::Listener>,
+    tls: Option<peers::Tls>,
 ) -> Result<Seed, Fatal> {
     let config = &shared.config;
     let unreadable =
@@ -61,9 +61,9 @@ pub fn peers(
         peer_urls: own.map(|member| member.peer_urls.clone()).unwrap_or_default(),
         seed: random()?,
         data_dir: config.data_dir.clone(),
-        read_timeout: Duration::from_secs(5),
-        write_timeout: Duration::from_secs(5),
-        tls: None,
+        read_timeout: config.raft_read_timeout,
+        write_timeout: config.raft_write_timeout,
+        tls,
     };
     let store = opened.settings.clone();
     let background = background("ringd-snapshot")?;
