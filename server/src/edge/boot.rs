@@ -27,6 +27,7 @@ use super::client_core::{ClientCore, Listener};
 use super::clock::now;
 use super::executors::{self, ClientWork, Work};
 use super::failpoint::failpoint;
+use super::fetches::Fetches;
 use super::force_new;
 use super::join;
 use super::listen;
@@ -39,6 +40,7 @@ use super::scrub::Scrubber;
 use super::segment_files::SegmentFiles;
 use super::segments;
 use super::shared::{Clients, Note, Shared};
+use super::snapshot_files;
 use super::store_core::{self, StoreCore};
 use super::tree_file::TreeFile;
 use super::wiring::Wiring;
@@ -180,6 +182,7 @@ struct LogSeed {
     dir: PathBuf,
     existing: Vec<SegmentId>,
     background: Background,
+    fetches: Fetches,
 }
 
 impl LogSeed {
@@ -198,6 +201,8 @@ impl LogSeed {
             prepared,
             prepared_sender: Arc::new(Mutex::new(sender)),
             background: self.background,
+            fetches: self.fetches,
+            starts_at: Index(0),
             shared,
             existing: self.existing,
             files: FxHashMap::default(),
@@ -215,6 +220,7 @@ pub struct Opened {
     tree: Arc<TreeFile>,
     node: Node,
     log: Log,
+    log_identity: consensus::log::Identity,
     segments: Vec<SegmentId>,
     log_dir: PathBuf,
 }
@@ -267,7 +273,17 @@ fn open_state(config: &Config, dir: &mut DataDir, identity: Identity) -> Result<
     if is_new {
         refuse_lost_beginning(&log_dir, &files)?;
     }
-    let Recovered { state, tail, .. } = recovered;
+    let Recovered { state, tail, snapshot, .. } = recovered;
+    let (store, tree, applied) = match snapshot {
+        Some(position) => {
+            let (store, tree) = snapshot_files::finish(&config.data_dir, settings.clone(), position)
+                .map_err(|why| tree_damaged(config, &why))?;
+            (store, tree, position)
+        }
+        None => (store, tree, applied),
+    };
+    snapshot_files::remove_leftovers(&config.data_dir)
+        .map_err(|error| failed("remove what an interrupted snapshot has left", &error))?;
     let state = match (is_new, config.force_new_cluster) {
         (true, _) => join::first_state(config, identity)?,
         (false, true) => force_new::rewrite(&store, identity, applied, state)?,
@@ -287,7 +303,7 @@ fn open_state(config: &Config, dir: &mut DataDir, identity: Identity) -> Result<
     dir.begin_log()?;
     failpoint("log-after-begun");
     let node = Node::new(node_config(config, identity, nonce), state, applied, conf_state(config, &store)?);
-    Ok(Opened { store, settings, tree, node, log, segments, log_dir })
+    Ok(Opened { store, settings, tree, node, log, log_identity, segments, log_dir })
 }
 
 /// A log without a batch is new, unless it lacks the segment that every log begins with: no other is made before that
@@ -465,9 +481,10 @@ fn launch(
 
     let log = LogSeed {
         log: opened.log,
-        dir: opened.log_dir,
+        dir: opened.log_dir.clone(),
         existing: opened.segments,
         background: log_background,
+        fetches: Fetches::new(opened.log_dir, opened.log_identity, background("ringd-fetch")?),
     };
     work[plan.executor_of(Role::Log)].log = Some(log.into_work(shared, wiring.log_rings()));
     let (node, rings, raft_shared) = (opened.node, wiring.raft_rings(), shared.clone());

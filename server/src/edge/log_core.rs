@@ -12,7 +12,7 @@ use std::pin::pin;
 use std::task::Poll;
 use std::time::Duration;
 
-use consensus::Fetch;
+use consensus::Index;
 use consensus::log::{Log, SegmentId, WritePlan};
 use futures_lite::future::or;
 use glommio::io::{DmaBuffer, DmaFile};
@@ -21,7 +21,8 @@ use rustc_hash::FxHashMap;
 use super::background::Background;
 use super::clock::now;
 use super::failpoint::{failpoint, fault};
-use super::messages::{FromLog, SegmentPrepared, ToLog};
+use super::fetches::Fetches;
+use super::messages::{FromBackground, FromLog, SegmentPrepared, ToLog};
 use super::ring::{Ready, Receiver, Sender};
 use super::segments;
 use super::shared::Shared;
@@ -38,12 +39,16 @@ pub struct LogCore {
     pub appends: Receiver<ToLog>,
     /// To the raft core.
     pub durable: Sender<FromLog>,
-    /// From the background thread.
-    pub prepared: Receiver<SegmentPrepared>,
+    /// From the background threads.
+    pub prepared: Receiver<FromBackground>,
     /// To give back to the background thread's jobs.
-    pub prepared_sender: std::sync::Arc<std::sync::Mutex<Sender<SegmentPrepared>>>,
+    pub prepared_sender: std::sync::Arc<std::sync::Mutex<Sender<FromBackground>>>,
     /// Where segments are made.
     pub background: Background,
+    /// Entries read back for peers that lag.
+    pub fetches: Fetches,
+    /// The first entry that can be read back, as the raft core knows it.
+    pub starts_at: Index,
     /// Figures and the way to stop the process.
     pub shared: std::sync::Arc<Shared>,
     /// Segments that exist and are still to be opened.
@@ -82,31 +87,45 @@ impl LogCore {
             match message {
                 ToLog::Append(append) => self.log.append(append),
                 ToLog::Checkpointed(index) => self.log.checkpointed(index),
-                ToLog::Fetch(fetch) => self.fetch(&fetch),
+                ToLog::Fetch(fetch) => self.fetches.start(fetch, self.prepared_sender.clone()),
+            }
+        }
+        self.tell_start();
+    }
+
+    /// Tells the raft core from where on entries can be read back.
+    fn tell_start(&mut self) {
+        let first = self.log.first_index();
+        if first != self.starts_at && self.durable.push(FromLog::StartsAt(first)).is_ok() {
+            self.starts_at = first;
+            self.durable.flush();
+        }
+    }
+
+    async fn take_segments(&mut self) {
+        while let Some(message) = self.prepared.pop() {
+            match message {
+                FromBackground::Prepared(prepared) => self.take_segment(prepared).await,
+                FromBackground::Fetched(peer, first, entries) => {
+                    self.durable.send(FromLog::Fetched(peer, first, entries)).await;
+                    self.durable.flush();
+                }
             }
         }
     }
 
-    fn fetch(&mut self, fetch: &Fetch) {
-        // A full ring: raft asks again.
-        let _ = self.durable.push(FromLog::Fetched(fetch.peer, fetch.first, None));
-        self.durable.flush();
-    }
-
-    async fn take_segments(&mut self) {
-        while let Some(SegmentPrepared { segment, result }) = self.prepared.pop() {
-            match result {
-                Ok(()) => {
-                    self.open(segment.id).await;
-                    self.shared.log_space_lost(false);
-                    self.log.segment_ready(segment.id, segment.size);
-                }
-                Err(error) => {
-                    tracing::error!(segment = segment.id.file_name(), %error, "failed to prepare a log segment");
-                    self.shared.log_space_lost(true);
-                    self.log.segment_failed();
-                    self.retry_at = Some(now() + SEGMENT_RETRY);
-                }
+    async fn take_segment(&mut self, SegmentPrepared { segment, result }: SegmentPrepared) {
+        match result {
+            Ok(()) => {
+                self.open(segment.id).await;
+                self.shared.log_space_lost(false);
+                self.log.segment_ready(segment.id, segment.size);
+            }
+            Err(error) => {
+                tracing::error!(segment = segment.id.file_name(), %error, "failed to prepare a log segment");
+                self.shared.log_space_lost(true);
+                self.log.segment_failed();
+                self.retry_at = Some(now() + SEGMENT_RETRY);
             }
         }
     }
@@ -122,7 +141,7 @@ impl LogCore {
                 let result = segments::prepare(&dir, &segment);
                 let answer = answer.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
                 // The ring holds more answers than segments may be under preparation.
-                let _ = answer.push(SegmentPrepared { segment, result });
+                let _ = answer.push(FromBackground::Prepared(SegmentPrepared { segment, result }));
                 answer.flush();
             });
         }

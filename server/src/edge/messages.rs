@@ -88,12 +88,20 @@ pub enum FromLog {
     StartsAt(Index),
 }
 
-/// Background thread → log core: the segment is on disk, or could not be made.
+/// The segment is on disk, or could not be made.
 pub struct SegmentPrepared {
     /// Which one.
     pub segment: NewSegment,
     /// What the file system said.
     pub result: std::io::Result<()>,
+}
+
+/// Background threads → log core.
+pub enum FromBackground {
+    /// A segment.
+    Prepared(SegmentPrepared),
+    /// Entries read back: see [`FromLog::Fetched`].
+    Fetched(NodeId, Index, Option<Vec<Entry>>),
 }
 
 /// A committed entry, with what its local proposer had decoded already.

@@ -18,6 +18,8 @@ pub mod shared;
 /// All rings, made at once.
 pub mod wiring;
 
+/// Entries read back for peers that lag.
+pub mod fetches;
 /// The log core.
 pub mod log_core;
 /// The raft core.

@@ -317,7 +317,12 @@ impl Replication {
                 }
             }
             Output::Send(envelope) => self.send(envelope.to, &envelope.message),
-            Output::SnapshotUnwanted(peer) => drop(self.pinned.remove(&peer)),
+            Output::SnapshotUnwanted(peer) => {
+                self.pinned.remove(&peer);
+                if let Some(peers) = &self.peers {
+                    peers.cancel_snapshot(peer);
+                }
+            }
             Output::InstallSnapshot(install) => self.installing = Installing::Log(install),
             Output::SnapshotIgnored(position) => self.ignore(position),
             _ => {}

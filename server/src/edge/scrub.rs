@@ -67,6 +67,14 @@ impl Scrubber {
         Scrubber { file, shared, own, tree, known, answers, due, pass: None, running: false }
     }
 
+    /// The store is another one, in another file: a pass begins anew.
+    pub fn replace(&mut self, file: Arc<TreeFile>) {
+        (self.file, self.known, self.pass) = (file, None, None);
+        // What is under way looks at the old file, and its answer is not waited for.
+        self.answers = crossbeam::channel::bounded(1);
+        self.running = false;
+    }
+
     /// Takes back a finished slice and begins the next one if it is time. Called at each tick.
     pub fn tick(&mut self, store: &Store, now: Duration) {
         if let Ok(done) = self.answers.1.try_recv() {

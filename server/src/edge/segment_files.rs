@@ -17,18 +17,24 @@ pub struct SegmentFiles {
 impl SegmentFiles {
     /// Opens all segments in `dir`. Files with other names are left alone; half-made segments (`.new`) are removed.
     pub fn open(dir: &Path) -> io::Result<SegmentFiles> {
+        for entry in std::fs::read_dir(dir)? {
+            let entry = entry?;
+            if entry.file_name().to_str().is_some_and(|name| name.ends_with(".new")) {
+                std::fs::remove_file(entry.path())?;
+            }
+        }
+        let files = SegmentFiles::open_beside_writer(dir)?;
+        files.files.iter().try_for_each(|(_, file)| segments::lock(file))?;
+        Ok(files)
+    }
+
+    /// Opens all segments in `dir` while another part of this process writes to them.
+    pub fn open_beside_writer(dir: &Path) -> io::Result<SegmentFiles> {
         let mut files = Vec::new();
         for entry in std::fs::read_dir(dir)? {
             let entry = entry?;
-            let name = entry.file_name();
-            let Some(name) = name.to_str() else { continue };
-            if name.ends_with(".new") {
-                std::fs::remove_file(entry.path())?;
-                continue;
-            }
-            let Some(id) = SegmentId::from_file_name(name) else { continue };
+            let Some(id) = entry.file_name().to_str().and_then(SegmentId::from_file_name) else { continue };
             let file = File::open(entry.path())?;
-            segments::lock(&file)?;
             let size = file.metadata()?.len();
             files.push((SegmentInfo { id, size }, file));
         }

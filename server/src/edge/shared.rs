@@ -49,7 +49,7 @@ pub struct Shared {
     connections: Box<[AtomicUsize]>,
     /// What all connections hold in unfinished requests and unsent answers.
     connection_bytes: AtomicUsize,
-    tree: Arc<TreeFile>,
+    tree: Mutex<Arc<TreeFile>>,
     log_space_lost: AtomicBool,
     is_learner: AtomicBool,
     /// When the log write under way was submitted, in milliseconds of the clock; [`NO_WRITE`] if none is.
@@ -106,7 +106,7 @@ impl Shared {
             leader: AtomicU64::new(0),
             commit: AtomicU64::new(0),
             applied: AtomicU64::new(0),
-            tree,
+            tree: Mutex::new(tree),
             space_allocated: AtomicU64::new(0),
             connections_max: clients.connections_max,
             connections: (0..clients.cores).map(|_| AtomicUsize::new(0)).collect(),
@@ -134,7 +134,8 @@ impl Shared {
     /// whole file to say where.
     pub fn tree_damaged(&self) -> ! {
         let path = self.config.data_dir.join(crate::sys::data_dir::TREE_FILE);
-        let place = match engine::tree::verify(&*self.tree) {
+        let tree = self.tree.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).clone();
+        let place = match engine::tree::verify(&*tree) {
             Ok(report) => match report.findings.first() {
                 Some(finding) => format!("{finding} ({} findings in all)", report.finding_count),
                 None => "a page that the newest checkpoint does not reach".to_owned(),
@@ -160,6 +161,11 @@ impl Shared {
                 path.display()
             ),
         ))
+    }
+
+    /// Store core: the store is in another file now.
+    pub fn replace_tree(&self, tree: Arc<TreeFile>) {
+        *self.tree.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = tree;
     }
 
     /// Raft core: the index every read confirmed by this single voter must cover, or `None` once it isn't single.

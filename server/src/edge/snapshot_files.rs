@@ -6,6 +6,7 @@ use std::io::{self, Read};
 use std::path::Path;
 use std::sync::Arc;
 
+use consensus::LogPosition;
 use crossbeam::epoch;
 use engine::snapshot::{Export, Import};
 use engine::tree::Tree;
@@ -31,12 +32,15 @@ pub struct Source {
     /// Bytes that were made and not given out: a row may be longer than a chunk.
     buffer: Vec<u8>,
     given: usize,
+    /// Bytes of the pages that the version uses: no less than what its rows take.
+    size: u64,
 }
 
 impl Source {
     /// Keeps the version until the end.
     pub fn new(view: Arc<View>) -> Source {
-        Source { export: Some(Export::new(view)), buffer: Vec::new(), given: 0 }
+        let size = view.in_use_bytes();
+        Source { export: Some(Export::new(view)), buffer: Vec::new(), given: 0, size }
     }
 
     fn fill(&mut self, max: usize) -> io::Result<()> {
@@ -54,6 +58,10 @@ impl Source {
 }
 
 impl SnapshotSource for Source {
+    fn size(&self) -> u64 {
+        self.size
+    }
+
     fn next_chunk(&mut self, max: usize) -> io::Result<Option<Vec<u8>>> {
         if self.given == self.buffer.len() {
             self.fill(max)?;
@@ -127,6 +135,36 @@ fn write_out(file: &TreeFile, tree: &mut Tree) -> Result<(), String> {
 pub fn install(dir: &Path) -> io::Result<()> {
     fs::rename(dir.join(NEXT_TREE_FILE), dir.join(TREE_FILE))?;
     File::open(dir)?.sync_all()
+}
+
+/// Finishes the installation that a start found begun: the log goes on behind `position`, and the store that covers it
+/// waits under the name of the next tree, complete and durable since before the log was told.
+///
+/// # Errors
+/// It is not there, or not the one.
+pub fn finish(
+    dir: &Path,
+    config: engine::Config,
+    position: LogPosition,
+) -> Result<(Store, Arc<TreeFile>), String> {
+    let gone = |why: &str| {
+        format!(
+            "the log goes on behind a snapshot of index {position}, but {NEXT_TREE_FILE} {why}",
+            position = position.index
+        )
+    };
+    if !dir.join(NEXT_TREE_FILE).exists() {
+        return Err(gone("is not there"));
+    }
+    let (tree, _) = TreeFile::open_as(dir, NEXT_TREE_FILE).map_err(|error| gone(&error.to_string()))?;
+    let store = Store::open(config, tree.clone()).map_err(|error| gone(&error.to_string()))?;
+    let applied = store.applied();
+    if (applied.index, applied.term) != (position.index.0, position.term.0) {
+        return Err(gone(&format!("covers index {}", applied.index)));
+    }
+    install(dir).map_err(|error| gone(&error.to_string()))?;
+    tracing::info!(index = applied.index, "finished the installation of a snapshot");
+    Ok((store, tree))
 }
 
 /// Removes what an interrupted reception or import has left.

@@ -499,6 +499,8 @@ impl StoreCore {
         tracing::info!(index = store.applied().index, revision = store.revision(), "installed a snapshot");
         self.store = store;
         let covered = Index(self.store.applied().index);
+        self.shared.replace_tree(tree.clone());
+        self.scrubber.replace(tree.clone());
         self.checkpoints.replace(tree, covered);
         self.members_changed = true;
         self.compacting = true;
