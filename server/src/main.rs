@@ -132,4 +132,7 @@ fn stop(running: &Running) {
             Err(_) => return,
         }
     }
+    while running.shared.leads_others() && Instant::now() < deadline {
+        std::thread::sleep(Duration::from_millis(5));
+    }
 }

@@ -675,6 +675,9 @@ impl ClientCore {
 
     fn shutdown(&self) {
         self.shutting_down.set(true);
+        if self.number == 0 {
+            let _ = self.tell_raft(ToRaft::HandOver); // as well as it can be done
+        }
         let connections: Vec<_> = self.connections.borrow().values().cloned().collect();
         for connection in connections {
             connection.borrow_mut().shutdown();

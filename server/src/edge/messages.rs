@@ -32,6 +32,8 @@ pub enum ToRaft {
     ProposeConfChange(ProposalId, ConfChange),
     /// Hand leadership to this member; [`ToClient::Transferred`] when it leads.
     TransferLeader(ProposalId, NodeId),
+    /// This member is about to end: if it leads, another one should.
+    HandOver,
     /// Store core: who belongs to the cluster, and who was removed.
     Members(Vec<Member>, Vec<NodeId>),
     /// Store core: the cluster version (`X.Y.0`).

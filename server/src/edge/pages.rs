@@ -77,6 +77,8 @@ impl ClientCore {
             view.range(guard, &probe).err().map(|error| node::api::Error::from(&error).text().to_owned());
         let barrier = match self.shared.read_index() {
             Some(_) => local.clone(),
+            // One among others learns within an election timeout that it is cut off.
+            None if self.shared.leader() != 0 => local.clone(),
             None => Some(node::api::Error::NoLeader.text().to_owned()),
         };
         Health {

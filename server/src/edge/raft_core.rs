@@ -45,6 +45,9 @@ pub struct RaftCore {
     outputs: Vec<Output>,
     /// The last index told to the node as applied.
     applied: Index,
+    /// What the store's checkpoints cover, and what of the log was given up for it.
+    checkpointed: Index,
+    released: Index,
     /// What the proposers had decoded, until the entry commits.
     commands: FxHashMap<ProposalId, Command>,
     /// The same of proposals made while another member led.
@@ -91,6 +94,8 @@ impl RaftCore {
             shared,
             outputs: Vec::new(),
             applied: Index(0),
+            checkpointed: Index(0),
+            released: Index(0),
             commands: FxHashMap::default(),
             forwarded: Forwarded::default(),
             conf_changes: ConfChanges::default(),
@@ -162,12 +167,14 @@ impl RaftCore {
             ToRaft::Read(id) => Input::ReadIndex(id),
             ToRaft::ConfChange(index, change) => Input::ApplyConfChange(index, change),
             ToRaft::Checkpointed(index) => {
-                return self.log_outbox.push_back(ToLog::Checkpointed(index));
+                self.checkpointed = index;
+                return self.release_log();
             }
             ToRaft::TransferLeader(id, to) => {
                 self.replication.transfer(id, to);
                 Input::TransferLeader(Some(to))
             }
+            ToRaft::HandOver => Input::TransferLeader(None),
             ToRaft::SnapshotInstalled(ready) => Input::SnapshotInstalled(ready),
             other => {
                 match self.replication.handle(other, &mut self.store_outbox, &mut self.client_outboxes) {
@@ -177,6 +184,16 @@ impl RaftCore {
             }
         };
         self.node.step(input, &mut self.outputs);
+    }
+
+    /// Gives up the log that the store's checkpoints cover, but for what peers need behind a snapshot that is on its way.
+    fn release_log(&mut self) {
+        let index =
+            self.replication.needed_from().map_or(self.checkpointed, |held| held.min(self.checkpointed));
+        if index > self.released {
+            self.released = index;
+            self.log_outbox.push_back(ToLog::Checkpointed(index));
+        }
     }
 
     fn propose(&mut self, id: ProposalId, write: Write) -> Input {
@@ -226,6 +243,7 @@ impl RaftCore {
         self.node.step(Input::Tick, &mut self.outputs);
         self.turn();
         self.replication.tick(&self.node);
+        self.release_log();
     }
 
     fn end_turn(&mut self) {

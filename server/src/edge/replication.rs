@@ -17,7 +17,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use consensus::{
-    Input, InstallSnapshot, Lane, LogPosition, Message, Node, NodeId, Output, PeerMessage, ProposalId,
+    Index, Input, InstallSnapshot, Lane, LogPosition, Message, Node, NodeId, Output, PeerMessage, ProposalId,
     ReadyNumber,
 };
 use node::forward::Request;
@@ -36,6 +36,9 @@ use crate::sys::{Fatal, FatalReason};
 
 /// Messages of peers handled in one turn.
 const TURN_MESSAGES: usize = 4096;
+
+/// So many entries are kept for a peer behind its snapshot; one that is slower than that needs another one.
+const BEHIND_ENTRIES_MAX: u64 = 4 << 20;
 
 /// Results of the snapshot thread that may wait; more than one snapshot is never being received.
 const RING_SNAPSHOTS_MAX: usize = 8;
@@ -77,6 +80,8 @@ pub struct Replication {
     done: Receiver<Done>,
     done_sender: Arc<Mutex<Sender<Done>>>,
     pinned: FxHashMap<NodeId, PinnedSnapshot>,
+    /// Positions of snapshots behind which peers are catching up from the log.
+    behind: FxHashMap<NodeId, Index>,
     /// A snapshot that was built and whose message raft is about to be given, or has been.
     imported: Option<Imported>,
     installing: Installing,
@@ -108,6 +113,7 @@ impl Replication {
             done,
             done_sender: Arc::new(Mutex::new(sender)),
             pinned: FxHashMap::default(),
+            behind: FxHashMap::default(),
             imported: None,
             installing: Installing::Nothing,
             transfers: Vec::new(),
@@ -281,6 +287,7 @@ impl Replication {
             }
             ToRaft::SnapshotPinned(pinned) => {
                 let (peer, position, conf) = (pinned.peer, pinned.position, pinned.conf.clone());
+                self.behind.insert(peer, position.index);
                 self.pinned.insert(peer, *pinned);
                 Some(Input::SnapshotPinned { peer, position, conf })
             }
@@ -386,12 +393,23 @@ impl Replication {
         }
     }
 
+    /// The log is needed from here on, whatever the store's checkpoints cover.
+    pub fn needed_from(&self) -> Option<Index> {
+        self.behind.values().min().copied()
+    }
+
     /// Once per tick: time for the connections, and figures for the other cores.
     pub fn tick(&mut self, node: &Node) {
         let Some(peers) = &self.peers else { return };
         let now = now();
         peers.tick(now);
         let progress = node.peers();
+        let last = node.status().last.index;
+        self.behind.retain(|peer, position| {
+            let peer = progress.iter().find(|progress| progress.node == *peer);
+            let kept = last.0 - position.0.min(last.0) <= BEHIND_ENTRIES_MAX;
+            kept && peer.is_some_and(|peer| peer.matched < last && (peer.snapshot || peer.recent_active))
+        });
         let others = self.members.iter().filter(|member| member.id != self.shared.identity.member_id);
         let figures = others.map(|member| {
             let id = NodeId(member.id);

@@ -163,6 +163,11 @@ impl Shared {
         ))
     }
 
+    /// Whether this member leads others, who had better have another leader before it ends.
+    pub fn leads_others(&self) -> bool {
+        self.leader() == self.identity.member_id && self.read_index().is_none()
+    }
+
     /// Store core: the store is in another file now.
     pub fn replace_tree(&self, tree: Arc<TreeFile>) {
         *self.tree.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = tree;

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use consensus::{ConfState, Index, LogPosition, NodeId, ProposalId, ReadId, Term};
+use consensus::{ConfState, Index, LogPosition, NodeId, ProposalId, Term};
 use engine::compact::Progress;
 use engine::tree::Table;
 use engine::{Alarm, AlarmKind, Store};
@@ -43,7 +43,7 @@ use crate::sys::{Fatal, FatalReason};
 
 mod leases;
 
-use leases::{Asker, Questions};
+use leases::{Asker, Barrier, Questions};
 
 /// Committed entries applied before a version is published and its outcomes answered.
 const ENTRIES_PER_PUBLISH: usize = 4096;
@@ -91,9 +91,8 @@ pub struct StoreCore {
     removed_at: Option<Duration>,
     /// Questions that the leader has to answer.
     questions: Questions,
-    /// The last moment at which this member is known to have led, and the question that will tell of a later one.
-    confirmed: Duration,
-    confirming: Option<(ReadId, Duration)>,
+    /// Questions that wait until this leader knows that it still leads.
+    barrier: Barrier,
     /// A store that waits to take the place of this one.
     installation: Option<Box<Installation>>,
     /// Applied index of the last published version.
@@ -177,8 +176,7 @@ impl StoreCore {
             members_changed: true,
             removed_at: None,
             questions: Questions::default(),
-            confirmed: Duration::ZERO,
-            confirming: None,
+            barrier: Barrier::default(),
             installation: None,
             published: 0,
             unpublished: 0,
@@ -219,6 +217,7 @@ impl StoreCore {
     fn turn(&mut self) {
         let mut applied = self.take_background();
         applied |= self.take_committed();
+        self.pass_barrier();
         applied |= self.install();
         self.take_queries();
         applied |= self.compact();
@@ -267,7 +266,7 @@ impl StoreCore {
                 }
                 ToStore::Leadership { leads, term, leader } => self.led_by(leads, term, leader),
                 ToStore::Dropped(id) => self.own_proposal_dropped(id),
-                ToStore::ReadIndex(id, index) => self.read_confirmed(id, index.is_some()),
+                ToStore::ReadIndex(id, index) => self.barrier_answered(id, index),
                 ToStore::PinSnapshot(peer) => self.pin_snapshot(peer),
                 ToStore::Install(installation) => self.installation = Some(installation),
                 ToStore::PeerRequest(from, id, body) => self.peer_asks(from, id, &body),
@@ -461,6 +460,8 @@ impl StoreCore {
         match known {
             Ok((members, removed)) => {
                 let removed = removed.into_iter().map(NodeId).collect();
+                let own = members.iter().find(|member| member.id == self.shared.identity.member_id);
+                self.shared.publish_learner(own.is_some_and(|member| member.is_learner));
                 self.to_raft.push_back(ToRaft::Members(members, removed));
             }
             Err(fatal) => self.cannot_apply(&fatal),
@@ -569,7 +570,6 @@ impl StoreCore {
             self.stop_leading();
             self.leadership = Leadership::Elected(term);
             self.lead_term = term.0;
-            self.confirming = None;
         } else if self.leadership != Leadership::Follows {
             self.stop_leading();
         }
@@ -580,6 +580,7 @@ impl StoreCore {
             self.store.lease_demote();
         }
         self.leadership = Leadership::Follows;
+        self.drop_barrier();
         for (who, result) in self.renewals.demoted() {
             self.renewed(who, result);
         }
@@ -593,6 +594,7 @@ impl StoreCore {
         if self.announced == Announced::No {
             self.announce();
         }
+        self.decide_version();
     }
 
     /// As etcd: each start publishes name and client URLs through the log; the first one also decides the cluster
@@ -607,9 +609,11 @@ impl StoreCore {
             &config.advertise_client_urls,
         );
         self.announced = Announced::Proposed(self.propose(write), now());
-        if self.leadership != Leadership::Leads {
-            return;
-        }
+    }
+
+    /// The leader decides the cluster's version, once. A proposal that another leader's entries replace is made again by that
+    /// leader.
+    fn decide_version(&mut self) {
         match apply::cluster_version(&self.store) {
             Ok(Some(_)) => {}
             Ok(None) => {
@@ -689,40 +693,10 @@ impl StoreCore {
         }
     }
 
-    /// The last moment at which this member is known to have led. The only voter always knows; one among others asks for a
-    /// read index: its answer proves that it led when it was asked.
-    fn confirmed(&mut self) -> Duration {
-        if self.shared.read_index().is_some() {
-            self.confirmed = now();
-        } else if self.confirming.is_none_or(|(_, since)| now() - since > self.shared.config.election_timeout)
-        {
-            self.proposals += 1;
-            let id = ReadId(Shared::store_proposal_id(self.proposals).0);
-            self.confirming = Some((id, now()));
-            self.to_raft.push_back(ToRaft::Read(id));
-        }
-        self.confirmed
-    }
-
-    fn read_confirmed(&mut self, id: ReadId, led: bool) {
-        if let Some((asked, since)) = self.confirming
-            && asked == id
-        {
-            self.confirming = None;
-            if led {
-                self.confirmed = since;
-                self.expire();
-            }
-        }
-    }
-
     fn raise_no_space(&mut self) {
         let member = self.shared.identity.member_id;
         let raised = Alarm { member, kind: AlarmKind::NoSpace };
-        if self.leadership == Leadership::Leads
-            && self.alarm.is_none()
-            && !self.store.alarms(None).contains(&raised)
-        {
+        if self.leader.is_some() && self.alarm.is_none() && !self.store.alarms(None).contains(&raised) {
             let write =
                 propose::raise_alarm(&mut self.ids, member, net::pb::etcdserverpb::AlarmType::Nospace);
             self.alarm = Some(self.propose(write));

@@ -3,11 +3,15 @@
 //! A client may ask any member. One that doesn't lead passes the question on and keeps the client's until the answer is
 //! here; one that knows no leader, or has just become it, keeps it until there is one. A question that got lost is put
 //! again; putting one twice does no harm.
+//!
+//! The leader answers only after a read index that was asked for after the question came, and when it has applied so far
+//! (etcd `LeaseRenew`, `ensureLeadership`): one that was cut off would renew what its successor has revoked. The only voter
+//! needs to ask nobody.
 
 use std::time::Duration;
 
 use bytes::Bytes;
-use consensus::{NodeId, ProposalId};
+use consensus::{Index, NodeId, ProposalId, ReadId};
 use node::api::Error;
 use node::forward::{Request, Response};
 use rustc_hash::FxHashMap;
@@ -16,6 +20,7 @@ use super::{Leadership, StoreCore};
 use crate::edge::clock::now;
 use crate::edge::messages::{Query, QueryAnswer, QueryId, ToRaft};
 use crate::edge::shared::Shared;
+use crate::observe::metrics;
 
 /// After this time without an answer, a question is put again.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
@@ -47,6 +52,24 @@ struct Question {
     asked: Option<Duration>,
 }
 
+/// Questions that wait until this leader knows that it still leads.
+#[derive(Default)]
+pub struct Barrier {
+    /// Came after the last read index was asked for.
+    waiting: Vec<(Asker, Request)>,
+    asked: Option<Asked>,
+    /// The last moment at which this member is known to have led.
+    confirmed: Duration,
+}
+
+struct Asked {
+    id: ReadId,
+    since: Duration,
+    questions: Vec<(Asker, Request)>,
+    /// What has to be applied before they are answered; `None`: no answer yet.
+    index: Option<Index>,
+}
+
 impl StoreCore {
     /// A client of this member asks. `None`: the answer comes later.
     pub(super) fn lease_query(&mut self, id: QueryId, query: Query) -> Option<Result<QueryAnswer, Error>> {
@@ -56,17 +79,107 @@ impl StoreCore {
             Query::Leases | Query::Defragment => return None,
         };
         if self.leadership == Leadership::Leads {
-            return self.own_answer(Asker::Client(id), request).map(to_query_answer);
+            self.answer_as_leader(Asker::Client(id), request);
+            return None;
         }
         if self.questions.open.len() >= QUESTIONS_MAX {
             return Some(Err(Error::TooManyRequests));
         }
-        self.questions.next += 1;
-        let number = self.questions.next;
-        let question = Question { who: id, request, since: now(), asked: None };
-        self.questions.open.insert(number, question);
+        let number = self.keep(id, request);
         self.ask(number);
         None
+    }
+
+    /// Answers, at once or behind the barrier.
+    fn answer_as_leader(&mut self, who: Asker, request: Request) {
+        if self.shared.read_index().is_some() {
+            self.answer_now(who, request);
+        } else {
+            self.barrier.waiting.push((who, request));
+            self.ask_for_barrier();
+        }
+    }
+
+    fn answer_now(&mut self, who: Asker, request: Request) {
+        if let Some(response) = self.own_answer(who, request) {
+            self.respond(who, response);
+        }
+    }
+
+    fn respond(&mut self, who: Asker, response: Response) {
+        match who {
+            Asker::Client(id) => self.answers[id.core].push((id, to_query_answer(response))),
+            Asker::Peer(node, number) => {
+                self.to_raft.push_back(ToRaft::PeerResponse(node, number, response.encode()));
+            }
+        }
+    }
+
+    /// The last moment at which this member is known to have led.
+    pub(super) fn confirmed(&mut self) -> Duration {
+        if self.shared.read_index().is_some() {
+            self.barrier.confirmed = now();
+        } else {
+            self.ask_for_barrier();
+        }
+        self.barrier.confirmed
+    }
+
+    fn ask_for_barrier(&mut self) {
+        if self.barrier.asked.is_some() {
+            return;
+        }
+        self.proposals += 1;
+        let id = ReadId(Shared::store_proposal_id(self.proposals).0);
+        let questions = std::mem::take(&mut self.barrier.waiting);
+        self.barrier.asked = Some(Asked { id, since: now(), questions, index: None });
+        self.to_raft.push_back(ToRaft::Read(id));
+    }
+
+    /// The answer to the question for a read index; `None` if the leader has changed meanwhile.
+    pub(super) fn barrier_answered(&mut self, id: ReadId, index: Option<Index>) {
+        let Some(asked) = self.barrier.asked.as_mut().filter(|asked| asked.id == id) else { return };
+        match index {
+            Some(_) => asked.index = index,
+            None => self.drop_barrier(),
+        }
+        self.pass_barrier();
+    }
+
+    /// Answers what waits for the barrier, once so much is applied. Called after each batch.
+    pub(super) fn pass_barrier(&mut self) {
+        let applied = self.store.applied().index;
+        let passed = |asked: &mut Asked| asked.index.is_some_and(|index| index.0 <= applied);
+        let Some(Asked { since, questions, .. }) = self.barrier.asked.take_if(passed) else { return };
+        self.barrier.confirmed = since;
+        for (who, request) in questions {
+            self.answer_now(who, request);
+        }
+        if !self.barrier.waiting.is_empty() {
+            self.ask_for_barrier();
+        }
+    }
+
+    /// This member leads no more: who asked must ask another one.
+    pub(super) fn drop_barrier(&mut self) {
+        let asked = self.barrier.asked.take().map(|asked| asked.questions).unwrap_or_default();
+        let waiting = std::mem::take(&mut self.barrier.waiting);
+        for (who, request) in asked.into_iter().chain(waiting) {
+            match who {
+                Asker::Client(who) => {
+                    self.keep(who, request);
+                }
+                Asker::Peer(..) => self.respond(who, Response::Refused(Error::NotPrimary)),
+            }
+        }
+    }
+
+    /// Keeps a client's question until the next tick.
+    fn keep(&mut self, who: QueryId, request: Request) -> u64 {
+        self.questions.next += 1;
+        let question = Question { who, request, since: now(), asked: None };
+        self.questions.open.insert(self.questions.next, question);
+        self.questions.next
     }
 
     /// The answer of the member that leads; `None`: it comes with the lease's revocation.
@@ -74,6 +187,9 @@ impl StoreCore {
         Some(match request {
             Request::KeepAlive { lease } => {
                 let (_, result) = self.renewals.renew(&mut self.store, now(), lease, who)?;
+                if matches!(result, Ok(ttl) if ttl > 0) {
+                    metrics::here().plain.lease_renewed.inc();
+                }
                 result.map_or_else(Response::Refused, Response::KeptAlive)
             }
             Request::TimeToLive { lease, keys } => {
@@ -95,12 +211,9 @@ impl StoreCore {
     /// Another member asks, because this one leads.
     pub(super) fn peer_asks(&mut self, from: NodeId, number: u64, body: &[u8]) {
         let Ok(request) = Request::decode(body) else { return };
-        let response = match self.leadership {
-            Leadership::Leads => self.own_answer(Asker::Peer(from, number), request),
-            _ => Some(Response::Refused(Error::NotPrimary)),
-        };
-        if let Some(response) = response {
-            self.to_raft.push_back(ToRaft::PeerResponse(from, number, response.encode()));
+        match self.leadership {
+            Leadership::Leads => self.answer_as_leader(Asker::Peer(from, number), request),
+            _ => self.respond(Asker::Peer(from, number), Response::Refused(Error::NotPrimary)),
         }
     }
 
@@ -122,15 +235,8 @@ impl StoreCore {
 
     /// A keep-alive that had to wait has its answer.
     pub(super) fn renewed(&mut self, who: Asker, result: Result<i64, Error>) {
-        match who {
-            Asker::Client(id) => {
-                self.answers[id.core].push((id, result.map(QueryAnswer::KeepAlive)));
-            }
-            Asker::Peer(node, number) => {
-                let response = result.map_or_else(Response::Refused, Response::KeptAlive);
-                self.to_raft.push_back(ToRaft::PeerResponse(node, number, response.encode()));
-            }
-        }
+        let response = result.map_or_else(Response::Refused, Response::KeptAlive);
+        self.respond(who, response);
     }
 
     /// Puts questions that wait: to this member's own store if it leads by now, else to who does.
@@ -149,9 +255,7 @@ impl StoreCore {
                 continue;
             }
             let Some(Question { who, request, .. }) = self.questions.open.remove(&number) else { continue };
-            if let Some(response) = self.own_answer(Asker::Client(who), request) {
-                self.answers[who.core].push((who, to_query_answer(response)));
-            }
+            self.answer_as_leader(Asker::Client(who), request);
         }
     }
 }
