@@ -40,6 +40,9 @@ const TURN_MESSAGES: usize = 4096;
 /// So many entries are kept for a peer behind its snapshot; one that is slower than that needs another one.
 const BEHIND_ENTRIES_MAX: u64 = 4 << 20;
 
+/// How long a peer may take to build its store of a snapshot that it has; then it is sent another one.
+const INSTALL_TIME_MAX: Duration = Duration::from_secs(120);
+
 /// Results of the snapshot thread that may wait; more than one snapshot is never being received.
 const RING_SNAPSHOTS_MAX: usize = 8;
 
@@ -80,12 +83,16 @@ pub struct Replication {
     done: Receiver<Done>,
     done_sender: Arc<Mutex<Sender<Done>>>,
     pinned: FxHashMap<NodeId, PinnedSnapshot>,
+    /// Snapshots that have arrived, and when.
+    delivered: FxHashMap<NodeId, Duration>,
     /// Positions of snapshots behind which peers are catching up from the log.
     behind: FxHashMap<NodeId, Index>,
     /// A snapshot that was built and whose message raft is about to be given, or has been.
     imported: Option<Imported>,
     installing: Installing,
     transfers: Vec<(ProposalId, NodeId)>,
+    /// Peers that have a snapshot and do not say that it is installed.
+    overdue: Vec<NodeId>,
 }
 
 /// How far the installation of a snapshot has come.
@@ -113,10 +120,12 @@ impl Replication {
             done,
             done_sender: Arc::new(Mutex::new(sender)),
             pinned: FxHashMap::default(),
+            delivered: FxHashMap::default(),
             behind: FxHashMap::default(),
             imported: None,
             installing: Installing::Nothing,
             transfers: Vec::new(),
+            overdue: Vec::new(),
         }
     }
 
@@ -155,6 +164,9 @@ impl Replication {
         to_store: &mut VecDeque<ToStore>,
         to_clients: &mut [VecDeque<ToClient>],
     ) -> Option<Input> {
+        if let Some(peer) = self.overdue.pop() {
+            return Some(Input::SnapshotSent(peer, false));
+        }
         while let Some(done) = self.done.pop() {
             if let Some(input) = self.handle_done(done, to_store) {
                 return Some(input);
@@ -201,10 +213,13 @@ impl Replication {
                 None
             }
             Incoming::Removed => self.shared.fatal(force_new::removed(self.shared.identity)),
-            Incoming::SnapshotSent(peer, ok) => {
-                self.pinned.remove(&peer);
-                Some(Input::SnapshotSent(peer, ok))
+            Incoming::SnapshotSent(peer, true) => {
+                // It is building its store. Raft hears of the success by the peer's own answer; told now, it would find the
+                // peer still behind and send another one.
+                self.delivered.insert(peer, now());
+                None
             }
+            Incoming::SnapshotSent(peer, false) => Some(Input::SnapshotSent(peer, false)),
             Incoming::SnapshotReceived { from, path, message } => {
                 self.import(from, path, message);
                 None
@@ -404,6 +419,15 @@ impl Replication {
         let now = now();
         peers.tick(now);
         let progress = node.peers();
+        let overdue = &mut self.overdue;
+        self.delivered.retain(|peer, since| {
+            let waits = progress.iter().any(|progress| progress.node == *peer && progress.snapshot);
+            let late = now - *since > INSTALL_TIME_MAX;
+            if waits && late {
+                overdue.push(*peer);
+            }
+            waits && !late
+        });
         let last = node.status().last.index;
         self.behind.retain(|peer, position| {
             let peer = progress.iter().find(|progress| progress.node == *peer);
