@@ -12,14 +12,14 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use consensus::{ConfState, Index, LogPosition, NodeId, ProposalId, Term};
+use consensus::{ConfState, Index, NodeId, ProposalId, Term};
 use engine::compact::Progress;
 use engine::tree::Table;
 use engine::{Alarm, AlarmKind, Store};
 use node::Answer;
 use node::api::{Error, Space};
 use node::apply::{self, Effect};
-use node::cluster::{self, ForSelf, for_self};
+use node::cluster::{ForSelf, for_self};
 use node::lease::{EXPIRY_INTERVAL, Expiry, Renewals};
 use node::membership::{Member, voters_and_learners};
 use node::propose::{self, Command, IdGenerator, Write};
@@ -30,9 +30,7 @@ use super::checkpoint::Checkpoints;
 use super::clock::now;
 use super::failpoint::failpoint;
 use super::force_new;
-use super::messages::{
-    Committed, Installation, PinnedSnapshot, Query, QueryAnswer, QueryId, ToClient, ToRaft, ToStore,
-};
+use super::messages::{Committed, Installation, Query, QueryAnswer, QueryId, ToClient, ToRaft, ToStore};
 use super::ring::{Ready, Receiver, Sender, drain};
 use super::scrub::Scrubber;
 use super::shared::{Note, Shared};
@@ -42,6 +40,7 @@ use crate::observe::metrics::{self, Op};
 use crate::sys::{Fatal, FatalReason};
 
 mod leases;
+mod members;
 
 use leases::{Asker, Barrier, Questions};
 
@@ -450,66 +449,6 @@ impl StoreCore {
         }
     }
 
-    /// Tells the raft core whom it may talk to.
-    fn publish_members(&mut self) {
-        if !std::mem::take(&mut self.members_changed) {
-            return;
-        }
-        let known = apply::members(&self.store)
-            .and_then(|members| Ok((members, cluster::change::removed_ids(&self.store)?)));
-        match known {
-            Ok((members, removed)) => {
-                let removed = removed.into_iter().map(NodeId).collect();
-                let own = members.iter().find(|member| member.id == self.shared.identity.member_id);
-                self.shared.publish_learner(own.is_some_and(|member| member.is_learner));
-                self.to_raft.push_back(ToRaft::Members(members, removed));
-            }
-            Err(fatal) => self.cannot_apply(&fatal),
-        }
-    }
-
-    /// A version for a peer that is too far behind for the log.
-    fn pin_snapshot(&mut self, peer: NodeId) {
-        let members = match apply::members(&self.store) {
-            Ok(members) => members,
-            Err(fatal) => self.cannot_apply(&fatal),
-        };
-        let view = match self.store.publish() {
-            Ok(view) => view,
-            Err(damage) => self.cannot_apply(&damage.into()),
-        };
-        let applied = view.applied();
-        let position = LogPosition { index: Index(applied.index), term: Term(applied.term) };
-        let conf = conf_state(&members);
-        self.to_raft.push_back(ToRaft::SnapshotPinned(Box::new(PinnedSnapshot {
-            peer,
-            position,
-            conf,
-            view,
-        })));
-    }
-
-    /// Goes on with a store that came from a peer. Readers of the old one keep its pages until they are done; watchers go
-    /// on with the new one's history, from where they are.
-    fn install(&mut self) -> bool {
-        if self.checkpoints.is_running() {
-            return false; // its end is near, and what it writes is not needed any more
-        }
-        let Some(installation) = self.installation.take() else { return false };
-        let Installation { ready, store, tree } = *installation;
-        tracing::info!(index = store.applied().index, revision = store.revision(), "installed a snapshot");
-        self.store = store;
-        let covered = Index(self.store.applied().index);
-        self.shared.replace_tree(tree.clone());
-        self.scrubber.replace(tree.clone());
-        self.checkpoints.replace(tree, covered);
-        self.members_changed = true;
-        self.compacting = true;
-        self.to_raft.push_back(ToRaft::SnapshotInstalled(ready));
-        self.to_raft.push_back(ToRaft::Checkpointed(covered));
-        true
-    }
-
     fn publish_figures(&self) {
         let tree = self.store.tree();
         self.shared.publish_space(tree.allocated_bytes(), tree.in_use_bytes(), tree.heap_bytes());
@@ -595,33 +534,6 @@ impl StoreCore {
             self.announce();
         }
         self.decide_version();
-    }
-
-    /// As etcd: each start publishes name and client URLs through the log; the first one also decides the cluster
-    /// version.
-    fn announce(&mut self) {
-        let shared = self.shared.clone();
-        let (member, config) = (shared.identity.member_id, &shared.config);
-        let write = propose::member_attributes_set(
-            &mut self.ids,
-            member,
-            &config.name,
-            &config.advertise_client_urls,
-        );
-        self.announced = Announced::Proposed(self.propose(write), now());
-    }
-
-    /// The leader decides the cluster's version, once. A proposal that another leader's entries replace is made again by that
-    /// leader.
-    fn decide_version(&mut self) {
-        match apply::cluster_version(&self.store) {
-            Ok(Some(_)) => {}
-            Ok(None) => {
-                let write = propose::cluster_version_set(&mut self.ids, CLUSTER_VERSION);
-                self.propose(write);
-            }
-            Err(fatal) => self.cannot_apply(&fatal),
-        }
     }
 
     fn propose(&mut self, write: Write) -> ProposalId {
