@@ -5,7 +5,7 @@
 //! straight into the connection's protocol machine; each connection that got some is woken once per turn.
 
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::BTreeSet;
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -17,14 +17,13 @@ use bytes::Bytes;
 use consensus::{DropReason, Index, NodeId, ProposalId, ReadId};
 use engine::View;
 use glommio::net::AcceptedTcpStream;
-use net::grpc::{self, CallId, Code, Method, Status};
+use net::grpc::{self, Code, Method, Status};
 use net::http1;
 use net::tls::Tls;
 use node::api::{Error, Limits};
 use node::forward::Response;
 use node::leader::{LeaderLoss, NeedLeader};
 use node::propose::{IdGenerator, Write};
-use node::read::LinearReads;
 use node::watch_hub::Hub;
 use node::{Answer, Identity};
 use rustc_hash::FxHashMap;
@@ -37,6 +36,7 @@ use super::ring::{Ready, Sender};
 use super::shared::{Note, Shared};
 use super::slow::{About, SlowCalls};
 use super::transport::{ReadBuffers, Transport};
+use super::waiting::{Read, Waiter, Waiting};
 use super::watches::{self, Streams};
 use super::wiring::Incoming;
 use crate::config::limits::{CONNECTION_BYTES_PATIENCE_MILLIS, HANDSHAKES_MAX, Queue};
@@ -102,41 +102,6 @@ pub struct Listener {
     /// Serves only health and metrics.
     pub metrics_only: bool,
 }
-
-/// Who waits for an answer of another core.
-#[derive(Default)]
-struct Waiting {
-    /// With the entry, which a warning about a slow one shows; the log's cache shares its bytes.
-    writes: FxHashMap<u64, (Waiter, Bytes)>,
-    queries: FxHashMap<u64, Waiter>,
-    /// Calls of clients of other members, which have asked this one: the member, and its number for the question.
-    peers: FxHashMap<u64, (NodeId, u64)>,
-    /// MoveLeader calls.
-    transfers: FxHashMap<u64, Waiter>,
-    reads: LinearReads<(Waiter, Read)>,
-    /// Writes, queries and reads in the order of their deadlines.
-    deadlines: VecDeque<(Duration, u64)>,
-}
-
-/// A call that waits.
-#[derive(Clone, Copy, Debug)]
-pub struct Waiter {
-    /// Its connection.
-    pub connection: ConnectionId,
-    /// The call.
-    pub call: CallId,
-    /// What it asked for.
-    pub method: Method,
-    /// It is a txn that only reads.
-    pub read_only_txn: bool,
-    /// When it came.
-    pub since: Duration,
-    /// For keep-alives: the request's number in its stream.
-    pub request: u64,
-}
-
-/// A read to be done once the view covers its index.
-pub type Read = node::api::Request;
 
 impl ClientCore {
     /// A core without connections. `view` is the version the store was opened with.
@@ -743,22 +708,6 @@ impl ClientCore {
                 self.with_grpc(waiter.connection, |grpc| self.query_failed(grpc, waiter, Error::Timeout));
             }
         }
-    }
-}
-
-impl Waiting {
-    fn is_open(&self, number: u64) -> bool {
-        self.writes.contains_key(&number)
-            || self.queries.contains_key(&number)
-            || self.reads.is_open(number)
-            || self.transfers.contains_key(&number)
-            || self.peers.contains_key(&number)
-    }
-
-    fn remove(&mut self, number: u64) -> Option<Waiter> {
-        let write = self.writes.remove(&number).map(|(waiter, _)| waiter);
-        let call = write.or_else(|| self.queries.remove(&number));
-        call.or_else(|| self.reads.remove(number).map(|(waiter, _)| waiter))
     }
 }
 

@@ -18,10 +18,11 @@ use node::forward::{Request, Response};
 use node::membership::Member;
 use node::read;
 
-use super::client_core::{ClientCore, Waiter};
+use super::client_core::ClientCore;
 use super::connection::Grpc;
 use super::messages::ToRaft;
 use super::shared::Shared;
+use super::waiting::Waiter;
 
 impl ClientCore {
     /// MemberAdd, MemberRemove, MemberUpdate, MemberPromote.

@@ -67,6 +67,8 @@ pub mod requests;
 pub mod slow;
 /// The bytes of one connection.
 pub mod transport;
+/// Calls that wait for another core.
+pub mod waiting;
 /// Watch streams.
 pub mod watches;
 

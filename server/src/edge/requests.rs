@@ -13,11 +13,12 @@ use node::propose::Command;
 use node::read::{self, RangeReply};
 
 use super::calls::Call;
-use super::client_core::{ClientCore, Waiter};
+use super::client_core::ClientCore;
 use super::clock::now;
 use super::connection::{ConnectionId, Grpc};
 use super::messages::Query;
 use super::slow::About;
+use super::waiting::Waiter;
 use crate::observe::metrics;
 
 /// Range answers up to this size are put together at once; longer ones are pulled as the peer takes them.

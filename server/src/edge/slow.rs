@@ -12,8 +12,8 @@ use node::Answer;
 use node::api::Error;
 use node::describe;
 
-use super::client_core::Waiter;
 use super::connection::ConnectionId;
+use super::waiting::Waiter;
 use crate::config::limits::SLOW_CALLS_PER_TURN_MAX;
 use crate::config::values::show_duration;
 use crate::observe::logs::show_time;
