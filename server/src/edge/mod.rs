@@ -22,6 +22,8 @@ pub mod wiring;
 pub mod fetches;
 /// The log core.
 pub mod log_core;
+/// Proposals that wait for a leader.
+pub mod orphans;
 /// The raft core.
 pub mod raft_core;
 /// Segment files: read back at start.

@@ -19,6 +19,7 @@ use rustc_hash::FxHashMap;
 use super::clock::now;
 use super::conf_changes::ConfChanges;
 use super::messages::{Committed, FromLog, ToClient, ToLog, ToRaft, ToStore};
+use super::orphans::Orphans;
 use super::replication::{Replication, Seed};
 use super::ring::{Ready, Receiver, Sender, drain};
 use super::shared::Shared;
@@ -52,6 +53,8 @@ pub struct RaftCore {
     commands: FxHashMap<ProposalId, Command>,
     /// The same of proposals made while another member led.
     forwarded: Forwarded,
+    /// Proposals that wait for a leader.
+    orphans: Orphans,
     /// Changes of the membership, until they commit.
     conf_changes: ConfChanges,
     leads: bool,
@@ -98,6 +101,7 @@ impl RaftCore {
             released: Index(0),
             commands: FxHashMap::default(),
             forwarded: Forwarded::default(),
+            orphans: Orphans::default(),
             conf_changes: ConfChanges::default(),
             leads: false,
             log_stalled: false,
@@ -156,6 +160,9 @@ impl RaftCore {
 
     fn handle(&mut self, message: ToRaft) {
         let input = match message {
+            ToRaft::Propose(id, write) if self.shared.leader() == 0 => {
+                return self.wait_for_leader(id, write);
+            }
             ToRaft::Propose(id, write) => self.propose(id, write),
             ToRaft::ProposeConfChange(id, change) => {
                 self.conf_changes.proposed(now(), id, &change);
@@ -193,6 +200,22 @@ impl RaftCore {
         if index > self.released {
             self.released = index;
             self.log_outbox.push_back(ToLog::Checkpointed(index));
+        }
+    }
+
+    fn wait_for_leader(&mut self, id: ProposalId, write: Write) {
+        if self.orphans.push(now(), id, write).is_err() {
+            self.dropped(id, DropReason::TooManyRequests);
+        }
+    }
+
+    /// What waited for a leader goes to the one that there is now.
+    fn propose_orphans(&mut self) {
+        while self.shared.leader() != 0
+            && let Some((id, write)) = self.orphans.pop()
+        {
+            let input = self.propose(id, write);
+            self.node.step(input, &mut self.outputs);
         }
     }
 
@@ -234,7 +257,10 @@ impl RaftCore {
         let cells = &metrics::here().plain;
         cells.proposals_committed.set_unsigned(self.shared.commit());
         metrics::here().queue_length(Queue::RaftToLog, self.to_log.queued());
-        cells.proposals_pending.set_unsigned((self.commands.len() + self.forwarded.len()) as u64);
+        cells
+            .proposals_pending
+            .set_unsigned((self.commands.len() + self.forwarded.len() + self.orphans.len()) as u64);
+        self.orphans.forget_before(now().saturating_sub(self.shared.request_timeout()));
         self.forwarded.forget_before(now().saturating_sub(2 * self.shared.request_timeout()));
         self.watch_log();
         for (id, change) in self.conf_changes.due(now().saturating_sub(self.shared.request_timeout())) {
@@ -247,13 +273,21 @@ impl RaftCore {
     }
 
     fn end_turn(&mut self) {
+        self.flush();
+        if !self.orphans.is_empty() && self.shared.leader() != 0 {
+            self.propose_orphans();
+            self.flush();
+        }
+        self.send_outboxes();
+    }
+
+    fn flush(&mut self) {
         self.node.flush(&mut self.outputs);
         let mut outputs = std::mem::take(&mut self.outputs);
         for output in outputs.drain(..) {
             self.start(output);
         }
         self.outputs = outputs;
-        self.send_outboxes();
     }
 
     fn start(&mut self, output: Output) {
