@@ -27,6 +27,7 @@ mod message;
 mod node;
 pub mod peer;
 mod read_index;
+pub mod repair;
 #[cfg(test)]
 mod testing;
 

@@ -48,6 +48,7 @@ mod reads;
 mod snapshot;
 
 use forward::{Forwards, Queue};
+pub(crate) use guard::is_sound;
 pub use io::{
     Append, Config, DropReason, Fetch, Input, InstallSnapshot, Output, PeerStatus, Role, RoleChange, Status,
 };

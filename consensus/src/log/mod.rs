@@ -27,6 +27,7 @@ pub mod report;
 pub mod ring;
 mod scan;
 pub mod segment;
+mod survey;
 pub mod verdict;
 
 pub use fetch::Fetcher;
@@ -34,6 +35,7 @@ pub use recover::{Recovered, Tail, recover};
 pub use report::{Damage, Note, Proof, RecoverError};
 pub use ring::{Log, LogConfig, NewSegment, WritePlan};
 pub use segment::{ReadError, SegmentId, SegmentInfo, SegmentReader};
+pub use survey::Survey;
 
 use crate::{Entry, HardState, NodeId};
 

@@ -9,7 +9,7 @@ use raft::eraftpb::{EntryType, Message, MessageType, Snapshot};
 const NUMBER_MAX: u64 = 1 << 62;
 
 /// Whether the numbers of a message of another member are such as raft sends.
-pub(super) fn is_sound(message: &Message) -> bool {
+pub(crate) fn is_sound(message: &Message) -> bool {
     use MessageType::*;
     let numbers = [message.term, message.index, message.log_term, message.commit, message.reject_hint];
     if message.term == 0 || numbers.iter().any(|number| *number >= NUMBER_MAX) {
@@ -18,8 +18,8 @@ pub(super) fn is_sound(message: &Message) -> bool {
     match message.get_msg_type() {
         MsgAppend => entries_are_sound(message),
         MsgSnapshot => message.snapshot.as_ref().is_some_and(|snapshot| is_sound_snapshot(snapshot, message)),
-        // Never asked for here; raft would send a snapshot at once.
-        MsgAppendResponse => message.request_snapshot == 0,
+        // With a wish for a snapshot: see `repair`.
+        MsgAppendResponse => message.request_snapshot < NUMBER_MAX,
         MsgReadIndexResp => message.entries.len() == 1,
         MsgHeartbeat
         | MsgHeartbeatResponse

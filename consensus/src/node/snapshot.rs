@@ -46,7 +46,10 @@ impl Node {
         let raft = &self.raft.raft;
         let first = self.raft.store().first();
         let progress = |peer: &NodeId| raft.prs().get(peer.0).filter(|_| raft.state == StateRole::Leader);
-        let behind = |peer: &NodeId| progress(peer).is_some_and(|progress| progress.next_idx < first.0);
+        let asks = raft::INVALID_INDEX;
+        let behind = |peer: &NodeId| {
+            progress(peer).is_some_and(|p| p.next_idx < first.0 || p.pending_request_snapshot != asks)
+        };
         let needs = |peer: &NodeId, offer: &Offer| match offer {
             Offer::Asked | Offer::Pinned => behind(peer),
             Offer::Sent => progress(peer).is_some(),
@@ -79,7 +82,12 @@ impl Node {
         out: &mut Vec<Output>,
     ) {
         let asked = self.snapshots.offers.get(&peer) == Some(&Offer::Asked);
-        if !asked || self.raft.raft.prs().get(peer.0).is_none() {
+        // A peer under repair has lost what it acknowledged: the snapshot has to cover all that is counted on.
+        let reaches = |progress: &raft::Progress| {
+            progress.matched.max(progress.pending_request_snapshot) <= position.index.0
+        };
+        if !asked || !self.raft.raft.prs().get(peer.0).is_some_and(reaches) {
+            self.snapshots.offers.remove(&peer);
             out.push(Output::SnapshotUnwanted(peer));
             return;
         }

@@ -10,7 +10,8 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::*;
-use crate::log::{Fetcher, Identity, Log, recover};
+use crate::log::{Fetcher, Identity, Log, Survey, recover};
+use crate::repair::{Promise, Voter, VoterInput, VoterOutput};
 use crate::testing::{Disk, Store, small_log};
 use crate::{ConfChangeKind, ReadId};
 
@@ -48,6 +49,7 @@ pub(super) struct Weather {
     pub transfer: u64,
     pub membership: u64,
     pub stall: u64,
+    pub damage: u64,
     /// Of messages, in percent.
     pub lost: u64,
     pub repeated: u64,
@@ -69,6 +71,7 @@ impl Weather {
             transfer: up_to(5),
             membership: up_to(10),
             stall: up_to(4),
+            damage: up_to(3),
             lost: up_to(20),
             repeated: up_to(20),
         }
@@ -105,6 +108,16 @@ pub(super) struct Machine {
     starts: u64,
     founder: bool,
     pub life: Option<Life>,
+    /// Runs in place of a life while the log is damaged.
+    pub repair: Option<Repair>,
+    /// Its promise, as it is on disk.
+    promise: Option<Vec<u8>>,
+}
+
+pub(super) struct Repair {
+    voter: Voter,
+    /// Promises on their way to disk.
+    writes: VecDeque<Promise>,
 }
 
 pub(super) struct Life {
@@ -141,6 +154,7 @@ pub(super) struct History {
     pub lost_in_place: u64,
     pub forwarded: u64,
     pub changes: u64,
+    pub repaired: u64,
 }
 
 pub(super) struct World {
@@ -187,6 +201,8 @@ impl World {
             starts: 0,
             founder,
             life: None,
+            repair: None,
+            promise: None,
         };
         self.machines.insert(id, machine);
         self.start(id);
@@ -197,6 +213,11 @@ impl World {
         let machine = self.machines.get_mut(&id).expect("it exists");
         machine.starts += 1;
         let identity = Identity { cluster: 1, member: id };
+        if let Some(bytes) = &machine.promise {
+            let promise = Promise::decode(bytes).expect("as it was written");
+            machine.repair = Some(Repair { voter: Voter::new(promise, 10), writes: VecDeque::new() });
+            return;
+        }
         let recovered = recover(&machine.disk, identity, machine.checkpoint.applied)
             .unwrap_or_else(|error| panic!("a power cut is not damage: {error}"));
         if let Some(position) = recovered.snapshot {
@@ -244,9 +265,92 @@ impl World {
     /// The power fails.
     pub fn crash(&mut self, id: NodeId) {
         let Some(machine) = self.machines.get_mut(&id) else { return };
-        machine.life = None;
+        (machine.life, machine.repair) = (None, None);
         let sectors = mix(self.rng.below(u64::MAX));
         machine.disk.crash(|number| sectors >> (number % 64) & 1 == 1);
+    }
+
+    /// A block of the log that is proven durable goes bad. False if there is none, or the store doesn't need it.
+    pub fn damage(&mut self, id: NodeId) -> bool {
+        let Some(life) = self.life(id) else { return false };
+        life.stalled = false;
+        while self.complete(id) {}
+        // The marker of a pause proves the last batch.
+        let Some(life) = self.life(id) else { return false };
+        life.log.handle_timeout(Duration::from_secs(1));
+        self.submit(id);
+        while self.complete(id) {}
+        let identity = Identity { cluster: 1, member: id };
+        let machine = self.machines.get_mut(&id).expect("it exists");
+        machine.life = None;
+        let whole = machine.disk.clone();
+        let survey = Survey::take(&whole, identity).expect("it is whole");
+        let segments: Vec<_> = whole.segments.keys().copied().collect();
+        for _ in 0..20 {
+            let segment = self.rng.pick(&segments).expect("there is a log");
+            let block = self.rng.below(whole.segments[&segment].len() as u64 / 4096) as usize;
+            let machine = self.machines.get_mut(&id).expect("it exists");
+            machine.disk = whole.clone();
+            machine.disk.file(segment)[block * 4096..][..4096].fill(0xbd);
+            let applied = machine.checkpoint.applied;
+            let damaged = recover(&machine.disk, identity, applied).is_err();
+            // Not the newest header: that would be a tail that nothing proves.
+            if damaged && Survey::take(&machine.disk, identity).is_ok_and(|found| found == survey) {
+                let promise = Promise::of(identity, &survey, applied);
+                machine.promise = Some(promise.encode().to_vec());
+                machine.files.clear();
+                self.start(id);
+                return true;
+            }
+        }
+        self.machines.get_mut(&id).expect("it exists").disk = whole;
+        self.start(id);
+        false
+    }
+
+    fn turn_voter(&mut self, id: NodeId, input: VoterInput) {
+        let Some(repair) = self.machines.get_mut(&id).and_then(|machine| machine.repair.as_mut()) else {
+            return;
+        };
+        let mut out = Vec::new();
+        repair.voter.step(input, &mut out);
+        for output in out {
+            match output {
+                VoterOutput::Persist(promise) => {
+                    let machine = self.machines.get_mut(&id).expect("it exists");
+                    machine.repair.as_mut().expect("it runs").writes.push_back(promise);
+                }
+                VoterOutput::Send(envelope) => self.send(id, envelope),
+                VoterOutput::Install { position, conf, hard_state } => {
+                    self.finish_repair(id, position, &conf, hard_state);
+                }
+                VoterOutput::SnapshotIgnored(position) => {
+                    self.machines.get_mut(&id).expect("it exists").files.remove(&position);
+                }
+            }
+        }
+    }
+
+    fn finish_repair(&mut self, id: NodeId, position: LogPosition, conf: &ConfState, hard_state: HardState) {
+        let machine = self.machines.get_mut(&id).expect("it exists");
+        let store = machine.files[&position].clone();
+        assert_eq!(&store.conf, conf);
+        machine.disk = Disk::default();
+        let mut log = Log::new(small_log(), Identity { cluster: 1, member: id }, Default::default());
+        let reset = Some(position);
+        log.append(Append { ready: ReadyNumber(1), hard_state, entries: vec![], reset });
+        while let Some(wanted) = log.segment_wanted() {
+            machine.disk.segments.insert(wanted.id, vec![0; wanted.size as usize]);
+            log.segment_ready(wanted.id, wanted.size);
+        }
+        let plan = log.poll_write().expect("there is a segment");
+        let mut buf = vec![0; plan.len];
+        log.encode(&plan, &mut buf);
+        machine.disk.in_flight = Some((plan, buf));
+        machine.disk.complete();
+        (machine.checkpoint, machine.promise, machine.repair) = (store, None, None);
+        self.history.repaired += 1;
+        self.start(id);
     }
 
     pub fn alive(&self) -> Vec<NodeId> {
@@ -388,13 +492,17 @@ impl World {
         if !is_snapshot && self.rng.chance(self.weather.repeated) {
             self.net.push(Packet { from, to, message: message.clone(), snapshot: None });
         }
-        let up = self.machines.get(&to).is_some_and(|machine| machine.life.is_some());
+        let up =
+            self.machines.get(&to).is_some_and(|machine| machine.life.is_some() || machine.repair.is_some());
         let arrives = up && !self.cut.contains(&(from, to)) && !self.rng.chance(self.weather.lost);
         if arrives {
             if let (Some(store), Some(machine)) = (snapshot, self.machines.get_mut(&to)) {
                 machine.files.insert(store.applied, store);
             }
-            self.turn(to, vec![Input::Receive(from, message)]);
+            match self.machines[&to].repair.is_some() {
+                true => self.turn_voter(to, VoterInput::Receive(from, message)),
+                false => self.turn(to, vec![Input::Receive(from, message)]),
+            }
         } else if self.rng.chance(30) {
             self.turn(from, vec![Input::Unreachable(to)]);
         }
@@ -407,6 +515,11 @@ impl World {
     /// The write in flight completes.
     pub fn complete(&mut self, id: NodeId) -> bool {
         let Some(machine) = self.machines.get_mut(&id) else { return false };
+        if let Some(promise) = machine.repair.as_mut().and_then(|repair| repair.writes.pop_front()) {
+            machine.promise = Some(promise.encode().to_vec());
+            self.turn_voter(id, VoterInput::Durable);
+            return true;
+        }
         let (Some(life), true) = (&mut machine.life, machine.disk.in_flight.is_some()) else { return false };
         if life.stalled {
             return false;
@@ -527,6 +640,7 @@ impl World {
         let ids: Vec<NodeId> = self.machines.keys().copied().collect();
         let id = self.rng.pick(&ids).expect("there are members");
         let up = self.machines[&id].life.is_some();
+        let runs = up || self.machines[&id].repair.is_some();
         let mut dice = self.rng.below(1000);
         let mut is = |weight: u64| {
             let hit = dice < weight;
@@ -535,11 +649,12 @@ impl World {
         };
         if is(w.tick) {
             self.turn(id, vec![Input::Tick]);
+            self.turn_voter(id, VoterInput::Tick);
         } else if is(w.propose) {
             self.propose(id);
         } else if is(w.read) && up {
             self.read(id);
-        } else if is(w.complete) && up {
+        } else if is(w.complete) && runs {
             self.complete(id);
         } else if is(w.apply) {
             let count = 1 + self.rng.below(20) as usize;
@@ -547,7 +662,7 @@ impl World {
         } else if is(w.checkpoint) {
             self.checkpoint(id);
         } else if is(w.crash) {
-            if up { self.crash(id) } else { self.start(id) }
+            if runs { self.crash(id) } else { self.start(id) }
         } else if is(w.cut) {
             if let Some(other) = self.rng.pick(&ids) {
                 self.cut.insert((id, other));
@@ -557,7 +672,7 @@ impl World {
             }
         } else if is(w.heal) {
             self.cut.clear();
-            if !up {
+            if !runs {
                 self.start(id);
             }
         } else if is(w.transfer) {
@@ -572,9 +687,18 @@ impl World {
                 let stalled = life.stalled;
                 self.turn(id, vec![Input::LogStalled(stalled)]);
             }
+        } else if is(w.damage) && up && self.may_be_damaged(id) {
+            self.damage(id);
         } else {
             self.deliver();
         }
+    }
+
+    /// One member is repaired at a time, and only where a majority is whole.
+    fn may_be_damaged(&self, id: NodeId) -> bool {
+        let conf = &self.store(id).conf;
+        let whole = self.machines.values().all(|machine| machine.promise.is_none());
+        whole && conf.voters.len() >= 3 && conf.voters.contains(&id)
     }
 
     /// All faults end: everybody is up and hears everybody.
@@ -583,10 +707,10 @@ impl World {
         self.cut.clear();
         let ids: Vec<NodeId> = self.machines.keys().copied().collect();
         for id in ids {
-            if self.machines[&id].life.is_none() {
+            if self.machines[&id].life.is_none() && self.machines[&id].repair.is_none() {
                 self.start(id);
             }
-            let life = self.life(id).expect("it was started");
+            let Some(life) = self.life(id) else { continue };
             if std::mem::take(&mut life.stalled) {
                 self.turn(id, vec![Input::LogStalled(false)]);
             }
@@ -600,7 +724,8 @@ impl World {
             while self.deliver() {
                 any = true;
             }
-            for id in self.alive() {
+            let ids: Vec<NodeId> = self.machines.keys().copied().collect();
+            for id in ids {
                 any |= self.complete(id);
                 any |= self.apply(id, usize::MAX);
             }
@@ -619,6 +744,11 @@ impl World {
     pub fn isolate(&mut self, id: NodeId) {
         let others: Vec<NodeId> = self.machines.keys().copied().filter(|other| *other != id).collect();
         others.into_iter().for_each(|other| self.part(id, other));
+    }
+
+    /// They hear each other again.
+    pub fn join(&mut self, id: NodeId, other: NodeId) {
+        self.cut.retain(|pair| *pair != (id, other) && *pair != (other, id));
     }
 
     pub fn heal(&mut self) {
@@ -690,8 +820,10 @@ impl World {
     }
 
     pub fn tick_all(&mut self) {
-        for id in self.alive() {
+        let ids: Vec<NodeId> = self.machines.keys().copied().collect();
+        for id in ids {
             self.turn(id, vec![Input::Tick]);
+            self.turn_voter(id, VoterInput::Tick);
         }
         self.settle();
     }
@@ -712,7 +844,9 @@ impl World {
             wait(self, "a commit", &mut |world| {
                 let members = world.members().unwrap_or_default();
                 if !world.history.placed.contains_key(&proposal) && !members.is_empty() {
-                    proposal = world.propose(members[number % members.len()]);
+                    let up: Vec<NodeId> =
+                        members.into_iter().filter(|id| world.alive().contains(id)).collect();
+                    proposal = world.propose(up[number % up.len()]);
                     world.settle();
                 }
                 world.history.placed.contains_key(&proposal)
@@ -720,6 +854,9 @@ impl World {
         }
         wait(self, "equal stores", &mut |world| {
             let Some(members) = world.members() else { return false };
+            if members.iter().any(|id| world.machines[id].life.is_none()) {
+                return false; // under repair
+            }
             let stores: Vec<&Store> = members
                 .iter()
                 .map(|id| &world.machines[id].life.as_ref().expect("all are up").store)
