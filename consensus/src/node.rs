@@ -511,6 +511,7 @@ impl Node {
     /// Sends a message as soon as what it promises is durable.
     fn hold(&mut self, promise: Promise, envelope: Envelope, out: &mut Vec<Output>) {
         let waits_for = match promise {
+            _ if planted::is("promise-sent-early") => ReadyNumber(0),
             Promise::Stored => self.appended,
             Promise::Term => self.appended_vote,
         };

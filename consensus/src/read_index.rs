@@ -92,7 +92,9 @@ impl Reads {
         if self.waiting.is_empty() || self.attempt.is_some() {
             return None;
         }
-        self.counter += 1;
+        if !planted::is("read-token-reused") {
+            self.counter += 1;
+        }
         let token = match leads {
             Some(term) => [term.0, self.counter].map(u64::to_be_bytes).concat(),
             None => [self.node.0, self.boot_nonce, self.counter].map(u64::to_be_bytes).concat(),

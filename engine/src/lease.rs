@@ -60,6 +60,11 @@ struct Lease {
 }
 
 impl Lease {
+    /// What a new leader gives it.
+    fn full_again(&self) -> Duration {
+        if planted::is("new-leader-gives-no-time") { Duration::ZERO } else { self.full() }
+    }
+
     fn full(&self) -> Duration {
         let ttl = if self.remaining_ttl > 0 { self.remaining_ttl } else { self.ttl };
         Duration::from_secs(ttl.max(0) as u64)
@@ -106,7 +111,7 @@ impl Lessor {
         self.primary = true;
         self.queue.clear();
         let mut order: Vec<(Duration, LeaseId)> =
-            self.leases.iter().map(|(&id, lease)| (lease.full() + extend, id)).collect();
+            self.leases.iter().map(|(&id, lease)| (lease.full_again() + extend, id)).collect();
         order.sort_unstable();
         let spread = order.len() >= REVOKE_PER_S;
         let mut window = Window::new(order.first().map_or(Duration::ZERO, |&(first, _)| first));

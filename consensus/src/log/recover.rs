@@ -186,12 +186,22 @@ fn broken_head(chain: &Chain, later: &Header) -> Option<(SegmentId, u64)> {
 /// Follows the chain as long as its batches are whole. Gives the header of the one that is not, if there is one.
 fn follow_whole(scan: &mut Scan<'_>, chain: &mut Chain) -> Result<Option<Header>, RecoverError> {
     while let Some(header) = next(scan, chain) {
+        if planted::is("intact-tail-cut") && nothing_follows(scan, &header) {
+            return Ok(Some(header));
+        }
         match scan.read_entries(&header, chain.base) {
             Some(entries) => chain.accept(&header, entries)?,
             None => return Ok(Some(header)),
         }
     }
     Ok(None)
+}
+
+/// For a planted bug: whether a batch is the last one.
+fn nothing_follows(scan: &mut Scan<'_>, header: &Header) -> bool {
+    let behind = scan.batch_at(header.segment, header.offset + u64::from(header.len));
+    let mut later = scan.heads.iter().copied().chain(behind);
+    !header.marker && later.all(|other| other.sequence <= header.sequence)
 }
 
 /// The header that continues the chain: behind the last batch, or at a head. Where two do, the later epoch is right: the
@@ -279,6 +289,11 @@ impl Chain {
     }
 
     fn continued_by(&self, header: &Header) -> bool {
+        if planted::is("recycled-block-taken-for-new")
+            && (header.segment, header.offset) == (self.segment, self.offset)
+        {
+            return true;
+        }
         header.sequence == self.sequence + 1
             && header.previous == self.header_hash
             && header.epoch >= self.epoch

@@ -367,6 +367,9 @@ impl Log {
             self.queue.pop_front();
         }
         self.queue_bytes -= batch.records_len;
+        if planted::is("vote-not-persisted") {
+            batch.hard_state.vote = crate::NodeId(0);
+        }
         // The hint must not point beyond the log, which it would where an append is split.
         let commit = &mut batch.hard_state.commit;
         *commit = (*commit).min(batch.last.index);

@@ -129,7 +129,10 @@ impl Node {
     /// raft has taken the snapshot of this Ready. Gives its position, behind which the log begins anew.
     pub(super) fn take_snapshot(&mut self, ready: &Ready, out: &mut Vec<Output>) -> Option<LogPosition> {
         let metadata = ready.snapshot().metadata.as_ref().filter(|metadata| metadata.index > 0)?;
-        let position = LogPosition::new(metadata.index, metadata.term);
+        let mut position = LogPosition::new(metadata.index, metadata.term);
+        if planted::is("snapshot-with-old-term") {
+            position.term = self.raft.store().last().term;
+        }
         self.snapshots.installing = Some((ReadyNumber(ready.number()), position));
         self.snapshots.taken = position.index;
         self.conf_applied = position.index;

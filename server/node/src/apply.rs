@@ -110,7 +110,7 @@ pub fn apply(
     entry: &Entry,
     command: Option<Command>,
 ) -> Result<Option<Applied>, Fatal> {
-    if entry.index.0 <= store.applied().index {
+    if entry.index.0 <= store.applied().index && !planted::is("entry-applied-twice") {
         return Ok(None);
     }
     let (result, effect) = match entry.kind {
@@ -123,7 +123,9 @@ pub fn apply(
             };
             match command {
                 // Whoever leads now may have renewed it: its own clock decides.
-                Command::LeaseExpire { term, .. } if term != entry.term.0 => {
+                Command::LeaseExpire { term, .. }
+                    if term != entry.term.0 && !planted::is("old-leader-revokes-leases") =>
+                {
                     (Err(Error::NotPrimary), Effect::None)
                 }
                 command => apply_command(store, now, space, command)?,

@@ -161,12 +161,11 @@ pub struct Env {
 impl Env {
     /// The surroundings of a world at time 0.
     pub fn new(seed: u64, config: &Config, story: Story) -> Env {
-        let rate_max = config.clock_rates.iter().copied().max().unwrap_or(1000).max(1000);
         Env {
             config: config.clone(),
             queue: Queue::new(Rng::of(seed, "ties", 0)),
             network: Network::new(config, Rng::of(seed, "network", 0)),
-            oracle: Oracle::new(config.members, config.lease_ttl_min, rate_max),
+            oracle: Oracle::new(config.members, config.lease_ttl_min, config.clock_rate_max),
             story,
             schedule: Rng::of(seed, "schedule", 0),
             streams: FxHashMap::default(),

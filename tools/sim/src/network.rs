@@ -8,7 +8,7 @@ use consensus::PeerMessage;
 
 use crate::env::NodeNumber;
 use crate::plan::Config;
-use crate::queue::{MS, Time};
+use crate::queue::Time;
 use crate::rng::Rng;
 
 /// A message under way.
@@ -31,6 +31,8 @@ pub struct Network {
     duplicates: usize,
     replays: usize,
     reorder: bool,
+    /// How much later an old message comes again, on average.
+    replay_delay: Time,
     rng: Rng,
     members: usize,
     /// How many faults cut each link; `from * members + to`.
@@ -53,6 +55,7 @@ impl Network {
             duplicates: config.duplicates,
             replays: config.replays,
             reorder: config.reorder,
+            replay_delay: 2 * config.election(),
             rng,
             members: config.members,
             cuts: vec![0; links],
@@ -80,7 +83,7 @@ impl Network {
             arrivals.push(at + self.rng.exponential(self.latency.1));
         }
         if self.replays > 0 && self.rng.permille(self.replays) {
-            arrivals.push(at + self.rng.exponential(500 * MS));
+            arrivals.push(at + self.rng.exponential(self.replay_delay));
         }
         arrivals
     }

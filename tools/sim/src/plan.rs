@@ -78,6 +78,8 @@ pub struct Config {
     pub progress: Time,
     /// Rate of each member's clock in thousandths.
     pub clock_rates: Vec<u64>,
+    /// No clock runs faster: what leases are judged by.
+    pub clock_rate_max: u64,
     /// Shortest time to live of a lease, in seconds.
     pub lease_ttl_min: i64,
 }
@@ -281,6 +283,7 @@ impl Config {
             watch_buffer: rng.pick(&[1, 500, 256 << 10]),
             progress: rng.between(1, 20) as Time * 100 * MS,
             clock_rates,
+            clock_rate_max: 1200,
             lease_ttl_min: rng.pick(&[1, 1, 2]),
         }
     }

@@ -69,14 +69,13 @@ impl Shrinker<'_> {
 
     /// A better world.
     fn simplify(&mut self) {
-        let better: [fn(&mut Plan); 7] = [
+        let better: [fn(&mut Plan); 6] = [
             |plan| plan.config.loss = 0,
             |plan| plan.config.duplicates = 0,
             |plan| plan.config.replays = 0,
             |plan| plan.config.reorder = false,
             |plan| plan.config.slow_writes = 0,
             |plan| plan.config.slow_handovers = 0,
-            |plan| plan.config.clock_rates.fill(1000),
         ];
         for change in better {
             let mut plan = self.plan.clone();

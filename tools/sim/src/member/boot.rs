@@ -63,17 +63,17 @@ impl Member {
         let store_config = store_config(env, number, nonce);
         let mut store = open_store(&store_config, disk, number)?;
         let identity = LogIdentity { cluster: CLUSTER, member: node_id(number) };
-        let mut recovered = recover_log(disk, number, identity, &store)?;
+        let mut recovered = recover_log(env, disk, number, identity, &store)?;
         if recovered.snapshot.is_some() {
             // The process ended between the log's new beginning and the new tree's final name.
             let Some(next) = disk.next_tree.take() else { return stops(number, "a snapshot is missing") };
             drop(std::mem::replace(&mut disk.tree, next));
             store = open_store(&store_config, disk, number)?;
-            recovered = recover_log(disk, number, identity, &store)?;
+            recovered = recover_log(env, disk, number, identity, &store)?;
         }
         disk.next_tree = None;
         disk.log.sync();
-        let applied = position(&store);
+        let applied = handed_out(env, position(&store));
         let is_new = recovered.is_new();
         let Recovered { state, tail, .. } = recovered;
         let log = open_log(env, disk, identity, tail, nonce);
@@ -176,13 +176,26 @@ fn position(store: &Store) -> LogPosition {
     LogPosition { index: Index(applied.index), term: Term(applied.term) }
 }
 
+/// What a checkpoint covers, and for a planted bug one entry less.
+fn handed_out(env: &Env, applied: LogPosition) -> LogPosition {
+    let before = applied.index.0.checked_sub(2).and_then(|at| env.oracle.log.get(at as usize));
+    match before {
+        Some(before) if planted::is("entry-applied-twice") => {
+            LogPosition::new(applied.index.0 - 1, before.term)
+        }
+        _ => applied,
+    }
+}
+
 fn recover_log(
+    env: &Env,
     disk: &Disk,
     number: NodeNumber,
     identity: LogIdentity,
     store: &Store,
 ) -> Result<Recovered, Failure> {
-    recover(&disk.log.image(), identity, position(store)).or_else(|error| stops(number, error))
+    recover(&disk.log.image(), identity, handed_out(env, position(store)))
+        .or_else(|error| stops(number, error))
 }
 
 fn store_config(env: &Env, number: NodeNumber, nonce: u64) -> engine::Config {

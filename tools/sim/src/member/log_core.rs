@@ -132,6 +132,9 @@ impl Member {
         }
         if let Some(checkpoint) = store.store.tree_mut().begin_checkpoint() {
             let index = consensus::Index(applied);
+            if planted::is("log-dropped-when-checkpoint-begins") {
+                self.log.log.checkpointed(index);
+            }
             let is_unlinked = store.is_unlinked;
             store.checkpoint = Some(RunningCheckpoint {
                 checkpoint: Box::new(checkpoint),
