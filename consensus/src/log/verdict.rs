@@ -48,6 +48,7 @@ pub fn decide(evidence: &Evidence<'_>) -> Verdict {
     let proven = evidence.later.is_some() || evidence.applied.index > evidence.last.index;
     match (proven, evidence.restart, evidence.torn) {
         (true, Some(_), _) => Verdict::Restart,
+        (true, None, _) if planted::is("durable-batch-cut-as-torn") => Verdict::TornTail,
         (true, None, _) => Verdict::Damage,
         (false, _, Some(_)) => Verdict::TornTail,
         (false, _, None) => Verdict::End,

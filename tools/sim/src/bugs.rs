@@ -22,6 +22,10 @@ pub const ALL: &[Bug] = &[
     bug("forward-taken-twice", "a leader appends a forward as often as it arrives"),
     bug("entry-applied-twice", "a restart hands out the last applied entry again, and it is applied again"),
     bug("applied-index-apart", "a version holds the applied index of one entry before"),
+    bug(
+        "durable-batch-cut-as-torn",
+        "recovery cuts a damaged batch though a later one proves it was durable",
+    ),
     bug("intact-tail-cut", "recovery takes an intact last batch for a torn one"),
     bug(
         "recycled-block-taken-for-new",

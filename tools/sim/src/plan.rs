@@ -168,6 +168,9 @@ pub enum FaultKind {
     Clog,
     /// The next write of the log fails, which ends the process.
     WriteError,
+    /// The power fails, and a bit of what was durable turns over. The member may refuse to start, or to go on; it must not
+    /// be wrong. Never more members than a minority.
+    Flip,
 }
 
 /// One fault.
@@ -268,7 +271,7 @@ impl Config {
             latency: (rng.between(20, 500) as Time * US, rng.between(10, 2000) as Time * US),
             loss: if on(rng, 400) { rng.between(1, 200) } else { 0 },
             duplicates: if on(rng, 400) { rng.between(1, 200) } else { 0 },
-            replays: if on(rng, 300) { rng.between(1, 50) } else { 0 },
+            replays: if on(rng, 400) { rng.between(1, 200) } else { 0 },
             reorder: on(rng, 400),
             write: (rng.between(30, 200) as Time * US, rng.between(10, 2000) as Time * US),
             slow_writes: if on(rng, 300) { rng.between(1, 50) } else { 0 },
@@ -365,6 +368,7 @@ fn draw_faults(config: &Config, rng: &mut Rng) -> Vec<Fault> {
         (2, CutLink),
         (2, Clog),
         (1, WriteError),
+        (1, Flip),
     ];
     let all = if config.members == 1 { &alone[..] } else { &together[..] };
     let mut kinds: Vec<(usize, FaultKind)> = all.to_vec();

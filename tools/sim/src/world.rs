@@ -41,6 +41,10 @@ struct Host {
     paused_until: Time,
     /// What has happened to it meanwhile, in order.
     held: Vec<Event>,
+    /// A bit of its disk has turned over: it may stop.
+    flipped: bool,
+    /// It has stopped because of that, for good.
+    broken: bool,
     rng: Rng,
 }
 
@@ -113,6 +117,8 @@ impl World {
             life: 0,
             paused_until: 0,
             held: Vec::new(),
+            flipped: false,
+            broken: false,
             rng: Rng::of(plan.seed, "host", number),
         };
         for number in 0..config.members {
@@ -251,7 +257,8 @@ impl World {
         }
         let Some(member) = &mut host.member else { return Ok(()) };
         self.env.trace((number as u64) << 8 | wake as u64);
-        match member.woken(&mut self.env, &mut host.disk, wake) {
+        let done = member.woken(&mut self.env, &mut host.disk, wake);
+        match self.may_stop(number, done) {
             Err(Failure { checker: "write-error", .. }) => {
                 self.crash(number, false, 1);
                 let after = self.plan.config.election();
@@ -264,7 +271,7 @@ impl World {
 
     fn boot(&mut self, number: NodeNumber) -> Done {
         let host = &mut self.hosts[number];
-        if host.member.is_some() {
+        if host.member.is_some() || host.broken {
             return Ok(());
         }
         host.life += 1;
@@ -274,8 +281,35 @@ impl World {
         let now = self.env.queue.now();
         let life = host.life;
         self.env.story.tell(now, || format!("member {number}.{life}"), || "starts".to_owned());
-        host.member = Some(Member::boot(&mut self.env, &mut host.disk, number, host.life, nonce)?);
+        match Member::boot(&mut self.env, &mut host.disk, number, host.life, nonce) {
+            Ok(member) => host.member = Some(member),
+            Err(failure) => self.may_stop(number, Err(failure))?,
+        }
         Ok(())
+    }
+
+    /// A member whose disk has lied may stop instead of going on.
+    fn may_stop(&mut self, number: NodeNumber, done: Done) -> Done {
+        match done {
+            Err(Failure { checker: "halt", what }) if self.hosts[number].flipped => {
+                let now = self.env.queue.now();
+                self.env.story.tell(now, || format!("member {number}"), || format!("is broken: {what}"));
+                self.crash(number, false, 1);
+                self.hosts[number].broken = true;
+                Ok(())
+            }
+            done => done,
+        }
+    }
+
+    /// The power fails, and a bit turns over, if a majority of sound disks is left.
+    fn flip(&mut self, node: NodeNumber, draw: u64) {
+        let flipped = self.hosts.iter().filter(|host| host.flipped).count();
+        self.crash(node, true, draw);
+        let may = self.hosts[node].flipped || (flipped + 1) * 2 < self.hosts.len();
+        if may && self.hosts[node].disk.flip(&mut Rng::new(draw)) {
+            self.hosts[node].flipped = true;
+        }
     }
 
     /// Ends a process. Its clients lose their connections.
@@ -320,6 +354,10 @@ impl World {
                 self.crash(node, fault.kind == FaultKind::PowerCut, fault.draw);
                 self.env.queue.at(until, Event::Boot(node));
             }
+            FaultKind::Flip => {
+                self.flip(node, fault.draw);
+                self.env.queue.at(until, Event::Boot(node));
+            }
             FaultKind::Pause => {
                 let host = &mut self.hosts[node];
                 host.paused_until = host.paused_until.max(until);
@@ -336,7 +374,11 @@ impl World {
                 }
             }
             FaultKind::Clog => self.env.network.clog(node, until),
-            _ => {
+            FaultKind::Isolate
+            | FaultKind::Mute
+            | FaultKind::Deaf
+            | FaultKind::Split
+            | FaultKind::CutLink => {
                 for (from, to) in self.links(number) {
                     self.env.network.cut(from, to);
                 }
@@ -381,7 +423,10 @@ impl World {
             return Ok(());
         }
         match &mut host.member {
-            Some(member) if host.life == life => member.request(&mut self.env, request.body),
+            Some(member) if host.life == life => {
+                let done = member.request(&mut self.env, request.body);
+                self.may_stop(number, done)
+            }
             _ => Ok(()),
         }
     }
@@ -611,7 +656,7 @@ impl World {
             return fail("liveness", "a client's write has not succeeded");
         }
         let last = self.env.oracle.log.len() as u64;
-        for (number, host) in self.hosts.iter().enumerate() {
+        for (number, host) in self.hosts.iter().enumerate().filter(|(_, host)| !host.broken) {
             let applied = host.member.as_ref().map_or(0, Member::applied);
             if applied != last {
                 return fail("liveness", format!("member {number} has applied {applied} of {last}"));
@@ -627,13 +672,18 @@ impl World {
             self.crash(number, true, draw);
         }
         for (number, host) in self.hosts.iter_mut().enumerate() {
+            if host.flipped {
+                self.env.queue.after(MS, Event::Boot(number));
+                continue; // it may be found out at any time
+            }
             audit::check_tree(number, &host.disk)?;
             debug_assert!(!host.disk.log.image().segments().is_empty());
             self.env.queue.after(MS, Event::Boot(number));
         }
         self.clients.iter_mut().for_each(|client| client.probed = false);
         self.live()?;
-        let members: Vec<&Member> = self.hosts.iter().filter_map(|host| host.member.as_ref()).collect();
+        let sound = self.hosts.iter().filter(|host| !host.flipped);
+        let members: Vec<&Member> = sound.filter_map(|host| host.member.as_ref()).collect();
         audit::check_state(&members, &self.env.oracle.model)
     }
 }

@@ -110,6 +110,21 @@ impl Medium {
         }
     }
 
+    /// One bit of what is durable turns over. False: there is nothing but zeros where chance has looked.
+    pub fn flip(&mut self, within: std::ops::Range<usize>, rng: &mut Rng) -> bool {
+        for _ in 0..32 {
+            let sector = within.start / SECTOR + rng.below(((within.end - within.start) / SECTOR).max(1));
+            let Some(bytes) = self.durable.get_mut(sector * SECTOR..(sector + 1) * SECTOR) else {
+                return false;
+            };
+            if bytes.iter().any(|byte| *byte != 0) {
+                bytes[rng.below(SECTOR)] ^= 1 << rng.below(8);
+                return true;
+            }
+        }
+        false
+    }
+
     /// fallocate or ftruncate.
     pub fn set_len(&mut self, len: usize) {
         self.pending.retain(|number, _| number * SECTOR < len);

@@ -140,6 +140,8 @@ pub struct LogDisk {
     segments: BTreeMap<SegmentId, Segment>,
     /// The one direct write that was submitted and has not completed.
     in_flight: Option<(WritePlan, Vec<u8>)>,
+    /// The last one that has: nothing later says yet that it was durable.
+    last: Option<WritePlan>,
 }
 
 impl LogDisk {
@@ -169,6 +171,7 @@ impl LogDisk {
     /// The write in flight completes and is durable.
     pub fn complete(&mut self) {
         let (plan, bytes) = self.in_flight.take().expect("a write is in flight");
+        self.last = Some(plan);
         self.medium(plan.segment).write_through(plan.offset as usize, &bytes);
     }
 
@@ -194,6 +197,16 @@ impl LogDisk {
             segment.medium.cut_power(rng);
             segment.named = true;
         }
+    }
+
+    /// A bit turns over in a batch that a later one has proven durable.
+    fn flip(&mut self, rng: &mut Rng) -> bool {
+        let ids: Vec<SegmentId> = self.segments.keys().copied().collect();
+        let (Some(last), false) = (self.last, ids.is_empty()) else { return false };
+        let id = rng.pick(&ids);
+        let medium = self.medium(id);
+        let end = if id == last.segment { last.offset as usize } else { medium.len() };
+        end > 0 && medium.flip(0..end, rng)
     }
 
     /// Whether there is no segment.
@@ -237,6 +250,19 @@ impl Disk {
     /// kill -9: the page cache stays, with all that was never synced in it.
     pub fn kill(&mut self, rng: &mut Rng) {
         self.log.land(rng);
+    }
+
+    /// A bit of the log or of the tree turns over. False: not this time.
+    pub fn flip(&mut self, rng: &mut Rng) -> bool {
+        match rng.permille(500) {
+            true => self.log.flip(rng),
+            false => {
+                let len = self.tree.len();
+                let flipped = self.tree.medium.flip(0..len, rng);
+                self.tree.cache.write(0, &self.tree.medium.image());
+                flipped
+            }
+        }
     }
 
     /// The power fails.
