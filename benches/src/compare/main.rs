@@ -3,11 +3,13 @@
 //! ```text
 //! cargo run --release -p benches --bin compare                        every row
 //! cargo run --release -p benches --bin compare -- put-1 list-10000    some rows
+//! cargo run --release -p benches --bin compare -- --members 3         the rows of clusters
 //! ```
 //!
-//! Each row starts each server afresh. h2load (or, for watches, a bare HTTP/2 client) runs on the same CPUs as the
-//! server, so the rates are of both together; CPU per operation is the server's own, user and system, all threads. Puts
-//! are checked by the revision they moved, reads by the bytes of their answers: h2load itself counts HTTP 200 only.
+//! Each row starts each server afresh; the rows of clusters start three members on this machine and load their leader.
+//! h2load (or, for watches, a bare HTTP/2 client) runs on the same CPUs as the servers, so the rates are of all together;
+//! CPU per operation is that of all members, user and system, all threads. Puts are checked by the revision they moved and
+//! the term that must not have changed, reads by the bytes of their answers: h2load itself counts HTTP 200 only.
 //! The 99th percentile comes from a run of its own, because h2load's log of requests costs it time.
 
 mod h2load;
@@ -42,6 +44,9 @@ struct Args {
     /// The ringd to measure; built from this workspace if not given.
     #[arg(long)]
     ringd: Option<PathBuf>,
+    /// Only rows with so many members: 1 or 3.
+    #[arg(long)]
+    members: Option<usize>,
     /// Only this server: etcd or ringd.
     #[arg(long)]
     only: Option<String>,
@@ -71,7 +76,7 @@ fn main() -> ExitCode {
 
 /// Whether all was measured and, if that was asked, no target missed.
 fn compare(args: &Args) -> Result<bool, String> {
-    let rows = chosen(&args.rows)?;
+    let rows = chosen(&args.rows, args.members)?;
     let wanted = |name: &str| args.only.as_deref().is_none_or(|only| only == name);
     let etcd = wanted("etcd").then(Program::etcd);
     let ringd = match wanted("ringd") {
@@ -100,12 +105,14 @@ fn compare(args: &Args) -> Result<bool, String> {
     Ok(table.is_complete() && !(args.strict && table.misses_targets()))
 }
 
-fn chosen(names: &[String]) -> Result<Vec<&'static Row>, String> {
-    if names.is_empty() {
-        return Ok(ROWS.iter().collect());
+fn chosen(names: &[String], members: Option<usize>) -> Result<Vec<&'static Row>, String> {
+    if let Some(unknown) = names.iter().find(|name| ROWS.iter().all(|row| row.name != **name)) {
+        return Err(format!("no row is called {unknown}; see --list"));
     }
-    let find = |name: &String| ROWS.iter().find(|row| row.name == name);
-    names.iter().map(|name| find(name).ok_or(format!("no row is called {name}; see --list"))).collect()
+    let is_named = |row: &&Row| names.is_empty() || names.iter().any(|name| name == row.name);
+    let rows: Vec<_> =
+        ROWS.iter().filter(is_named).filter(|row| members.is_none_or(|size| size == row.members)).collect();
+    if rows.is_empty() { Err("no row has so many members; see --list".to_owned()) } else { Ok(rows) }
 }
 
 fn build_ringd() -> Result<PathBuf, String> {

@@ -14,7 +14,7 @@ use testkit::pb::watch_request::RequestUnion;
 use testkit::pb::{
     PutRequest, RangeRequest, RequestOp, TxnRequest, WatchCreateRequest, WatchRequest, request_op,
 };
-use testkit::{Client, Program, Server, ServerOptions, process};
+use testkit::{Client, Cluster, Program, Server, ServerOptions, process};
 use tokio::runtime::Runtime;
 use tokio::task::JoinSet;
 
@@ -31,9 +31,9 @@ pub struct Measured {
     pub mean_us: f64,
     /// See `mean_us`.
     pub p99_us: f64,
-    /// CPU time of the server per operation, in µs; for `idle`, the share of one core in percent.
+    /// CPU time of all members per operation, in µs; for `idle`, the share of one core in percent.
     pub cpu_us: f64,
-    /// `RssAnon` of the server after the work, in MiB.
+    /// `RssAnon` of all members after the work, in MiB.
     pub anonymous_mib: f64,
     /// From exec to serving: on an empty directory, or for `memory-…` after a kill -9; in ms.
     pub start_ms: f64,
@@ -62,8 +62,11 @@ pub fn histogram() -> Histogram<u64> {
 /// Starts `program` afresh and runs `row` for about `seconds`.
 pub fn measure(row: &Row, program: &Program, seconds: f64) -> Result<Measured, String> {
     let runtime = Runtime::new().map_err(|error| error.to_string())?;
-    let server = ServerOptions::new(program.clone()).arg("--quota-backend-bytes=8589934592").start();
-    let run = Run { server, runtime, seconds };
+    let options = ServerOptions::new(program.clone()).arg("--quota-backend-bytes=8589934592");
+    let cluster = Cluster::start(options, row.members);
+    let everybody: Vec<usize> = (0..row.members).collect();
+    let leader = runtime.block_on(cluster.leader(&everybody));
+    let run = Run { cluster, leader, runtime, seconds };
     match row.work {
         Work::Put { connections, in_flight } => run.puts(connections, in_flight),
         Work::Read { read, connections, in_flight } => run.reads(read, connections, in_flight),
@@ -73,9 +76,11 @@ pub fn measure(row: &Row, program: &Program, seconds: f64) -> Result<Measured, S
     }
 }
 
-/// One server under one kind of work.
+/// One server or one cluster under one kind of work.
 struct Run {
-    server: Server,
+    cluster: Cluster,
+    /// The number of the member that leads and gets the load.
+    leader: usize,
     runtime: Runtime,
     seconds: f64,
 }
@@ -83,7 +88,7 @@ struct Run {
 impl Run {
     fn puts(self, connections: usize, in_flight: usize) -> Result<Measured, String> {
         let mut done = 0;
-        let before = self.revision()?;
+        let before = self.position()?;
         let measured = self.load("Put", &put(), connections, in_flight, |report, requests| {
             done += requests;
             match report.succeeded == requests {
@@ -91,9 +96,13 @@ impl Run {
                 false => Err(format!("{} of {requests} puts succeeded", report.succeeded)),
             }
         })?;
-        let made = self.revision()? - before;
+        let after = self.position()?;
+        let made = after.revision - before.revision;
         if made != done as i64 {
             return Err(format!("{done} puts were answered, but the revision moved by {made}"));
+        }
+        if after.term != before.term {
+            return Err("there was an election meanwhile".to_owned());
         }
         Ok(measured)
     }
@@ -101,7 +110,7 @@ impl Run {
     fn reads(self, read: Read, connections: usize, in_flight: usize) -> Result<Measured, String> {
         let request = read.request();
         let answer_len = self.runtime.block_on(async {
-            let mut client = self.server.client().await;
+            let mut client = self.server().client().await;
             client.kv.put(put()).await.map_err(|status| status.to_string())?;
             if !matches!(read, Read::Get { .. }) {
                 load_list(&mut client).await?;
@@ -134,7 +143,7 @@ impl Run {
     ) -> Result<Measured, String> {
         let body = self.scratch("body");
         h2load::write_body(&body, message).map_err(|error| error.to_string())?;
-        let url = format!("{}/etcdserverpb.KV/{method}", self.server.url());
+        let url = format!("{}/etcdserverpb.KV/{method}", self.server().url());
         let load = |requests| Load { url: &url, body: &body, connections, in_flight, requests };
         let per_round = connections * in_flight;
         // Warm up twice: the first finds the order of magnitude, the second takes about half a second.
@@ -168,10 +177,10 @@ impl Run {
 
     /// A put; all its events; the next put. So the rate is of whole rounds, not of what fits into buffers.
     fn watch(self, connections: usize, watches: usize) -> Result<Measured, String> {
-        let address = SocketAddr::from((self.server.address(), 2379));
+        let address = SocketAddr::from((self.server().address(), 2379));
         let mut watchers =
             Watchers::open(address, connections, watches).map_err(|error| error.to_string())?;
-        let before = self.revision()?;
+        let before = self.position()?.revision;
         let mut round_ns = histogram();
         let put = put().encode_to_vec();
         let mut round = || watchers.round(&put).map_err(|error| error.to_string());
@@ -187,7 +196,7 @@ impl Run {
         let elapsed = started.elapsed().as_secs_f64();
         let cpu_us = (self.cpu()? - cpu).as_secs_f64() * 1e6;
         let rounds = round_ns.len();
-        let made = self.revision()? - before;
+        let made = self.position()?.revision - before;
         if made != 200 + rounds as i64 {
             return Err(format!("{rounds} rounds and 200 before them, but the revision moved by {made}"));
         }
@@ -204,12 +213,12 @@ impl Run {
 
     fn memory(mut self, keys: usize) -> Result<Measured, String> {
         let (started, cpu) = (Instant::now(), self.cpu()?);
-        self.runtime.block_on(load_keys(&self.server, keys))?;
+        self.runtime.block_on(load_keys(self.server(), keys))?;
         let rate = keys as f64 / started.elapsed().as_secs_f64();
         let cpu_us = (self.cpu()? - cpu).as_secs_f64() * 1e6 / keys as f64;
         let anonymous_mib = self.anonymous_mib()?;
-        self.server.restart();
-        let start_ms = self.server.ready_after().as_secs_f64() * 1e3;
+        self.cluster.member(self.leader).restart();
+        let start_ms = self.server().ready_after().as_secs_f64() * 1e3;
         let count = RangeRequest {
             key: LIST_PREFIX.into(),
             range_end: prefix_end(LIST_PREFIX),
@@ -217,7 +226,7 @@ impl Run {
             ..Default::default()
         };
         let found = self.runtime.block_on(async {
-            let mut client = self.server.client().await;
+            let mut client = self.server().client().await;
             client.kv.range(count).await.map_err(|status| status.to_string())
         })?;
         let found = found.into_inner().count;
@@ -229,7 +238,9 @@ impl Run {
     }
 
     fn idle(self) -> Result<Measured, String> {
-        let start_ms = self.server.ready_after().as_secs_f64() * 1e3;
+        // Members of a cluster wait for each other; that is another start.
+        let is_alone = self.cluster.members().len() == 1;
+        let start_ms = if is_alone { self.server().ready_after().as_secs_f64() * 1e3 } else { f64::NAN };
         std::thread::sleep(Duration::from_secs(2)); // what follows a start is not idleness
         let seconds = self.seconds.max(10.0);
         let before = self.cpu()?;
@@ -238,26 +249,45 @@ impl Run {
         Ok(Measured { cpu_us: percent, start_ms, anonymous_mib: self.anonymous_mib()?, ..Measured::NONE })
     }
 
+    /// The member that gets the load.
+    fn server(&self) -> &Server {
+        &self.cluster.members()[self.leader]
+    }
+
     fn cpu(&self) -> Result<Duration, String> {
-        process::cpu_time(self.server.pid()).map_err(|error| error.to_string())
+        let members = self.cluster.members().iter();
+        members.map(|member| process::cpu_time(member.pid()).map_err(|error| error.to_string())).sum()
     }
 
     fn anonymous_mib(&self) -> Result<f64, String> {
-        let memory = process::memory(self.server.pid()).map_err(|error| error.to_string())?;
-        Ok(memory.anonymous as f64 / (1 << 20) as f64)
+        let members = self.cluster.members().iter();
+        let bytes = members
+            .map(|member| {
+                Ok(process::memory(member.pid()).map_err(|error| error.to_string())?.anonymous as f64)
+            })
+            .sum::<Result<f64, String>>()?;
+        Ok(bytes / (1 << 20) as f64)
     }
 
-    fn revision(&self) -> Result<i64, String> {
+    fn position(&self) -> Result<Position, String> {
         self.runtime.block_on(async {
-            let mut client = self.server.client().await;
+            let mut client = self.server().client().await;
             let answer = client.kv.range(RangeRequest { key: KEY.into(), ..Default::default() }).await;
-            Ok(answer.map_err(|status| status.to_string())?.into_inner().header.ok_or("no header")?.revision)
+            let header =
+                answer.map_err(|status| status.to_string())?.into_inner().header.ok_or("no header")?;
+            Ok(Position { revision: header.revision, term: header.raft_term })
         })
     }
 
     fn scratch(&self, name: &str) -> PathBuf {
-        self.server.data_dir().with_file_name(name)
+        self.server().data_dir().with_file_name(name)
     }
+}
+
+/// How far the store is, by the header of an answer.
+struct Position {
+    revision: i64,
+    term: u64,
 }
 
 /// So many requests as take `seconds` at `rate`, in whole rounds.

@@ -9,6 +9,8 @@ pub struct Row {
     pub name: &'static str,
     /// What is done.
     pub work: Work,
+    /// Servers that form a cluster; the leader is what gets the load.
+    pub members: usize,
     /// At most this CPU per operation, as a fraction of etcd's.
     pub cpu_at_most: Option<f64>,
     /// At least this rate, as a multiple of etcd's.
@@ -51,7 +53,17 @@ pub const LIST_PREFIX: &str = "/registry/pods/";
 pub const KEY: &str = "/registry/leases/kube-node-lease/ip-10-0-0-1";
 
 const fn row(name: &'static str, work: Work, cpu_at_most: Option<f64>, rate_at_least: Option<f64>) -> Row {
-    Row { name, work, cpu_at_most, rate_at_least }
+    Row { name, work, members: 1, cpu_at_most, rate_at_least }
+}
+
+/// The same with a cluster of three, all on this machine.
+const fn row_of_three(
+    name: &'static str,
+    work: Work,
+    cpu_at_most: Option<f64>,
+    rate_at_least: Option<f64>,
+) -> Row {
+    Row { members: 3, ..row(name, work, cpu_at_most, rate_at_least) }
 }
 
 const fn get(serializable: bool, connections: usize, in_flight: usize) -> Work {
@@ -63,7 +75,7 @@ const fn list(limit: i64) -> Work {
 }
 
 /// Every row, in the order of the table.
-pub const ROWS: [Row; 13] = [
+pub const ROWS: [Row; 17] = [
     row("put-1", Work::Put { connections: 1, in_flight: 1 }, Some(1.0), Some(1.15)),
     row("put-10x10", Work::Put { connections: 10, in_flight: 10 }, Some(0.25), Some(3.0)),
     row("put-10x100", Work::Put { connections: 10, in_flight: 100 }, Some(0.125), Some(4.0)),
@@ -77,6 +89,10 @@ pub const ROWS: [Row; 13] = [
     row("watch-100-apart", Work::Watch { connections: 100, watches: 100 }, None, None),
     row("memory-1m", Work::Memory { keys: 1_000_000 }, None, None),
     row("idle", Work::Idle, None, None),
+    row_of_three("put-1-3m", Work::Put { connections: 1, in_flight: 1 }, Some(1.0), Some(1.1)),
+    row_of_three("put-10x100-3m", Work::Put { connections: 10, in_flight: 100 }, Some(0.2), Some(3.0)),
+    row_of_three("get-10x100-3m", get(false, 10, 100), Some(0.2), Some(2.0)),
+    row_of_three("idle-3m", Work::Idle, None, None),
 ];
 
 impl Read {
