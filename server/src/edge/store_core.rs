@@ -50,6 +50,9 @@ const ENTRIES_PER_PUBLISH: usize = 4096;
 /// Rows of history that one slice of a compaction looks at: about half a millisecond.
 const COMPACTION_SLICE_ROWS: usize = 200;
 
+/// So long before a lease runs out its leader begins to make sure, at every tick, that it leads.
+const EXPIRY_NEAR: Duration = Duration::from_secs(1);
+
 /// How long a member that was removed goes on, so that it can answer and pass on what it knows.
 const REMOVED_LINGERS: Duration = Duration::from_secs(1);
 
@@ -573,6 +576,10 @@ impl StoreCore {
     /// Proposes the revocation of leases that have run out, as many as may be under way.
     fn expire(&mut self) {
         if self.leadership != Leadership::Leads {
+            return;
+        }
+        // While no lease is near its end, nobody is asked whether this member still leads.
+        if self.store.next_lease_expiry().is_none_or(|due| due > now() + EXPIRY_NEAR) {
             return;
         }
         let confirmed = self.confirmed();

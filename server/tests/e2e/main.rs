@@ -11,6 +11,7 @@ mod differential;
 mod edge;
 mod errors;
 mod etcdctl;
+mod idle;
 mod kubernetes;
 mod lease;
 mod metrics;

@@ -21,6 +21,17 @@ pub fn cpu_time(pid: u32) -> io::Result<Duration> {
     }
 }
 
+/// How often the threads of `pid` that live now have gone to sleep so far (`voluntary_ctxt_switches`).
+pub fn sleeps(pid: u32) -> io::Result<u64> {
+    let mut sum = 0;
+    for thread in fs::read_dir(format!("/proc/{pid}/task"))? {
+        let Ok(status) = fs::read_to_string(thread?.path().join("status")) else { continue }; // ended meanwhile
+        let count = status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
+        sum += count.and_then(|text| text.trim().parse::<u64>().ok()).ok_or(io::ErrorKind::InvalidData)?;
+    }
+    Ok(sum)
+}
+
 /// Memory of a process, in bytes.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Memory {
