@@ -80,6 +80,11 @@ pub enum Lane {
 }
 
 impl PeerMessage {
+    /// A leader says that it is still there.
+    pub fn is_heartbeat(&self) -> bool {
+        matches!(self, PeerMessage::Raft(message) if message.raft.get_msg_type() == MessageType::MsgHeartbeat)
+    }
+
     /// The lane on which it travels.
     pub fn lane(&self) -> Lane {
         match self {

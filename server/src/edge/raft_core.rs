@@ -20,6 +20,7 @@ use super::clock::now;
 use super::conf_changes::ConfChanges;
 use super::messages::{Committed, FromLog, ToClient, ToLog, ToRaft, ToStore};
 use super::orphans::Orphans;
+use super::peers::HeartbeatDue;
 use super::replication::{Replication, Seed};
 use super::ring::{Ready, Receiver, Sender, drain};
 use super::shared::Shared;
@@ -252,8 +253,8 @@ impl RaftCore {
         }
     }
 
-    fn tick(&mut self, late: Duration) {
-        self.shared.metrics.tick(late);
+    fn tick(&mut self, due: HeartbeatDue) {
+        self.count_lateness(due);
         let cells = &metrics::here().plain;
         cells.proposals_committed.set_unsigned(self.shared.commit());
         metrics::here().queue_length(Queue::RaftToLog, self.to_log.queued());
@@ -266,10 +267,21 @@ impl RaftCore {
         for (id, change) in self.conf_changes.due(now().saturating_sub(self.shared.request_timeout())) {
             self.handle(ToRaft::ProposeConfChange(id, change));
         }
+        self.replication.heartbeats_due(Some(due));
         self.node.step(Input::Tick, &mut self.outputs);
         self.turn();
+        self.replication.heartbeats_due(None);
         self.replication.tick(&self.node);
         self.release_log();
+    }
+
+    /// A tick that was left out counts as one that came as late as this one.
+    fn count_lateness(&self, due: HeartbeatDue) {
+        let late = now().saturating_sub(due.first);
+        self.shared.metrics.tick(late);
+        for left_out in 1..due.count {
+            self.shared.metrics.tick_skipped(late.saturating_sub(due.interval * left_out));
+        }
     }
 
     fn end_turn(&mut self) {
@@ -438,11 +450,9 @@ async fn tick_loop(core: Rc<RefCell<RaftCore>>, interval: Duration) {
     loop {
         glommio::timer::sleep(due.saturating_sub(now())).await;
         let late = now().saturating_sub(due);
-        core.borrow_mut().tick(late);
         let missed = (late.as_nanos() / interval.as_nanos()) as u32; // skipped ticks count as late, once each
-        for n in 1..=missed {
-            core.borrow().shared.metrics.tick_skipped(late - interval * n);
-        }
-        due += interval * (missed + 1);
+        let count = missed + 1;
+        core.borrow_mut().tick(HeartbeatDue { first: due, interval, count });
+        due += interval * count;
     }
 }

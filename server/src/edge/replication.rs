@@ -28,7 +28,7 @@ use super::background::Background;
 use super::clock::now;
 use super::force_new;
 use super::messages::{Installation, PinnedSnapshot, ToClient, ToRaft, ToStore};
-use super::peers::{self, Incoming, Peers};
+use super::peers::{self, HeartbeatDue, Incoming, Peers};
 use super::ring::{Ready, Receiver, Sender, ring};
 use super::shared::{PeerFigures, Shared};
 use super::snapshot_files::{self, Imported};
@@ -411,6 +411,13 @@ impl Replication {
     /// The log is needed from here on, whatever the store's checkpoints cover.
     pub fn needed_from(&self) -> Option<Index> {
         self.behind.values().min().copied()
+    }
+
+    /// See [`Peers::heartbeats_due`].
+    pub fn heartbeats_due(&self, due: Option<HeartbeatDue>) {
+        if let Some(peers) = &self.peers {
+            peers.heartbeats_due(due);
+        }
     }
 
     /// Once per tick: time for the connections, and figures for the other cores.

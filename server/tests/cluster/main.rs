@@ -3,6 +3,7 @@
 //! As in the end-to-end tests of one server, `RINGD_TEST_SERVER=etcd` runs the same tests against the real etcd.
 
 mod force_new;
+mod idle;
 mod membership;
 
 use testkit::{Cluster, Program, ServerOptions};

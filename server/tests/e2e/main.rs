@@ -11,7 +11,6 @@ mod differential;
 mod edge;
 mod errors;
 mod etcdctl;
-mod idle;
 mod kubernetes;
 mod lease;
 mod metrics;

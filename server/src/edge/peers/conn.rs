@@ -22,6 +22,7 @@ use super::super::transport::{ReadBuffers, Received, Transport, release};
 use super::Inner;
 use super::snapshot_out::Link;
 use crate::config::limits::{PEER_BACKLOG_BYTES_MAX, PEER_OUTPUT_BYTES_MAX};
+use crate::observe::metrics;
 
 /// A new connection must have said which protocol it speaks (and finished its TLS handshake) by then.
 const FIRST_BYTES_DEADLINE: Duration = Duration::from_secs(10);
@@ -40,6 +41,8 @@ pub(super) struct Handle {
     backlog: Cell<usize>,
     /// The task has ended.
     closed: Cell<bool>,
+    /// Heartbeats in its output. As many as fit into a vital lane.
+    heartbeats: RefCell<Vec<HeartbeatDue>>,
     /// Answers on the snapshot lane. At most one for each frame that was taken.
     answers: RefCell<VecDeque<SnapshotFrame>>,
     waker: RefCell<Option<Waker>>,
@@ -64,9 +67,24 @@ impl Handle {
         self.closed.get()
     }
 
-    /// The task has ended.
+    /// The task has ended. Heartbeats that never left are late by the time that they have waited.
     pub fn close(&self) {
         self.closed.set(true);
+        self.heartbeats_sent();
+    }
+
+    /// A heartbeat was put into the output.
+    pub fn heartbeat(&self, due: HeartbeatDue) {
+        self.heartbeats.borrow_mut().push(due);
+    }
+
+    /// The socket has taken all output.
+    fn heartbeats_sent(&self) {
+        let mut sent = self.heartbeats.borrow_mut();
+        if !sent.is_empty() {
+            let now = now();
+            sent.drain(..).for_each(|due| due.count_sent(now));
+        }
     }
 
     /// Sends an answer on the snapshot lane.
@@ -88,6 +106,26 @@ impl Handle {
         self.backlog.set(before - bytes);
         if before > PEER_BACKLOG_BYTES_MAX && self.backlog.get() <= PEER_BACKLOG_BYTES_MAX {
             self.wake();
+        }
+    }
+}
+
+/// When a heartbeat was due. One that comes after others were left out stands for those, too: each was due in its time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HeartbeatDue {
+    /// The first.
+    pub first: Duration,
+    /// From one to the next.
+    pub interval: Duration,
+    /// How many; at least one.
+    pub count: u32,
+}
+
+impl HeartbeatDue {
+    fn count_sent(self, now: Duration) {
+        for number in 0..self.count {
+            let late = now.saturating_sub(self.first + self.interval * number);
+            metrics::here().plain.heartbeat_lateness.observe_duration(late);
         }
     }
 }
@@ -371,6 +409,9 @@ impl Conn {
             }
             Poll::Pending => false,
         };
+        if written && !self.has_output() {
+            self.handle.heartbeats_sent();
+        }
         if self.handle.dead.get() || written && self.is_finished() && !self.has_output() {
             return Ok(Round::End);
         }

@@ -13,7 +13,7 @@ use node::peer::pages::{self, Page};
 use node::peer::{Accepted, Dropped, Hello, LaneConfig, Refusal};
 
 use super::super::clock::now;
-use super::conn::{Buffers, Conn, Conns, Handle};
+use super::conn::{Buffers, Conn, Conns, Handle, HeartbeatDue};
 use super::dial::{keep_dialed, send_bytes_limit};
 use super::queues::Queues;
 use super::snapshot_in::Receiver;
@@ -32,6 +32,8 @@ pub(super) struct Inner {
     pub acceptors: RefCell<Vec<JoinHandle<()>>>,
     pub cluster_version: RefCell<Option<String>>,
     pub read_buffers: Buffers,
+    /// Heartbeats that are sent now were due then.
+    pub heartbeats_due: Cell<Option<HeartbeatDue>>,
     members: RefCell<Vec<Member>>,
     removed: RefCell<BTreeSet<NodeId>>,
     /// The newest accepted connection of each sender and lane.
@@ -106,6 +108,7 @@ impl Inner {
             acceptors: RefCell::default(),
             cluster_version: RefCell::default(),
             read_buffers: Buffers::default(),
+            heartbeats_due: Cell::new(None),
             members: RefCell::default(),
             removed: RefCell::default(),
             accepted: RefCell::default(),
@@ -285,6 +288,12 @@ impl Inner {
             Some(conn) => {
                 let mut conn = conn.borrow_mut();
                 let sent = conn.as_dialed().map_or(Err(Dropped::NotOpen), |dialed| dialed.send(message));
+                if let Some(due) = self.heartbeats_due.get()
+                    && sent.is_ok()
+                    && message.is_heartbeat()
+                {
+                    conn.handle.heartbeat(due);
+                }
                 conn.handle.wake();
                 sent
             }

@@ -38,6 +38,7 @@ use node::Identity;
 use node::membership::Member;
 use socket2::Socket;
 
+pub use conn::HeartbeatDue;
 pub use tls::Tls;
 
 use inner::{Inner, Peer};
@@ -143,6 +144,12 @@ impl Peers {
     /// Sends on the message's lane, or drops it. (Of a `MsgSnapshot` only [`Peers::send_snapshot`] can say the bytes.)
     pub fn send(&self, to: NodeId, message: &PeerMessage) {
         self.0.send(to, message);
+    }
+
+    /// Until this is called again: heartbeats that are sent were due at this time (`None`: raft sends them of its own accord).
+    /// How much later each is handed to its socket goes into `ringd_heartbeat_lateness_seconds`.
+    pub fn heartbeats_due(&self, due: Option<HeartbeatDue>) {
+        self.0.heartbeats_due.set(due);
     }
 
     /// What has come; never ready twice for the same. Vital messages before all others.

@@ -55,6 +55,26 @@ const fn plain(first: u64, count: usize) -> Scale {
 pub const APPLY: Scale = seconds(100, 20);
 /// exp(0.001, 2, 14): etcd's buckets of a request.
 pub const REQUEST: Scale = seconds(1000, 14);
+/// Buckets of `ringd_heartbeat_lateness_seconds`: 5 ms is what it must not exceed, 100 ms a heartbeat's usual interval.
+const LATENESS: Scale = Scale {
+    bounds: Bounds::List(&[
+        50_000,
+        100_000,
+        200_000,
+        500_000,
+        1_000_000,
+        2_000_000,
+        5_000_000,
+        10_000_000,
+        20_000_000,
+        50_000_000,
+        100_000_000,
+        200_000_000,
+        500_000_000,
+        1_000_000_000,
+    ]),
+    unit: Unit::Seconds,
+};
 /// Buckets of `grpc_server_handling_seconds`: Prometheus' defaults.
 pub const HANDLING: Scale = Scale {
     bounds: Bounds::List(&[
@@ -184,7 +204,8 @@ families! {
     gauge log_bytes_since_checkpoint "ringd_log_bytes_since_checkpoint" "Bytes of log that a restart would replay";
 
     // ours: ticks, batches
-    histogram tick_lateness "ringd_tick_lateness_seconds" "How much later than due the raft core ticked, and so sent heartbeats" in seconds(10, 22);
+    histogram tick_lateness "ringd_tick_lateness_seconds" "How much later than due the raft core ticked" in seconds(10, 22);
+    histogram heartbeat_lateness "ringd_heartbeat_lateness_seconds" "How much later than due a leader handed a heartbeat to its socket; due is start + n x interval, and heartbeats that were left out count" in LATENESS;
     counter ticks_skipped "ringd_ticks_skipped_total" "Ticks left out because the raft core came too late for them";
     histogram apply_batch "ringd_apply_batch_duration_seconds" "Time to apply what one turn of the store core had queued" in seconds(10, 22);
     histogram apply_batch_entries "ringd_apply_batch_entries" "Entries applied between two published snapshots" in plain(1, 16);

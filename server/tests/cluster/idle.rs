@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use testkit::{Cluster, process};
+use testkit::process;
 
-use crate::{options, program};
+use crate::{program, three};
 
 /// Ticks and heartbeats are 10 per second, answered by two; each wakes one thread, and a few timers come on top.
 const SLEEPS_PER_SECOND_MAX: u64 = 300;
@@ -14,7 +14,7 @@ async fn an_idle_cluster_sleeps_between_heartbeats() {
     if !program().is_ringd() {
         return; // Go's runtime wakes its threads as it likes
     }
-    let cluster = Cluster::start(options(), 3);
+    let cluster = three();
     cluster.leader(&[0, 1, 2]).await;
     // What follows a start is not idleness.
     tokio::time::sleep(Duration::from_secs(2)).await;
