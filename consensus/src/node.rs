@@ -457,7 +457,9 @@ impl Node {
         if now == self.role {
             return;
         }
-        if now.leader != self.role.leader || now.term != self.role.term {
+        if now.leader.is_none() {
+            self.reads.retreat();
+        } else if now.leader != self.role.leader || now.term != self.role.term {
             out.extend(self.reads.fail_attempt().into_iter().map(Output::ReadDropped));
         }
         self.role = now;

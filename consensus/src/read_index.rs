@@ -121,7 +121,14 @@ impl Reads {
         }
     }
 
-    /// The leader has changed: whoever asked the old one learns nothing from it. Gives the own reads that fail; those of
+    /// The leader is lost, and no other is known: whoever asked it waits for the next one, and asks that under a new token.
+    /// (etcd v3_server.go: only a new leader fails reads; without one they wait until their time is over.)
+    pub fn retreat(&mut self) {
+        let asked = self.fail_attempt();
+        self.waiting.splice(..0, asked.into_iter().map(Waiter::Own));
+    }
+
+    /// Another member leads: whoever asked the old one learns nothing from it. Gives the own reads that fail; those of
     /// peers are forgotten, they see the change themselves.
     pub fn fail_attempt(&mut self) -> Vec<ReadId> {
         self.waiting.retain(|waiter| matches!(waiter, Waiter::Own(_)));
@@ -173,6 +180,25 @@ mod tests {
         let second = reads.start(None).unwrap();
         assert_eq!(reads.confirmed(&first), []);
         assert_eq!(reads.confirmed(&second), own([1, 2]));
+    }
+
+    #[test]
+    fn reads_outlive_the_leader_they_asked_but_not_its_replacement() {
+        let mut reads = reads();
+        let mut peer = Reads::new(NodeId(2), 9);
+        peer.push(ReadId(1));
+        reads.push_peer(NodeId(2), &peer.start(None).unwrap());
+        reads.push(ReadId(1));
+        let first = reads.start(Some(Term(5))).unwrap();
+        reads.push(ReadId(2));
+        reads.retreat();
+        assert_eq!(reads.confirmed(&first), [], "what the lost leader says comes too late");
+        let second = reads.start(None).unwrap();
+        assert_ne!(first, second);
+        reads.push(ReadId(3));
+        assert_eq!(reads.fail_attempt(), [ReadId(1), ReadId(2)], "the peer sees the change itself");
+        let third = reads.start(None).unwrap();
+        assert_eq!(reads.confirmed(&third), own([3]), "it had asked nobody yet");
     }
 
     #[test]

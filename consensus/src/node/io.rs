@@ -123,7 +123,7 @@ pub enum Output {
     Commit(Vec<Entry>),
     /// The read sees what it must when the applied state covers this index.
     ReadReady(ReadId, Index),
-    /// The read can't be confirmed (the leader has changed, or too many wait). It may be retried.
+    /// The read can't be confirmed (another member leads now, or too many wait). It may be retried.
     ReadDropped(ReadId),
     /// The proposal is not in the log and never will be; see [`DropReason::OutcomeUnknown`] for the exception. It may be said
     /// twice of one that was forwarded.
