@@ -2,8 +2,11 @@
 //!
 //! As in the end-to-end tests of one server, `RINGD_TEST_SERVER=etcd` runs the same tests against the real etcd.
 
+mod ask;
+mod basics;
 mod force_new;
 mod idle;
+mod loss;
 mod membership;
 
 use testkit::{Cluster, Program, ServerOptions};
