@@ -5,6 +5,7 @@
 //! crate: none of our own network code judges itself.
 
 mod cluster;
+pub mod history;
 mod oracle;
 pub mod process;
 mod server;
