@@ -15,6 +15,12 @@ use crate::repair::{Promise, Voter, VoterInput, VoterOutput};
 use crate::testing::{Disk, Store, small_log};
 use crate::{ConfChangeKind, ReadId};
 
+mod damage;
+mod packets;
+
+use damage::Repair;
+pub(super) use packets::Packets;
+
 /// Random numbers from a seed.
 pub(super) struct Rng(pub u64);
 
@@ -86,20 +92,6 @@ struct Packet {
     snapshot: Option<Store>,
 }
 
-/// Held back from the network.
-#[derive(Default)]
-pub(super) struct Packets(Vec<Packet>);
-
-impl Packets {
-    pub fn len(&self) -> usize {
-        self.0.len()
-    }
-
-    pub fn extend(&mut self, others: Packets) {
-        self.0.extend(others.0);
-    }
-}
-
 /// A machine: what survives the power, and the process on it.
 pub(super) struct Machine {
     pub disk: Disk,
@@ -112,12 +104,6 @@ pub(super) struct Machine {
     pub repair: Option<Repair>,
     /// Its promise, as it is on disk.
     promise: Option<Vec<u8>>,
-}
-
-pub(super) struct Repair {
-    voter: Voter,
-    /// Promises on their way to disk.
-    writes: VecDeque<Promise>,
 }
 
 pub(super) struct Life {
@@ -268,89 +254,6 @@ impl World {
         (machine.life, machine.repair) = (None, None);
         let sectors = mix(self.rng.below(u64::MAX));
         machine.disk.crash(|number| sectors >> (number % 64) & 1 == 1);
-    }
-
-    /// A block of the log that is proven durable goes bad. False if there is none, or the store doesn't need it.
-    pub fn damage(&mut self, id: NodeId) -> bool {
-        let Some(life) = self.life(id) else { return false };
-        life.stalled = false;
-        while self.complete(id) {}
-        // The marker of a pause proves the last batch.
-        let Some(life) = self.life(id) else { return false };
-        life.log.handle_timeout(Duration::from_secs(1));
-        self.submit(id);
-        while self.complete(id) {}
-        let identity = Identity { cluster: 1, member: id };
-        let machine = self.machines.get_mut(&id).expect("it exists");
-        machine.life = None;
-        let whole = machine.disk.clone();
-        let survey = Survey::take(&whole, identity).expect("it is whole");
-        let segments: Vec<_> = whole.segments.keys().copied().collect();
-        for _ in 0..20 {
-            let segment = self.rng.pick(&segments).expect("there is a log");
-            let block = self.rng.below(whole.segments[&segment].len() as u64 / 4096) as usize;
-            let machine = self.machines.get_mut(&id).expect("it exists");
-            machine.disk = whole.clone();
-            machine.disk.file(segment)[block * 4096..][..4096].fill(0xbd);
-            let applied = machine.checkpoint.applied;
-            let damaged = recover(&machine.disk, identity, applied).is_err();
-            // Not the newest header: that would be a tail that nothing proves.
-            if damaged && Survey::take(&machine.disk, identity).is_ok_and(|found| found == survey) {
-                let promise = Promise::of(identity, &survey, applied);
-                machine.promise = Some(promise.encode().to_vec());
-                machine.files.clear();
-                self.start(id);
-                return true;
-            }
-        }
-        self.machines.get_mut(&id).expect("it exists").disk = whole;
-        self.start(id);
-        false
-    }
-
-    fn turn_voter(&mut self, id: NodeId, input: VoterInput) {
-        let Some(repair) = self.machines.get_mut(&id).and_then(|machine| machine.repair.as_mut()) else {
-            return;
-        };
-        let mut out = Vec::new();
-        repair.voter.step(input, &mut out);
-        for output in out {
-            match output {
-                VoterOutput::Persist(promise) => {
-                    let machine = self.machines.get_mut(&id).expect("it exists");
-                    machine.repair.as_mut().expect("it runs").writes.push_back(promise);
-                }
-                VoterOutput::Send(envelope) => self.send(id, envelope),
-                VoterOutput::Install { position, conf, hard_state } => {
-                    self.finish_repair(id, position, &conf, hard_state);
-                }
-                VoterOutput::SnapshotIgnored(position) => {
-                    self.machines.get_mut(&id).expect("it exists").files.remove(&position);
-                }
-            }
-        }
-    }
-
-    fn finish_repair(&mut self, id: NodeId, position: LogPosition, conf: &ConfState, hard_state: HardState) {
-        let machine = self.machines.get_mut(&id).expect("it exists");
-        let store = machine.files[&position].clone();
-        assert_eq!(&store.conf, conf);
-        machine.disk = Disk::default();
-        let mut log = Log::new(small_log(), Identity { cluster: 1, member: id }, Default::default());
-        let reset = Some(position);
-        log.append(Append { ready: ReadyNumber(1), hard_state, entries: vec![], reset });
-        while let Some(wanted) = log.segment_wanted() {
-            machine.disk.segments.insert(wanted.id, vec![0; wanted.size as usize]);
-            log.segment_ready(wanted.id, wanted.size);
-        }
-        let plan = log.poll_write().expect("there is a segment");
-        let mut buf = vec![0; plan.len];
-        log.encode(&plan, &mut buf);
-        machine.disk.in_flight = Some((plan, buf));
-        machine.disk.complete();
-        (machine.checkpoint, machine.promise, machine.repair) = (store, None, None);
-        self.history.repaired += 1;
-        self.start(id);
     }
 
     pub fn alive(&self) -> Vec<NodeId> {
@@ -694,13 +597,6 @@ impl World {
         }
     }
 
-    /// One member is repaired at a time, and only where a majority is whole.
-    fn may_be_damaged(&self, id: NodeId) -> bool {
-        let conf = &self.store(id).conf;
-        let whole = self.machines.values().all(|machine| machine.promise.is_none());
-        whole && conf.voters.len() >= 3 && conf.voters.contains(&id)
-    }
-
     /// All faults end: everybody is up and hears everybody.
     pub fn calm(&mut self) {
         self.weather = Weather::default();
@@ -764,32 +660,6 @@ impl World {
     /// The Ready of the snapshot that is being installed.
     pub fn installing(&self, id: NodeId) -> Option<ReadyNumber> {
         self.machines[&id].life.as_ref()?.installing.as_ref().map(|install| install.ready)
-    }
-
-    /// Bytes of entries in packets from one to another.
-    pub fn under_way(&self, from: NodeId, to: NodeId) -> usize {
-        let packets = self.net.iter().filter(|packet| (packet.from, packet.to) == (from, to));
-        let bytes = |packet: &Packet| match &*packet.message {
-            PeerMessage::Raft(message) => message.data.iter().map(Bytes::len).sum(),
-            _ => 0,
-        };
-        packets.map(bytes).sum()
-    }
-
-    /// Takes raft's messages of a kind (and from somebody) out of the network.
-    pub fn take_packets(&mut self, mut which: impl FnMut(MessageType, NodeId) -> bool) -> Packets {
-        let net = std::mem::take(&mut self.net);
-        let (taken, left) = net.into_iter().partition(|packet| match &*packet.message {
-            PeerMessage::Raft(message) => which(message.raft.get_msg_type(), packet.from),
-            _ => false,
-        });
-        self.net = left;
-        Packets(taken)
-    }
-
-    /// Puts copies of packets back.
-    pub fn put_packets(&mut self, packets: &Packets) {
-        self.net.extend(packets.0.iter().cloned());
     }
 
     pub fn store(&self, id: NodeId) -> &Store {
