@@ -372,10 +372,8 @@ async fn what_is_not_served_is_unimplemented() {
         // What later work brings.
         for path in [
             "/etcdserverpb.KV/RangeStream",
-            "/etcdserverpb.Cluster/MemberAdd",
             "/etcdserverpb.Auth/AuthEnable",
             "/etcdserverpb.Maintenance/Snapshot",
-            "/etcdserverpb.Maintenance/MoveLeader",
             "/etcdserverpb.Maintenance/Downgrade",
             "/v3lockpb.Lock/Lock",
             "/v3electionpb.Election/Campaign",

@@ -173,6 +173,11 @@ impl Server {
         self.options.args.push(arg.into());
     }
 
+    /// One environment variable less for its next start.
+    pub fn remove_env(&mut self, name: &str) {
+        self.options.env.retain(|(known, _)| known != name);
+    }
+
     /// The loopback address it listens on, port 2379.
     pub fn address(&self) -> Ipv4Addr {
         self.address
