@@ -445,6 +445,37 @@ fn what_the_system_refuses_otherwise_is_told() {
     assert!(sentence.contains("io_uring_setup failed"), "{sentence}");
 }
 
+/// `--host-whitelist`, `--cors`, `--enable-log-rotation`.
+#[test]
+fn pages_are_for_hosts_and_origins_that_are_listed() {
+    let (dir, url) = (scratch(), unused_url());
+    let log = dir.path().join("log.txt");
+    let mut args = own(&dir.path().join("data"), &url);
+    args.extend(["--host-whitelist=known".into(), "--cors=http://page:80".into()]);
+    args.extend([format!("--log-outputs=stderr,{}", log.display()), "--enable-log-rotation".into()]);
+    let _server = Server::start(&args, &url);
+    let ask = |head: &str| {
+        let mut socket = TcpStream::connect(url.trim_start_matches("http://")).expect("it listens");
+        write!(socket, "GET /version HTTP/1.1\r\n{head}Connection: close\r\n\r\n").expect("it reads");
+        let mut answer = String::new();
+        socket.read_to_string(&mut answer).expect("it answers");
+        answer
+    };
+    let origin = "Access-Control-Allow-Origin: ";
+    let known = ask("Host: known:2379\r\nOrigin: http://page:80\r\n");
+    assert!(
+        known.starts_with("HTTP/1.1 200") && known.contains(&format!("{origin}http://page:80\r\n")),
+        "{known}"
+    );
+    let other_page = ask("Host: known\r\nOrigin: http://other:80\r\n");
+    assert!(other_page.starts_with("HTTP/1.1 200") && !other_page.contains(origin), "{other_page}");
+    let other_host = ask("Host: other\r\nOrigin: http://page:80\r\n");
+    assert!(other_host.starts_with("HTTP/1.1 421 Misdirected Request\r\n"), "{other_host}");
+    assert!(other_host.contains("etcd --host-whitelist \"other\""), "{other_host}");
+    let written = std::fs::read_to_string(log).expect("a log file");
+    assert!(written.contains(READY), "{written}");
+}
+
 #[test]
 fn certificates_that_cannot_be_used() {
     let dir = scratch();

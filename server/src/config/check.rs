@@ -8,11 +8,12 @@ use node::auto_compact::Retention;
 use super::args::Given;
 use super::cluster::{ClusterState, Initial};
 use super::table::{Class, Kind};
-use super::tls;
 use super::values::{self, Url};
 use super::{
-    ClientTls, Config, FeatureGate, GrpcKeepalive, Listen, Log, LogFormat, LogLevel, LogOutput, limits,
+    ClientTls, Config, FeatureGate, GrpcKeepalive, HttpAccess, Listen, Log, LogFormat, LogLevel, LogOutput,
+    limits,
 };
+use super::{rotation, tls};
 use crate::placement;
 
 /// etcd's upper limit of `--election-timeout`.
@@ -85,6 +86,8 @@ pub(super) fn config(mut given: Given) -> Result<Config, String> {
         listen_client,
         listen_peer,
         listen_metrics,
+        http_access: HttpAccess::parse(given.text("cors"), given.text("host-whitelist"))
+            .map_err(|error| format!("invalid value for --cors: {error}"))?,
         socket_reuse_port: given.bool("socket-reuse-port"),
         socket_reuse_address: given.bool("socket-reuse-address"),
         client_tls,
@@ -354,7 +357,11 @@ fn log(given: &Given) -> Result<Log, String> {
     if outputs.is_empty() {
         return Err("--log-outputs names no output".into());
     }
-    Ok(Log { level, format, outputs })
+    let rotation = match given.bool("enable-log-rotation") {
+        true => Some(rotation::parse(&outputs, given.text("log-rotation-config-json"))?),
+        false => None,
+    };
+    Ok(Log { level, format, outputs, rotation })
 }
 
 /// The sockets of one `--listen-…` flag. Scheme and certificate must fit.

@@ -13,11 +13,13 @@
 //! Not here: reading certificates, making directories, opening sockets. Those fail at start, with their own exit codes
 //! (`sys::fatal`).
 
+mod access;
 pub mod args;
 mod check;
 pub mod cluster;
 pub mod file;
 pub mod limits;
+mod rotation;
 pub mod table;
 #[cfg(test)]
 mod tests;
@@ -27,6 +29,7 @@ pub mod values;
 use std::path::PathBuf;
 use std::time::Duration;
 
+pub use access::HttpAccess;
 pub use args::{Exit, parse};
 pub use cluster::{ClusterId, ClusterState, Founder, MemberId};
 use node::auto_compact::Retention;
@@ -61,6 +64,8 @@ pub struct Config {
     pub listen_peer: Vec<Listen>,
     /// `--listen-metrics-urls`: `/metrics`, `/health`, `/livez`, `/readyz` only.
     pub listen_metrics: Vec<Listen>,
+    /// `--cors`, `--host-whitelist`
+    pub http_access: HttpAccess,
     /// `--socket-reuse-port`
     pub socket_reuse_port: bool,
     /// `--socket-reuse-address`
@@ -241,6 +246,19 @@ pub struct Log {
     pub format: LogFormat,
     /// Where lines go, without duplicates; never empty.
     pub outputs: Vec<LogOutput>,
+    /// When the one file among them is put aside; `None`: it only grows.
+    pub rotation: Option<LogRotation>,
+}
+
+/// `--log-rotation-config-json`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LogRotation {
+    /// Bytes of a file that a line may not take it beyond.
+    pub bytes_max: u64,
+    /// Files put aside longer ago than this are deleted; `None`: however old.
+    pub age_max: Option<Duration>,
+    /// So many files put aside are kept, the youngest; `None`: all.
+    pub backups_max: Option<usize>,
 }
 
 /// etcd's log levels. `panic` and `fatal` let nothing pass but the line before an exit.

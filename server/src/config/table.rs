@@ -200,8 +200,8 @@ pub static FLAGS: &[Flag] = &[
     row("cipher-suites", List, "", Works, "Comma-separated list of supported TLS cipher suites."),
     row("tls-min-version", Text, "TLS1.2", Works, "Minimum TLS version supported: TLS1.2 or TLS1.3."),
     row("tls-max-version", Text, "", Works, "Maximum TLS version supported: TLS1.2 or TLS1.3."),
-    row("cors", List, "*", later("a list of allowed origins", &["*"]), "Comma-separated white list of origins for CORS."),
-    row("host-whitelist", List, "*", later("a list of allowed host names", &["*"]), "Comma-separated acceptable hostnames from HTTP client requests."),
+    row("cors", List, "*", Works, "Comma-separated white list of origins for CORS."),
+    row("host-whitelist", List, "*", Works, "Comma-separated acceptable hostnames from HTTP client requests."),
 
     // Auth
     row("auth-token", Text, "simple", later(AUTH, &["simple"]), "Auth token options: 'simple' or 'jwt,…'."),
@@ -218,8 +218,8 @@ pub static FLAGS: &[Flag] = &[
     row("log-outputs", List, "default", Works, "Comma-separated: 'default', 'stderr', 'stdout', 'systemd/journal', or paths of files."),
     row("log-level", Word(&["debug", "info", "warn", "error", "panic", "fatal"]), "info", Works, "Log level."),
     row("log-format", Word(&["json", "console"]), "json", Works, "Log format: 'json' or 'console'."),
-    row("enable-log-rotation", Bool, "false", later("rotating log files", FALSE), "Enable log rotation of a single log-outputs file target."),
-    row("log-rotation-config-json", Text, LOG_ROTATION, later("rotating log files", &[LOG_ROTATION]), "Configures log rotation."),
+    row("enable-log-rotation", Bool, "false", Works, "Enable log rotation of a single log-outputs file target."),
+    row("log-rotation-config-json", Text, LOG_ROTATION, Works, "Configures log rotation: sizes in MiB, ages in days, 0 is no limit."),
     row("warning-unary-request-duration", Duration, "300ms", Works, "Time after which a warning is logged for a unary request."),
     row("warning-apply-duration", Duration, "100ms", Works, "Time after which a warning is logged for an apply."),
 

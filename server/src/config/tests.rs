@@ -87,7 +87,12 @@ fn defaults_are_etcds() {
     assert_eq!(config.grpc_keepalive.timeout, Duration::from_secs(20));
     assert_eq!(config.watch_progress_notify_interval, Duration::from_secs(600));
     assert_eq!((config.wal_dir, config.client_tls, config.metrics_extensive), (None, None, false));
-    let log = Log { level: LogLevel::Info, format: LogFormat::Json, outputs: vec![LogOutput::Stderr] };
+    let log = Log {
+        level: LogLevel::Info,
+        format: LogFormat::Json,
+        outputs: vec![LogOutput::Stderr],
+        rotation: None,
+    };
     assert_eq!(config.log, log);
     assert_eq!(config.placement.pinning, Pinning::Auto);
     assert_eq!(config.feature_gates.len(), 9);
@@ -256,6 +261,10 @@ fn flags_that_contradict_each_other_are_refused_in_etcds_words() {
             &["--log-outputs=default,stdout"],
             "multi logoutput for \"default\" is not supported yet (given [\"default\", \"stdout\"])",
         ),
+        (
+            &["--enable-log-rotation"],
+            "--log-outputs requires a single file path when --log-rotate-config-json is defined",
+        ),
         (&["--logger=capnslog"], "unknown --logger \"capnslog\": it is one of zap"),
         (&["--metrics=some"], "unknown --metrics \"some\": it is one of basic, extensive"),
         (&["--ringd-placement=mars"], "unknown --ringd-placement \"mars\": it is one of auto, unpinned"),
@@ -398,6 +407,11 @@ fn values_at_their_edges() {
     assert_eq!(good(&["--data-dir=d", "--wal-dir=w"]).wal_dir, Some(PathBuf::from("w")));
     assert_eq!(good(&["--ringd-placement=unpinned"]).placement.pinning, Pinning::Unpinned);
     assert_eq!(good(&["--log-outputs=systemd/journal"]).log.outputs, [LogOutput::Journal]);
+    let rotation = |words| good(words).log.rotation;
+    let given = r#"--log-rotation-config-json={"maxsize": 7}"#;
+    assert_eq!(rotation(&["--log-outputs=/x", given]), None);
+    let rotating = rotation(&["--log-outputs=/x", "--enable-log-rotation", given]);
+    assert_eq!(rotating.map(|rotation| rotation.bytes_max), Some(7 << 20));
     let outputs = good(&["--log-outputs=stderr,/x,stdout,/x"]).log.outputs;
     assert_eq!(outputs, [LogOutput::Stderr, LogOutput::File("/x".into()), LogOutput::Stdout]);
     assert!(good(&["--metrics=extensive"]).metrics_extensive);

@@ -21,6 +21,7 @@ use rustc_hash::FxHashMap;
 use super::calls::Call;
 use super::client_core::ClientCore;
 use super::clock::now;
+use super::pages::PageListener;
 use super::shared::Shared;
 use super::transport::{Received, Transport, release};
 use crate::config::limits::CONNECTION_BYTES_SMALL;
@@ -274,6 +275,7 @@ impl Connection {
     }
 
     fn handle_events(&mut self, core: &Rc<ClientCore>) {
+        let listener = PageListener { metrics_only: self.metrics_only, tls: self.transport.tls().is_some() };
         match &mut self.speaks {
             Speaks::Unknown(_) => {}
             Speaks::Grpc(grpc) => {
@@ -281,13 +283,13 @@ impl Connection {
                     core.handle_event(self.id, grpc, event);
                 }
                 while let Some((call, request)) = grpc.server.poll_http() {
-                    let page = core.page(&request, self.metrics_only);
+                    let page = core.page(&request, listener);
                     grpc.server.respond_http(call, page.status, page.content_type, &page.headers, &page.body);
                 }
             }
             Speaks::Http(http) => {
                 while let Some(request) = http.poll_request() {
-                    let page = core.page(&request, self.metrics_only);
+                    let page = core.page(&request, listener);
                     http.respond(page.status, page.content_type, &page.headers, &page.body);
                 }
             }

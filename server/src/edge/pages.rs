@@ -10,15 +10,24 @@ use super::client_core::ClientCore;
 use crate::observe::metrics::{self, Check};
 
 /// An answer to an HTTP request.
-pub struct Page {
+pub struct Page<'r> {
     /// Status code.
     pub status: u16,
     /// `Content-Type`.
     pub content_type: &'static str,
     /// Further headers.
-    pub headers: Vec<(&'static str, &'static str)>,
+    pub headers: Vec<(&'r str, &'r str)>,
     /// The body.
     pub body: Vec<u8>,
+}
+
+/// What a request's listener is.
+#[derive(Clone, Copy, Debug)]
+pub struct PageListener {
+    /// It is one of `--listen-metrics-urls`.
+    pub metrics_only: bool,
+    /// It speaks TLS.
+    pub tls: bool,
 }
 
 /// Paths of a listener for health and metrics alone (`--listen-metrics-urls`), and what is below them.
@@ -26,7 +35,15 @@ const METRICS_PATHS: [&str; 4] = ["/metrics", "/health", "/livez", "/readyz"];
 
 impl ClientCore {
     /// Answers an HTTP request, whatever version of HTTP it came by.
-    pub fn page(&self, request: &Request, metrics_only: bool) -> Page {
+    pub fn page(&self, request: &Request, listener: PageListener) -> Page<'_> {
+        let access = &self.shared.config.http_access;
+        if !listener.tls
+            && !listener.metrics_only
+            && let Some(host) = access.refused_host(request.host.as_deref())
+        {
+            tracing::warn!(host, "rejecting HTTP request to prevent DNS rebinding attacks");
+            return misdirected(host);
+        }
         let method = match &request.method {
             http1::HttpMethod::Get => HttpMethod::Get,
             http1::HttpMethod::Options => HttpMethod::Options,
@@ -35,13 +52,18 @@ impl ClientCore {
                 HttpMethod::Other
             }
         };
-        let mut headers = http::CORS_HEADERS.to_vec();
+        let mut headers = Vec::new();
+        if let Some(origin) = access.allowed_origin(request.origin.as_deref()) {
+            headers.extend(http::cors_headers(origin));
+        }
         if request.path == "/metrics" && method == HttpMethod::Get {
             self.shared.metrics.set_alarms(self.alarm_names());
             let body = self.shared.metrics.render().into_bytes();
             return Page { status: 200, content_type: metrics::CONTENT_TYPE, headers, body };
         }
-        let path = match metrics_only && !METRICS_PATHS.iter().any(|known| is_below(&request.path, known)) {
+        let path = match listener.metrics_only
+            && !METRICS_PATHS.iter().any(|known| is_below(&request.path, known))
+        {
             true => "/", // which is not found
             false => &request.path,
         };
@@ -91,6 +113,25 @@ impl ClientCore {
             linearizable_read_error: barrier,
         }
     }
+}
+
+/// etcd's answer where `--host-whitelist` has no such name.
+fn misdirected(host: &str) -> Page<'static> {
+    let body = format!(
+        r#"
+etcd received your request, but the Host header was unrecognized.
+
+To fix this, choose one of the following options:
+- Enable TLS, then any HTTPS request will be allowed.
+- Add the hostname you want to use to the whitelist in settings.
+  - e.g. etcd --host-whitelist {host:?}
+
+This requirement has been added to help prevent "DNS Rebinding" attacks (CVE-2018-5702).
+
+"#
+    );
+    let headers = vec![("X-Content-Type-Options", "nosniff")];
+    Page { status: 421, content_type: "text/plain; charset=utf-8", headers, body: body.into_bytes() }
 }
 
 /// Counts a health check as etcd does: `/health` as a whole, `/livez` and `/readyz` by their checks.

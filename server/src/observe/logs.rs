@@ -14,7 +14,6 @@
 //! all the time that stopping may take, and its drops can't be told per output.
 
 use std::fmt::{self, Write as _};
-use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -27,7 +26,8 @@ use tracing::{Event, Level, Metadata, Subscriber};
 use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
 
 use super::journal::{self, Journal};
-use crate::config::{Log, LogFormat, LogLevel, LogOutput, limits};
+use super::rotation::{self, Rotating};
+use crate::config::{Log, LogFormat, LogLevel, LogOutput, LogRotation, limits};
 use crate::sys::fatal::{Fatal, FatalReason};
 
 /// Target of events that are the last words before an exit.
@@ -56,7 +56,7 @@ static OUTPUTS: OnceLock<Vec<Output>> = OnceLock::new();
 pub fn init(log: &Log) -> Result<Guard, Fatal> {
     let mut outputs = Vec::new();
     for output in &log.outputs {
-        outputs.push(Output::open(output)?);
+        outputs.push(Output::open(output, log.rotation)?);
     }
     let opened = OUTPUTS.set(outputs.clone()).is_ok();
     let layer = Lines { format: log.format, level: log.level, outputs };
@@ -114,7 +114,7 @@ struct Output {
 }
 
 impl Output {
-    fn open(output: &LogOutput) -> Result<Output, Fatal> {
+    fn open(output: &LogOutput, rotation: Option<LogRotation>) -> Result<Output, Fatal> {
         match output {
             LogOutput::Stderr => Output::start("log-stderr", std::io::stderr()),
             LogOutput::Stdout => Output::start("log-stdout", std::io::stdout()),
@@ -124,14 +124,16 @@ impl Output {
                 Err(_) => Output::start("log-stderr", std::io::stderr()),
             },
             LogOutput::File(path) => {
-                let file: File =
-                    OpenOptions::new().append(true).create(true).open(path).map_err(|error| {
-                        Fatal::new(
-                            FatalReason::Config,
-                            format!("cannot open the log file {} of --log-outputs: {error}", path.display()),
-                        )
-                    })?;
-                Output::start("log-file", file)
+                let refused = |error| {
+                    Fatal::new(
+                        FatalReason::Config,
+                        format!("cannot open the log file {} of --log-outputs: {error}", path.display()),
+                    )
+                };
+                match rotation {
+                    Some(rules) => Output::start("log-file", Rotating::open(path, rules).map_err(refused)?),
+                    None => Output::start("log-file", rotation::append_to(path).map_err(refused)?),
+                }
             }
         }
     }

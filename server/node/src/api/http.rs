@@ -50,12 +50,14 @@ pub struct Response {
     pub body: Cow<'static, str>,
 }
 
-/// Headers on every answer of the client port (etcd `cors.go` with its default origin `*`).
-pub const CORS_HEADERS: [(&str, &str); 3] = [
-    ("Access-Control-Allow-Methods", "POST, GET, OPTIONS, PUT, DELETE"),
-    ("Access-Control-Allow-Origin", "*"),
-    ("Access-Control-Allow-Headers", "accept, content-type, authorization"),
-];
+/// Headers that let pages of `origin` read the answer; `*`: of any (etcd: `addCORSHeader`).
+pub fn cors_headers(origin: &str) -> [(&'static str, &str); 3] {
+    [
+        ("Access-Control-Allow-Methods", "POST, GET, OPTIONS, PUT, DELETE"),
+        ("Access-Control-Allow-Origin", origin),
+        ("Access-Control-Allow-Headers", "accept, content-type, authorization"),
+    ]
+}
 
 /// The method of a request, as far as it matters here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
