@@ -407,7 +407,7 @@ fn values_at_their_edges() {
     assert_eq!(good(&["--data-dir=d", "--wal-dir=w"]).wal_dir, Some(PathBuf::from("w")));
     assert_eq!(good(&["--ringd-placement=unpinned"]).placement.pinning, Pinning::Unpinned);
     assert_eq!(good(&["--log-outputs=systemd/journal"]).log.outputs, [LogOutput::Journal]);
-    let rotation = |words| good(words).log.rotation;
+    let rotation = |words: &[&str]| good(words).log.rotation;
     let given = r#"--log-rotation-config-json={"maxsize": 7}"#;
     assert_eq!(rotation(&["--log-outputs=/x", given]), None);
     let rotating = rotation(&["--log-outputs=/x", "--enable-log-rotation", given]);
