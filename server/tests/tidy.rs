@@ -5,6 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use ringd::sys::FatalReason;
 use serde_json::Value;
 
 /// Crates that are state machines: values in, values out.
@@ -266,4 +267,48 @@ fn every_crate_is_linted_alike() {
             "{manifest}/Cargo.toml: add [lints] workspace = true"
         );
     }
+}
+
+/// Where each exit code is provoked: its number, the file below `server/tests`, the test. A test's body names the code.
+const EXIT_TESTS: [(u8, &str, &str); 20] = [
+    (1, "flags.rs", "a_mistake_in_the_initial_cluster_counts_only_without_data"),
+    (2, "flags.rs", "version_help_and_wrong_flags"),
+    (10, "flags.rs", "directories_that_cannot_be_ours"),
+    (11, "flags.rs", "directories_that_cannot_be_ours"),
+    (12, "flags.rs", "a_second_server_on_the_directory_or_the_port_is_turned_away"),
+    (13, "flags.rs", "tmpfs_is_no_disk"),
+    (14, "flags.rs", "too_little_locked_memory"),
+    (15, "flags.rs", "a_filter_that_denies_io_uring_is_named"),
+    (16, "flags.rs", "a_second_server_on_the_directory_or_the_port_is_turned_away"),
+    (17, "flags.rs", "an_address_of_another_machine"),
+    (18, "flags.rs", "certificates_that_cannot_be_used"),
+    (19, "faults/exits.rs", "a_tree_file_of_another_member_is_refused"),
+    (20, "e2e/damage.rs", "a_flipped_bit_in_the_log_is_never_passed_over"),
+    (21, "e2e/damage.rs", "a_flipped_bit_in_the_tree_is_never_served"),
+    (22, "faults/errors.rs", "an_error_of_a_log_write_ends_the_process"),
+    (23, "faults/exits.rs", "a_log_device_that_falls_silent_ends_the_process"),
+    (24, "faults/errors.rs", "an_error_of_a_checkpoint_ends_the_process"),
+    (25, "faults/space.rs", "a_first_start_on_a_full_file_system_is_refused"),
+    (26, "flags.rs", "what_the_system_refuses_otherwise_is_told"),
+    (27, "cluster/membership.rs", "a_removed_member_stops_and_stays_away"),
+];
+
+#[test]
+fn every_exit_code_is_provoked_by_a_test() {
+    let sources: BTreeMap<String, String> = sources().into_iter().collect();
+    let codes: Vec<u8> = FatalReason::ALL.iter().map(|reason| reason.exit_code()).collect();
+    assert_eq!(EXIT_TESTS.map(|(code, ..)| code).to_vec(), codes, "a row for each code of sys/fatal.rs");
+    let mut missing = Vec::new();
+    for (code, file, test) in EXIT_TESTS {
+        let text = sources.get(&format!("server/tests/{file}")).map_or("", String::as_str);
+        let (before, rest) = text.split_once(&format!("fn {test}() {{")).unwrap_or_default();
+        let runs =
+            before.trim_end_matches("async ").lines().last().is_some_and(|line| line.starts_with("#["));
+        let body = rest.split("\n}").next().unwrap_or("");
+        let mut numbers = body.split(|c: char| !c.is_ascii_digit());
+        if !runs || !numbers.any(|number| number == code.to_string()) {
+            missing.push(format!("{code}: server/tests/{file}, {test}"));
+        }
+    }
+    assert_none(&missing, "no such test, or it doesn't name the code; provoke it and say here where:");
 }
