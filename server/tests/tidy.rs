@@ -303,7 +303,7 @@ fn every_exit_code_is_provoked_by_a_test() {
         let text = sources.get(&format!("server/tests/{file}")).map_or("", String::as_str);
         let (before, rest) = text.split_once(&format!("fn {test}() {{")).unwrap_or_default();
         let runs =
-            before.trim_end_matches("async ").lines().last().is_some_and(|line| line.starts_with("#["));
+            before.trim_end_matches("async ").lines().next_back().is_some_and(|line| line.starts_with("#["));
         let body = rest.split("\n}").next().unwrap_or("");
         let mut numbers = body.split(|c: char| !c.is_ascii_digit());
         if !runs || !numbers.any(|number| number == code.to_string()) {

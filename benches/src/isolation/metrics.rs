@@ -49,7 +49,7 @@ pub fn quantile(
     quantile: f64,
 ) -> Option<(u64, u64)> {
     let counts = || after.iter().map(|(bound, count)| (*bound, count - before.get(bound).unwrap_or(&0)));
-    let total = counts().last()?.1;
+    let total = counts().next_back()?.1;
     let wanted = (total as f64 * quantile).ceil() as u64;
     let (bound, _) = counts().find(|(_, count)| *count >= wanted.max(1))?;
     Some((bound, total))
