@@ -36,8 +36,8 @@ pub struct Client {
     leases: Vec<i64>,
     /// A list that is not at its end: where it goes on, at which revision.
     page: Option<(Bytes, i64)>,
-    /// In the liveness phase: whether a write has succeeded.
-    pub probed: bool,
+    /// In the liveness phase: how many of its two requests, a write and a read, have succeeded.
+    pub probed: usize,
     number: usize,
     values: u64,
 }
@@ -53,7 +53,7 @@ impl Client {
             keys: BTreeMap::new(),
             leases: Vec::new(),
             page: None,
-            probed: false,
+            probed: 0,
             number,
             values: 0,
         }
@@ -66,9 +66,12 @@ impl Client {
         }
     }
 
-    /// A write that says whether the cluster lives.
+    /// A write, then a linearizable read, that say whether the cluster lives.
     pub fn probe(&mut self) -> (Method, Bytes) {
         let key = Bytes::from(format!("probe/{}", self.number));
+        if self.probed > 0 {
+            return (Method::KvRange, pb::RangeRequest { key, ..Default::default() }.encode_to_vec().into());
+        }
         let value = self.value(&mut Rng::new(0));
         (Method::KvPut, pb::PutRequest { key, value, ..Default::default() }.encode_to_vec().into())
     }

@@ -101,6 +101,8 @@ pub enum Wake {
     Import,
     /// The tree gets its final name.
     Rename,
+    /// Watchers get what the newest version has for them.
+    Advance,
 }
 
 /// What a client says to a member.

@@ -279,7 +279,7 @@ impl Config {
             slow_handovers: if on(rng, 400) { rng.between(1, 30) } else { 0 },
             log_sizes,
             checkpoint: rng.between(1, 40) as Time * tick,
-            checkpoint_step: rng.between(10, 2000) as Time * US,
+            checkpoint_step: rng.weighted(&[(3, 100), (3, 1000), (2, 20_000)]) * US,
             compaction_rows: rng.pick(&[1, 3, 10, 200]),
             cache_bytes: rng.pick(&[0, 4 << 10, 64 << 10, 8 << 20]),
             apply_batch: rng.pick(&[1, 2, 10, 4096]),
@@ -325,10 +325,11 @@ fn draw_ops(config: &Config, rng: &mut Rng) -> Vec<Op> {
         (2, TimeToLive),
         (1, MoveLeader),
     ];
-    let mut mix: Vec<(usize, OpKind)> = match rng.permille(400) {
-        true => kubernetes.to_vec(),
-        false => general.to_vec(),
-    };
+    // Leases that others end while they are kept alive.
+    let leases =
+        [(10, Put), (10, Get), (20, Grant), (15, Revoke), (40, KeepAlive), (5, TimeToLive), (2, MoveLeader)];
+    let mixes: [(usize, &[(usize, OpKind)]); 3] = [(4, &kubernetes), (5, &general), (1, &leases)];
+    let mut mix: Vec<(usize, OpKind)> = rng.weighted(&mixes).to_vec();
     // A swarm: some kinds are left out altogether, but never all writes.
     mix.retain(|(_, kind)| matches!(kind, Cas | Put | Get) || !rng.permille(250));
     let watches = [(10, Watch), (2, CancelWatch), (3, Progress)];

@@ -29,6 +29,9 @@ use crate::watcher::{WatchClient, message};
 /// Election timeouts within which a healed cluster must have done everything.
 const LIVENESS_ELECTIONS: Time = 60;
 
+/// Requests of each client that must succeed in the liveness phase.
+const PROBES: usize = 2;
+
 /// Events of one run before it counts as one that never ends.
 const EVENTS_MAX: u64 = 50_000_000;
 
@@ -493,9 +496,9 @@ impl World {
         state.learn(method, &message, result);
         state.busy = None;
         if self.healed {
-            state.probed |= result.is_ok();
+            state.probed += usize::from(result.is_ok());
         }
-        if result.is_err() && self.plan.config.fail_over {
+        if result.is_err() && self.plan.config.fail_over && !self.healed {
             state.member = (state.member + 1) % self.hosts.len();
         }
         self.next_op(client);
@@ -512,7 +515,8 @@ impl World {
         self.env.story.tell(now, || format!("client {client}"), || format!("#{op} gives up"));
         let state = &mut self.clients[client];
         state.busy = None;
-        if self.plan.config.fail_over || self.healed {
+        let is_gone = self.hosts[state.member].broken;
+        if (self.plan.config.fail_over && !self.healed) || is_gone {
             state.member = (state.member + 1) % self.hosts.len();
         }
         self.next_op(client);
@@ -624,7 +628,7 @@ impl World {
         let end = self.env.queue.now() + LIVENESS_ELECTIONS * step + 20 * S;
         loop {
             for client in 0..self.clients.len() {
-                if self.clients[client].busy.is_none() && !self.clients[client].probed {
+                if self.clients[client].busy.is_none() && self.clients[client].probed < PROBES {
                     let (method, message) = self.clients[client].probe();
                     self.ask(client, method, message);
                 }
@@ -652,8 +656,10 @@ impl World {
     }
 
     fn is_settled(&self) -> Done {
-        if self.clients.iter().any(|client| !client.probed || client.busy.is_some()) {
-            return fail("liveness", "a client's write has not succeeded");
+        let waits = |client: &Client| client.probed < PROBES || client.busy.is_some();
+        if let Some(client) = self.clients.iter().find(|client| waits(client)) {
+            let member = client.member;
+            return fail("liveness", format!("no write or no read succeeds at member {member}"));
         }
         let last = self.env.oracle.log.len() as u64;
         for (number, host) in self.hosts.iter().enumerate().filter(|(_, host)| !host.broken) {
@@ -680,7 +686,7 @@ impl World {
             debug_assert!(!host.disk.log.image().segments().is_empty());
             self.env.queue.after(MS, Event::Boot(number));
         }
-        self.clients.iter_mut().for_each(|client| client.probed = false);
+        self.clients.iter_mut().for_each(|client| client.probed = 0);
         self.live()?;
         let sound = self.hosts.iter().filter(|host| !host.flipped);
         let members: Vec<&Member> = sound.filter_map(|host| host.member.as_ref()).collect();

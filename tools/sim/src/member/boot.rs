@@ -149,6 +149,7 @@ impl Member {
                 writes: FxHashMap::default(),
                 reads: LinearReads::default(),
                 numbers: 0,
+                advancing: false,
             },
             receiving: Receiving::default(),
             store_config,

@@ -209,6 +209,20 @@ impl Member {
         for message in std::mem::take(&mut self.client.inbox) {
             self.client_message(env, message)?;
         }
+        self.wake_watchers(env);
+        Ok(())
+    }
+
+    /// The hub's turn comes a little later: requests may come before it, as on a machine.
+    fn wake_watchers(&mut self, env: &mut Env) {
+        if !std::mem::replace(&mut self.client.advancing, true) {
+            let after = env.handover();
+            self.wake_after(env, after, Wake::Advance);
+        }
+    }
+
+    pub(super) fn advance_watches(&mut self, env: &mut Env) -> Done {
+        self.client.advancing = false;
         let hub = &mut self.client.hub;
         hub.set_view(self.client.view.clone(), self.shared.term);
         for _ in 0..ADVANCES_PER_TURN {
@@ -218,7 +232,7 @@ impl Member {
                 Err(damage) => return stops(self.number, damage),
             }
         }
-        self.wake(env, Wake::Client);
+        self.wake_watchers(env);
         Ok(())
     }
 

@@ -223,6 +223,8 @@ struct ClientCore {
     /// Linearizable reads, by the number of their operation.
     reads: LinearReads<(u64, Read)>,
     numbers: u64,
+    /// A turn for the watchers is coming.
+    advancing: bool,
 }
 
 /// A member that runs.
@@ -329,6 +331,7 @@ impl Member {
             Wake::Fetch => self.fetched(env, disk),
             Wake::Import => self.import(env, disk),
             Wake::Rename => self.rename(env, disk),
+            Wake::Advance => self.advance_watches(env),
         }
     }
 

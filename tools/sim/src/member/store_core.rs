@@ -244,7 +244,7 @@ impl Member {
     /// read index: its answer proves that it led when it was asked.
     fn confirmed(&mut self, env: &mut Env) -> Duration {
         let (now, election) = (self.now(env), Duration::from_nanos(env.config.election()));
-        if self.shared.single_voter.is_some() || planted::is("expiry-without-confirmation") {
+        if self.shared.single_voter.is_some() || planted::is("old-leader-revokes-leases") {
             self.store.confirmed = now;
         } else if self.store.confirming.is_none_or(|(_, since)| now - since > election) {
             self.store.proposals += 1;
