@@ -168,6 +168,9 @@ pub enum FaultKind {
     Clog,
     /// The next write of the log fails, which ends the process.
     WriteError,
+    /// The power fails at the next moment of the kind that `draw` names, while something is half done:
+    /// [`crate::member::Moment`].
+    CutAtMoment,
     /// The power fails, and a bit of what was durable turns over. The member may refuse to start, or to go on; it must not
     /// be wrong. Never more members than a minority.
     Flip,
@@ -356,7 +359,7 @@ fn draw_ops(config: &Config, rng: &mut Rng) -> Vec<Op> {
 
 fn draw_faults(config: &Config, rng: &mut Rng) -> Vec<Fault> {
     use FaultKind::*;
-    let alone = [(4, Kill), (6, PowerCut), (2, Pause), (2, DiskStall), (1, WriteError)];
+    let alone = [(4, Kill), (6, PowerCut), (2, Pause), (2, DiskStall), (1, WriteError), (4, CutAtMoment)];
     let together = [
         (4, Kill),
         (6, PowerCut),
@@ -369,6 +372,7 @@ fn draw_faults(config: &Config, rng: &mut Rng) -> Vec<Fault> {
         (2, CutLink),
         (2, Clog),
         (1, WriteError),
+        (3, CutAtMoment),
         (1, Flip),
     ];
     let all = if config.members == 1 { &alone[..] } else { &together[..] };

@@ -18,7 +18,7 @@ use crate::check::{Failure, fail};
 use crate::client::Client;
 use crate::disk::Disk;
 use crate::env::{Env, Event, NodeNumber, Request, RequestBody, Wake};
-use crate::member::Member;
+use crate::member::{Member, Moment};
 use crate::network::Letter;
 use crate::plan::{FaultKind, Op, Plan};
 use crate::queue::{MS, S, Time};
@@ -44,6 +44,9 @@ struct Host {
     paused_until: Time,
     /// What has happened to it meanwhile, in order.
     held: Vec<Event>,
+    /// The power fails at the next such moment; what is half done then comes from this number, and it starts again so much
+    /// later.
+    armed: Option<(Moment, u64, Time)>,
     /// A bit of its disk has turned over: it may stop.
     flipped: bool,
     /// It has stopped because of that, for good.
@@ -120,6 +123,7 @@ impl World {
             life: 0,
             paused_until: 0,
             held: Vec::new(),
+            armed: None,
             flipped: false,
             broken: false,
             rng: Rng::of(plan.seed, "host", number),
@@ -268,7 +272,22 @@ impl World {
                 self.env.queue.after(after, Event::Boot(number));
                 Ok(())
             }
+            Ok(()) => {
+                self.cut_at_moment(number);
+                Ok(())
+            }
             done => done,
+        }
+    }
+
+    /// The power fails if this is the moment that a fault has waited for.
+    fn cut_at_moment(&mut self, number: NodeNumber) {
+        let host = &mut self.hosts[number];
+        let (Some((moment, draw, lasts)), Some(member)) = (host.armed, &host.member) else { return };
+        if member.is_at(moment) && !self.healed {
+            host.armed = None;
+            self.crash(number, true, draw);
+            self.env.queue.after(lasts, Event::Boot(number));
         }
     }
 
@@ -356,6 +375,10 @@ impl World {
             FaultKind::Kill | FaultKind::PowerCut => {
                 self.crash(node, fault.kind == FaultKind::PowerCut, fault.draw);
                 self.env.queue.at(until, Event::Boot(node));
+            }
+            FaultKind::CutAtMoment => {
+                let moment = Moment::ALL[fault.draw as usize % Moment::ALL.len()];
+                self.hosts[node].armed = Some((moment, fault.draw, fault.lasts));
             }
             FaultKind::Flip => {
                 self.flip(node, fault.draw);

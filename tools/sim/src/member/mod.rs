@@ -213,6 +213,24 @@ enum Phase {
     MetaSync,
 }
 
+/// Something half done, when a power cut finds out what depends on the order.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Moment {
+    /// A checkpoint's pages are written and not synced.
+    Pages,
+    /// A checkpoint's meta page is written and not synced.
+    Meta,
+    /// A segment of the log has a name that is not durable.
+    Segment,
+    /// The log has begun anew behind a snapshot whose tree has not its final name yet.
+    Install,
+}
+
+impl Moment {
+    /// All of them.
+    pub const ALL: [Moment; 4] = [Moment::Pages, Moment::Meta, Moment::Segment, Moment::Install];
+}
+
 struct ClientCore {
     inbox: VecDeque<ToClient>,
     ids: IdGenerator,
@@ -256,6 +274,17 @@ impl Member {
     /// Whether it believes that it leads.
     pub fn leads(&self) -> bool {
         self.shared.leader == node_id(self.number).0
+    }
+
+    /// Whether this is such a moment.
+    pub fn is_at(&self, moment: Moment) -> bool {
+        let phase = self.store.checkpoint.as_ref().map(|running| running.phase);
+        match moment {
+            Moment::Pages => phase == Some(Phase::Sync),
+            Moment::Meta => phase == Some(Phase::MetaSync),
+            Moment::Segment => self.log.preparing.front().is_some_and(|(_, is_named)| *is_named),
+            Moment::Install => self.receiving.is_renaming(),
+        }
     }
 
     /// Index up to which everything is applied and published.

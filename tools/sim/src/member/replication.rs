@@ -35,6 +35,13 @@ pub(super) struct Receiving {
     renaming: bool,
 }
 
+impl Receiving {
+    /// Whether the log has begun anew and the tree has not followed.
+    pub fn is_renaming(&self) -> bool {
+        self.renaming
+    }
+}
+
 impl Member {
     pub(super) fn fetch(&mut self, env: &mut Env, fetch: Fetch) {
         self.log.fetches.push_back(fetch);
