@@ -2,6 +2,9 @@
 //!
 //! A lease's time begins anew with every keep-alive that was answered; the member may have renewed it at any moment after
 //! the request was made. Its clock may run faster than true time, by what the plan says, and no more.
+//!
+//! A lease is known by its number alone, here as in etcd. One that is granted again under the number of one whose expiry is
+//! on its way is ended by that expiry; within a while after such a grant nothing is said.
 
 use net::pb::etcdserverpb as pb;
 use rustc_hash::FxHashMap;
@@ -17,12 +20,22 @@ pub struct Leases {
     since: FxHashMap<i64, Time>,
     /// Index of the entry that ended it.
     ended: FxHashMap<i64, u64>,
+    /// How often each number was granted, and when last.
+    granted: FxHashMap<i64, (u32, Time)>,
 }
+
+/// How long an expiry may be on its way.
+const AGAIN: Time = 3 * S;
 
 impl Leases {
     /// No lease. `clock_rate_max` is that of the fastest clock, in thousandths.
     pub fn new(clock_rate_max: u64) -> Leases {
-        Leases { clock_rate_max, since: FxHashMap::default(), ended: FxHashMap::default() }
+        Leases {
+            clock_rate_max,
+            since: FxHashMap::default(),
+            ended: FxHashMap::default(),
+            granted: FxHashMap::default(),
+        }
     }
 
     /// Where in the log a lease ended, if it did.
@@ -45,6 +58,12 @@ impl Leases {
         model: &Model,
         expires: bool,
     ) -> Result<(), Failure> {
+        if let Some(grant) = &request.lease_grant
+            && !model.leases.contains_key(&grant.id)
+        {
+            let granted = self.granted.entry(grant.id).or_insert((0, 0));
+            *granted = (granted.0 + 1, now);
+        }
         let Some(revoke) = &request.lease_revoke else { return Ok(()) };
         if model.leases.contains_key(&revoke.id) {
             self.ended.insert(revoke.id, index);
@@ -52,8 +71,10 @@ impl Leases {
         let (Some(lease), Some(since)) = (model.leases.get(&revoke.id), self.since.get(&revoke.id)) else {
             return Ok(());
         };
+        // The number was another lease's a moment ago.
+        let again = self.granted.get(&revoke.id).is_some_and(|(count, at)| *count > 1 && now < at + AGAIN);
         let lives = lease.ttl as u64 * S / self.clock_rate_max * 1000;
-        if expires && now < since + lives {
+        if expires && !again && now < since + lives {
             return fail(
                 "lease",
                 format!(
