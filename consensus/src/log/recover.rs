@@ -325,10 +325,13 @@ impl Chain {
             self.at_applied = Some((position, place));
         }
         self.entries.extend(entries.into_iter().filter(|entry| entry.index > self.base.index));
-        self.begun = true;
+        let begun = std::mem::replace(&mut self.begun, true);
         self.move_to(header.segment, header.offset + u64::from(header.len));
         self.epoch = header.epoch;
-        self.sequence = header.sequence;
+        self.sequence = match begun && planted::is("recycled-block-taken-for-new") {
+            true => self.sequence + 1,
+            false => header.sequence,
+        };
         self.header_hash = record::header_hash(&header.encode());
         self.last = header.last;
         self.hard_state = header.hard_state;
