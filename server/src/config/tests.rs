@@ -140,6 +140,7 @@ fn what_has_no_meaning_here_warns_once_and_says_why() {
     for flag in FLAGS {
         let Class::Meaningless { why } = flag.class else { continue };
         let value = match flag.kind {
+            Kind::Bool => "true",
             Kind::Duration => "1s",
             Kind::OneOf(words) | Kind::Word(words) => words[0],
             _ => "7",
