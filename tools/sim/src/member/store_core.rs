@@ -228,10 +228,17 @@ impl Member {
 
     /// Proposes the revocation of leases that have run out.
     fn expire(&mut self, env: &mut Env) {
-        if self.store.leadership != Leadership::Leads {
-            return;
+        let now = self.now(env);
+        let is_due = self.store.store.next_lease_expiry().is_some_and(|due| due <= now);
+        if self.store.leadership == Leadership::Leads && is_due {
+            let confirmed = self.confirmed(env);
+            self.expire_until(env, confirmed);
         }
-        let (now, confirmed) = (self.now(env), self.confirmed(env));
+    }
+
+    /// The same for those that had run out at a moment at which this member is known to have led.
+    fn expire_until(&mut self, env: &mut Env, confirmed: Duration) {
+        let now = self.now(env);
         for lease in self.store.expiry.poll(&mut self.store.store, now, confirmed) {
             let term = self.store.term;
             let write = propose::lease_expired(&mut self.store.ids, lease, term);
@@ -262,7 +269,9 @@ impl Member {
             self.store.confirming = None;
             if led {
                 self.store.confirmed = since;
-                self.expire(env);
+                if self.store.leadership == Leadership::Leads {
+                    self.expire_until(env, since);
+                }
             }
         }
     }
