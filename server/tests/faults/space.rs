@@ -4,14 +4,13 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::Duration;
 
 use testkit::pb::{
     AlarmRequest, AlarmType, CompactionRequest, DefragmentRequest, DeleteRangeRequest, LeaseGrantRequest,
     PutRequest, RangeRequest, StatusRequest, alarm_request::AlarmAction,
 };
-use testkit::{Client, Server};
+use testkit::{Client, Server, SmallDisk};
 use tonic::{Code, Status};
 
 use crate::{directory, options};
@@ -133,40 +132,6 @@ async fn the_quota_and_the_way_out() {
     server.restart();
     assert_refusing(&mut server.client().await, &known).await;
     server.kill();
-}
-
-/// A file system of a fixed size in a file; unmounted when dropped.
-struct SmallDisk {
-    dir: tempfile::TempDir,
-}
-
-impl SmallDisk {
-    fn new(mib: u64) -> SmallDisk {
-        let dir = directory();
-        let disk = SmallDisk { dir };
-        let image = disk.dir.path().join("image");
-        fs::create_dir(disk.path()).expect("a mount point");
-        File::create(&image).expect("an image").set_len(mib << 20).expect("its length");
-        run(Command::new("mkfs.ext4").args(["-q", "-F", "-m", "0"]).arg(&image));
-        run(Command::new("mount").args(["-o", "loop"]).arg(&image).arg(disk.path()));
-        disk
-    }
-
-    fn path(&self) -> PathBuf {
-        self.dir.path().join("mount")
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        // Lazily: a server that a failed test left may still have files open for a moment.
-        let _ = Command::new("umount").arg("-l").arg(self.path()).status();
-    }
-}
-
-fn run(command: &mut Command) {
-    let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
-    assert!(output.status.success(), "{command:?} (needs root): {}", String::from_utf8_lossy(&output.stderr));
 }
 
 /// Something else's file that takes room.

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use crate::pb::StatusRequest;
 use crate::server::{Seat, unused_address};
-use crate::{Client, Server, ServerOptions};
+use crate::{Client, Network, Server, ServerOptions};
 
 /// How long a cluster may take to agree on a leader.
 const LEADER_TIMEOUT: Duration = Duration::from_secs(30);
@@ -33,12 +33,24 @@ impl Cluster {
 
     /// Founds a cluster of `size` members and waits for none.
     pub fn spawn(options: ServerOptions, size: usize) -> Cluster {
-        let addresses: Vec<Ipv4Addr> = (0..size).map(|_| unused_address()).collect();
+        Cluster::spawn_each(vec![options; size], None)
+    }
+
+    /// Founds a cluster of one member for each of `each`, with these options, and waits for none. With a network, each lives
+    /// in its namespace there.
+    ///
+    /// # Panics
+    /// If `each` is empty.
+    pub fn spawn_each(each: Vec<ServerOptions>, network: Option<&Network>) -> Cluster {
+        let address = |i| network.map_or_else(unused_address, |network| network.address(i));
+        let addresses: Vec<Ipv4Addr> = (0..each.len()).map(address).collect();
         let all: Vec<String> = addresses.iter().enumerate().map(|(i, &address)| entry(i, address)).collect();
-        let members = addresses.iter().enumerate().map(|(i, &address)| {
+        let options = each.first().expect("at least one member").clone();
+        let members = each.into_iter().zip(&addresses).enumerate().map(|(i, (options, &address))| {
+            let namespace = network.map(|network| network.namespace(i));
             let initial_cluster = all.join(",");
-            let seat = Seat { name: format!("m{i}"), address, initial_cluster, state: "new" };
-            options.clone().seat(seat).spawn()
+            let seat = Seat { name: format!("m{i}"), address, namespace, initial_cluster, state: "new" };
+            options.seat(seat).spawn()
         });
         Cluster { members: members.collect(), options, next: unused_address() }
     }
@@ -77,6 +89,7 @@ impl Cluster {
         let seat = Seat {
             name: format!("m{i}"),
             address: self.next,
+            namespace: None,
             initial_cluster: all.join(","),
             state: "existing",
         };

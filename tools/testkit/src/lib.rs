@@ -5,13 +5,17 @@
 //! crate: none of our own network code judges itself.
 
 mod cluster;
+mod disk;
 pub mod history;
+mod network;
 mod oracle;
 pub mod process;
 mod server;
 mod stream;
 
 pub use cluster::Cluster;
+pub use disk::SmallDisk;
+pub use network::Network;
 pub use oracle::{Oracle, oracle};
 pub use server::{Program, Server, ServerOptions, scratch_dir};
 pub use stream::Duplex;

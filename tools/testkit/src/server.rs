@@ -73,6 +73,8 @@ pub struct ServerOptions {
 pub(crate) struct Seat {
     pub name: String,
     pub address: Ipv4Addr,
+    /// The network namespace it runs in, if that is not the test's.
+    pub namespace: Option<String>,
     /// `--initial-cluster`
     pub initial_cluster: String,
     /// `--initial-cluster-state`
@@ -300,7 +302,16 @@ impl Server {
             Some(seat) => (seat.name.as_str(), seat.initial_cluster.clone(), seat.state),
             None => ("default", format!("default={peer}"), "new"),
         };
-        let mut command = Command::new(self.options.program.path());
+        let program = self.options.program.path();
+        let mut command = match self.options.seat.as_ref().and_then(|seat| seat.namespace.as_ref()) {
+            Some(namespace) => {
+                // It becomes the program, so the child is still the server.
+                let mut command = Command::new("ip");
+                command.args(["netns", "exec", namespace]).arg(program);
+                command
+            }
+            None => Command::new(program),
+        };
         command
             .arg(format!("--data-dir={}", self.data_dir.display()))
             .arg(format!("--listen-client-urls={client}"))
