@@ -4,10 +4,15 @@
 
 mod ask;
 mod basics;
+mod catch_up;
+mod cycles;
 mod force_new;
+mod full_disk;
 mod idle;
+mod leases;
 mod loss;
 mod membership;
+mod partitions;
 
 use testkit::{Cluster, Program, ServerOptions};
 
@@ -29,4 +34,17 @@ fn options(program: Program) -> ServerOptions {
 /// A fresh cluster of three.
 fn three() -> Cluster {
     Cluster::start(options(program()), 3)
+}
+
+/// Whether this is `tools/check --nightly`, with time for long runs.
+fn long_runs() -> bool {
+    std::env::var_os("RINGD_NIGHTLY").is_some()
+}
+
+/// A seed, which `RINGD_TEST_SEED` repeats as far as processes and networks let it, and draws below a bound.
+fn chance() -> (u64, impl FnMut(u64) -> u64) {
+    let given = std::env::var("RINGD_TEST_SEED").ok().and_then(|seed| seed.parse().ok());
+    let seed = given.unwrap_or_else(|| u64::from(std::process::id()));
+    let mut chance = testkit::history::Chance::new(seed);
+    (seed, move |bound| chance.below(bound))
 }

@@ -22,14 +22,16 @@ const KEYS: u64 = 12;
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// A source of chance; the same number gives the same choices.
-pub(super) struct Chance(u64);
+#[derive(Debug)]
+pub struct Chance(u64);
 
 impl Chance {
+    /// The source of this number.
     pub fn new(seed: u64) -> Chance {
         Chance(seed)
     }
 
-    /// splitmix64, below `bound`.
+    /// A number below `bound`, by splitmix64.
     pub fn below(&mut self, bound: u64) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;

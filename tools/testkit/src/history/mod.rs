@@ -10,6 +10,7 @@ mod trial;
 mod witness;
 
 pub use judge::{Verdict, judge};
+pub use load::Chance;
 pub use trial::Trial;
 
 use std::time::Instant;

@@ -12,8 +12,11 @@ use crate::pb::RangeRequest;
 pub struct Trial {
     urls: Vec<String>,
     pause: Duration,
-    load: Load,
-    /// One per member, since the last judgement.
+    /// The clients, while they work.
+    load: Option<Load>,
+    /// The clients, while they don't.
+    idle: Vec<Worker>,
+    /// One per member, since the clients began to work.
     witnesses: Vec<Witness>,
     ops: Vec<Op>,
     events: Vec<Event>,
@@ -22,22 +25,35 @@ pub struct Trial {
 impl Trial {
     /// Begins with `clients` clients, each with a pause between two calls. The cluster must be empty.
     pub fn start(urls: Vec<String>, clients: usize, pause: Duration, seed: u64) -> Trial {
-        let workers = (0..clients).map(|number| Worker::new(number, seed)).collect();
-        let load = Load::start(workers, &urls, pause);
-        let witnesses = witnesses(&urls, 2);
-        Trial { urls, pause, load, witnesses, ops: Vec::new(), events: Vec::new() }
+        let idle = (0..clients).map(|number| Worker::new(number, seed)).collect();
+        let (witnesses, ops, events) = (Vec::new(), Vec::new(), Vec::new());
+        let mut trial = Trial { urls, pause, load: None, idle, witnesses, ops, events };
+        trial.go_on();
+        trial
     }
 
-    /// Stops the clients, reads the past, judges all since the beginning, and goes on. All members must serve.
+    /// Lets the clients work again.
+    pub fn go_on(&mut self) {
+        let from = self.next_revision();
+        self.witnesses =
+            self.urls.iter().enumerate().map(|(i, url)| Witness::start(i, url.clone(), from)).collect();
+        self.load = Some(Load::start(std::mem::take(&mut self.idle), &self.urls, self.pause));
+    }
+
+    fn next_revision(&self) -> i64 {
+        self.events.last().map_or(2, |event| event.revision + 1)
+    }
+
+    /// Stops the clients, reads the past and judges all since the beginning. All members must serve.
     ///
     /// # Panics
-    /// If something is wrong, with what it is.
-    pub async fn judge(mut self) -> (Verdict, Trial) {
-        let mut workers = self.load.stop().await;
-        for worker in &mut workers {
+    /// If something is wrong, with what it is; or if the clients don't work.
+    pub async fn judge(&mut self) -> Verdict {
+        self.idle = self.load.take().expect("the clients work").stop().await;
+        for worker in &mut self.idle {
             self.ops.extend(worker.take());
         }
-        let from = self.events.last().map_or(2, |event| event.revision + 1);
+        let from = self.next_revision();
         let revision = revision(&self.urls[0]).await;
         let past =
             witness::past(&self.urls[0], from, revision).await.unwrap_or_else(|wrong| panic!("{wrong}"));
@@ -55,15 +71,8 @@ impl Trial {
             );
         }
         self.events.extend(past);
-        let verdict = judge(&self.events, &self.ops).unwrap_or_else(|wrong| panic!("{wrong}"));
-        self.witnesses = witnesses(&self.urls, revision + 1);
-        self.load = Load::start(workers, &self.urls, self.pause);
-        (verdict, self)
+        judge(&self.events, &self.ops).unwrap_or_else(|wrong| panic!("{wrong}"))
     }
-}
-
-fn witnesses(urls: &[String], from: i64) -> Vec<Witness> {
-    urls.iter().enumerate().map(|(member, url)| Witness::start(member, url.clone(), from)).collect()
 }
 
 /// The newest revision. Nobody writes any more, but for what was sent without an answer: it may still come later, and is judged

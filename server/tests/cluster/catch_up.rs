@@ -1,0 +1,178 @@
+//! A follower that was away gets what it missed: from the leader's memory, from its log on disk, or as a snapshot.
+
+use std::time::{Duration, Instant};
+
+use rustix::process::Signal;
+use testkit::pb::{
+    CompactionRequest, PutRequest, RangeRequest, StatusRequest, WatchCreateRequest, WatchRequest,
+    watch_request::RequestUnion,
+};
+use testkit::{Client, Cluster};
+
+use crate::ask::{assert_same, others, put};
+use crate::{options, program, three};
+
+/// How long a follower may take to get what it missed.
+const PATIENCE: Duration = Duration::from_secs(40);
+
+const VALUE_BYTES: usize = 200_000;
+
+/// More than the leader keeps in memory for its followers (16 MiB), less than what makes a checkpoint with the usual heap.
+const MORE_THAN_MEMORY: usize = 125;
+
+/// More than the first segments of the log, so that checkpoints drop them.
+const MORE_THAN_LOG: usize = 500;
+
+const SNAPSHOT_SENT: &str = "sending a snapshot";
+
+/// Small heaps make checkpoints, and checkpoints drop log.
+fn cluster() -> Cluster {
+    let options = options(program());
+    Cluster::start(if program().is_ringd() { options.arg("--ringd-heap-limit=8388608") } else { options }, 3)
+}
+
+/// Puts `count` large values to twenty keys; the last revision.
+async fn write(client: &mut Client, count: usize) -> i64 {
+    let mut revision = 0;
+    for n in 0..count {
+        let value = vec![n as u8; VALUE_BYTES];
+        let put = PutRequest { key: format!("large/{}", n % 20).into(), value, ..Default::default() };
+        let answer = client.kv.put(put).await.expect("two of three").into_inner();
+        revision = answer.header.expect("a header").revision;
+    }
+    revision
+}
+
+/// Waits until member `at` has applied `revision`.
+async fn reaches(cluster: &Cluster, at: usize, revision: i64) {
+    let deadline = Instant::now() + PATIENCE;
+    let mut client = cluster.client(at).await;
+    loop {
+        let status = client.maintenance.status(StatusRequest {}).await.expect("it serves").into_inner();
+        let applied = status.header.expect("a header").revision;
+        if applied >= revision {
+            return;
+        }
+        assert!(Instant::now() < deadline, "m{at} is at revision {applied} of {revision} after {PATIENCE:?}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+fn snapshots_sent(cluster: &Cluster) -> usize {
+    cluster.members().iter().map(|member| member.log().matches(SNAPSHOT_SENT).count()).sum()
+}
+
+/// Kills a follower, writes `count` values, brings it back.
+async fn away_for(mut cluster: Cluster, count: usize) -> (Cluster, usize) {
+    let leader = cluster.leader(&[0, 1, 2]).await;
+    let away = others(leader)[0];
+    put(&mut cluster.client(away).await, "before", "1").await.expect("three of three");
+    cluster.member(away).kill();
+    let revision = write(&mut cluster.client(leader).await, count).await;
+    cluster.member(away).restart_unready();
+    let started = Instant::now();
+    cluster.member(away).wait_ready();
+    reaches(&cluster, away, revision).await;
+    println!("{count} puts of {VALUE_BYTES} bytes were caught up with in {:?}", started.elapsed());
+    assert_same(&cluster, &[0, 1, 2]).await;
+    assert_eq!(cluster.leader(&[0, 1, 2]).await, leader, "its return moved nothing");
+    (cluster, away)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn from_memory() {
+    let (cluster, _) = away_for(three(), 20).await;
+    assert_eq!(snapshots_sent(&cluster), 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn from_the_log_on_disk() {
+    let (cluster, _) = away_for(three(), MORE_THAN_MEMORY).await;
+    assert_eq!(snapshots_sent(&cluster), 0, "the log on disk has it all");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn from_a_snapshot() {
+    let (mut cluster, away) = away_for(cluster(), MORE_THAN_LOG).await;
+    if program().is_ringd() {
+        assert!(snapshots_sent(&cluster) > 0, "the log on disk no longer has it");
+    }
+    // It is a member like the others: it votes, and what it holds outlives it.
+    let other = others(away)[0];
+    cluster.member(other).kill();
+    put(&mut cluster.client(away).await, "after", "1").await.expect("two of three");
+    cluster.member(other).restart();
+    let revision = put(&mut cluster.client(away).await, "after", "2").await.expect("three of three");
+    cluster.member(away).restart();
+    reaches(&cluster, away, revision).await;
+    assert_same(&cluster, &[0, 1, 2]).await;
+}
+
+/// What was compacted while it was away is gone for it, too.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn from_a_snapshot_of_compacted_history() {
+    let mut cluster = cluster();
+    let leader = cluster.leader(&[0, 1, 2]).await;
+    let away = others(leader)[0];
+    let mut client = cluster.client(leader).await;
+    let old = put(&mut client, "before", "1").await.expect("three of three");
+    cluster.member(away).kill();
+    let half = write(&mut client, MORE_THAN_LOG / 2).await;
+    client.kv.compact(CompactionRequest { revision: half, physical: true }).await.expect("two of three");
+    let revision = write(&mut client, MORE_THAN_LOG / 2).await;
+    cluster.member(away).restart();
+    reaches(&cluster, away, revision).await;
+    assert_same(&cluster, &[0, 1, 2]).await;
+    let mut back = cluster.client(away).await;
+    let at =
+        |revision| RangeRequest { key: "before".into(), revision, serializable: true, ..Default::default() };
+    let status = back.kv.range(at(old)).await.expect_err("compacted");
+    assert_eq!(status.message(), "etcdserver: mvcc: required revision has been compacted");
+    assert_eq!(back.kv.range(at(half)).await.expect("kept").into_inner().kvs[0].mod_revision, old);
+}
+
+/// The member does not end, so its watches don't; the store under them is another one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_watch_lives_through_a_snapshot() {
+    let cluster = cluster();
+    let leader = cluster.leader(&[0, 1, 2]).await;
+    let away = others(leader)[0];
+    let mut client = cluster.client(leader).await;
+    let mut watch = cluster.client(away).await.open_watch();
+    let create = WatchCreateRequest {
+        key: "large/".into(),
+        range_end: "large0".into(),
+        start_revision: 1,
+        ..Default::default()
+    };
+    watch.send(WatchRequest { request_union: Some(RequestUnion::CreateRequest(create)) });
+    let first = write(&mut client, 20).await;
+    let mut seen = Vec::new();
+    while seen.last() != Some(&first) {
+        seen.extend(
+            watch.expect().await.events.iter().map(|event| event.kv.as_ref().map_or(0, |kv| kv.mod_revision)),
+        );
+    }
+    cluster.members()[away].signal(Signal::STOP);
+    let last = write(&mut client, MORE_THAN_LOG).await;
+    cluster.members()[away].signal(Signal::CONT);
+    reaches(&cluster, away, last).await;
+    if program().is_ringd() {
+        assert!(snapshots_sent(&cluster) > 0, "the log on disk no longer has it");
+    }
+    let first = *seen.first().expect("it saw the first");
+    while seen.last() != Some(&last) {
+        seen.extend(
+            watch.expect().await.events.iter().map(|event| event.kv.as_ref().map_or(0, |kv| kv.mod_revision)),
+        );
+    }
+    let want: Vec<i64> = (first..=last).collect();
+    assert!(seen == want, "of {} events {} were seen, or in another order", want.len(), seen.len());
+    let next = write(&mut client, 1).await;
+    assert_eq!(
+        watch.expect().await.events[0].kv.as_ref().map(|kv| kv.mod_revision),
+        Some(next),
+        "it goes on"
+    );
+    assert_same(&cluster, &[0, 1, 2]).await;
+}
