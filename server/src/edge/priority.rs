@@ -1,9 +1,14 @@
-//! What a core's thread asks of the kernel's scheduler: to run soon after it wakes.
+//! What a core's thread asks of the kernel's schedulers: to run soon after it wakes, and to be written for first.
 //!
 //! A pinned thread can't move to an idle CPU, so on a machine with other work it waits for whoever runs on its own. Two
 //! things shorten that wait: a lower nice value (permitted to root and with `CAP_SYS_NICE`), and a shorter slice (Linux
 //! 6.12 and newer, permitted to all), which gives a waking thread an earlier deadline. Neither is needed for
 //! correctness; what could be had is said at start.
+//!
+//! The log's writes ask for the real-time class of I/O (`ioprio_set(2)`; permitted to root and with `CAP_SYS_NICE`), else
+//! for the highest best-effort level, which everybody may have. The I/O schedulers `mq-deadline` and `bfq` dispatch them
+//! before what others have queued; `none` and `kyber` look at no priority. Background threads do the opposite (see
+//! [`super::background`]).
 
 use crate::placement::Role;
 
@@ -18,6 +23,12 @@ const SLICE_VITAL_NS: u64 = 100_000;
 
 /// Slice of the others, in nanoseconds. They run long turns; a tiny slice would only cost switches.
 const SLICE_OTHER_NS: u64 = 500_000;
+
+/// `IOPRIO_CLASS_RT`, level 4: before all that is not real-time.
+const IO_REALTIME: libc::c_int = (1 << 13) | 4;
+
+/// `IOPRIO_CLASS_BE`, level 0.
+const IO_BEST_EFFORT_HIGHEST: libc::c_int = 2 << 13;
 
 /// `struct sched_attr` of `sched_setattr(2)`, first version.
 #[repr(C)]
@@ -43,7 +54,30 @@ pub fn raise(roles: &[Role]) {
             Err(_) => "nothing: the kernel refuses",
         },
     };
-    tracing::info!(roles = ?roles, nice, slice_us = slice / 1000, granted = outcome, "scheduling of an executor");
+    let io = match roles.contains(&Role::Log) {
+        true => raise_io(),
+        false => "as it was",
+    };
+    tracing::info!(roles = ?roles, nice, slice_us = slice / 1000, granted = outcome, io, "scheduling of an executor");
+}
+
+fn raise_io() -> &'static str {
+    if set_io(IO_REALTIME).is_ok() {
+        "real-time"
+    } else if set_io(IO_BEST_EFFORT_HIGHEST).is_ok() {
+        "highest best-effort: real-time needs CAP_SYS_NICE"
+    } else {
+        "as it was: the kernel refuses"
+    }
+}
+
+fn set_io(priority: libc::c_int) -> std::io::Result<()> {
+    const IOPRIO_WHO_PROCESS: libc::c_int = 1;
+    // SAFETY: ioprio_set takes three integers and touches no memory of ours; 0 means the calling thread.
+    match unsafe { libc::syscall(libc::SYS_ioprio_set, IOPRIO_WHO_PROCESS, 0, priority) } {
+        0 => Ok(()),
+        _ => Err(std::io::Error::last_os_error()),
+    }
 }
 
 fn set(nice: i32, slice_ns: u64) -> std::io::Result<()> {
@@ -63,5 +97,31 @@ fn set(nice: i32, slice_ns: u64) -> std::io::Result<()> {
     match unsafe { libc::syscall(libc::SYS_sched_setattr, 0, &raw const attr, 0) } {
         0 => Ok(()),
         _ => Err(std::io::Error::last_os_error()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// `ioprio_get(2)` of the calling thread.
+    fn io_priority() -> libc::c_long {
+        // SAFETY: ioprio_get takes two integers; 1 is IOPRIO_WHO_PROCESS, 0 the calling thread.
+        unsafe { libc::syscall(libc::SYS_ioprio_get, 1, 0) }
+    }
+
+    #[test]
+    fn the_logs_thread_writes_before_others_and_no_other_thread_does() {
+        let after = |roles: &'static [Role]| {
+            std::thread::spawn(move || {
+                raise(roles);
+                io_priority()
+            })
+        };
+        let log = after(&[Role::Log, Role::Raft]).join().expect("no panic");
+        let high = [IO_REALTIME, IO_BEST_EFFORT_HIGHEST].map(libc::c_long::from);
+        assert!(high.contains(&log), "{log:#x}");
+        let store = after(&[Role::Store, Role::Client]).join().expect("no panic");
+        assert_eq!(store, std::thread::spawn(io_priority).join().expect("no panic"));
     }
 }
