@@ -36,6 +36,7 @@ use super::ring::{Ready, Sender};
 use super::shared::{Note, Shared};
 use super::slow::{About, SlowCalls};
 use super::transport::{ReadBuffers, Transport};
+use super::turnstile::Turnstile;
 use super::waiting::{Read, Waiter, Waiting};
 use super::watches::{self, Streams};
 use super::wiring::Incoming;
@@ -85,6 +86,8 @@ pub struct ClientCore {
     handshakes: RefCell<BTreeSet<ConnectionId>>,
     /// A connection was not read because all hold too much; it must be woken when that is over.
     pub holds_back: Cell<bool>,
+    /// Connections that have more to send than one turn takes.
+    pub turnstile: Turnstile,
     /// Since when connections hold more than they may.
     too_much_since: Cell<Option<Duration>>,
     leader_loss: RefCell<LeaderLoss>,
@@ -139,6 +142,7 @@ impl ClientCore {
             listeners,
             handshakes: RefCell::default(),
             holds_back: Cell::new(false),
+            turnstile: Turnstile::default(),
             too_much_since: Cell::new(None),
             leader_loss: RefCell::new(LeaderLoss::new(shared.config.election_timeout)),
             shutting_down: Cell::new(false),
@@ -151,6 +155,8 @@ impl ClientCore {
     /// Serves until the store core is gone.
     pub async fn run(self: Rc<Self>, rings: Incoming) {
         let housekeeping = glommio::spawn_local(housekeeping_loop(self.clone())).detach();
+        let core = self.clone();
+        let turnstile = glommio::spawn_local(async move { core.turnstile.run().await }).detach();
         while poll_fn(|cx| poll_incoming(&rings, cx)).await == Ready::Items {
             for ring in rings.others.iter().chain([&rings.store]) {
                 while let Some(message) = ring.pop() {
@@ -163,6 +169,7 @@ impl ClientCore {
             self.end_turn();
         }
         housekeeping.cancel();
+        turnstile.cancel();
     }
 
     fn handle(self: &Rc<Self>, message: ToClient) {

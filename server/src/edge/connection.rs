@@ -24,6 +24,7 @@ use super::clock::now;
 use super::pages::PageListener;
 use super::shared::Shared;
 use super::transport::{Received, Transport, release};
+use super::turnstile::Ticket;
 use crate::config::limits::CONNECTION_BYTES_SMALL;
 
 /// A new connection must have said which protocol it speaks (and finished its TLS handshake) by then.
@@ -60,6 +61,8 @@ pub struct Connection {
     dead: bool,
     /// What it held when that was last counted.
     accounted: usize,
+    /// Its place among those with much output.
+    ticket: Ticket,
 }
 
 /// The protocol of a connection.
@@ -118,6 +121,8 @@ impl Bodies for Calls {
 enum Round {
     /// Something moved; go on.
     Progress,
+    /// A full buffer was sent and there is more: others first.
+    More,
     /// Nothing more until a wake-up.
     Idle,
     /// Close the connection.
@@ -145,6 +150,7 @@ impl Connection {
             peer_closed: false,
             dead: false,
             accounted: 0,
+            ticket: Ticket::default(),
         }
     }
 
@@ -354,7 +360,9 @@ impl Connection {
         if self.wants_read() && self.out.len() - self.sent < OUTPUT_BYTES && !self.is_held_back(core) {
             progress |= self.read(core, cx)?;
         }
-        progress |= written && self.has_output();
+        if written && self.has_output() {
+            return Ok(Round::More);
+        }
         Ok(if progress { Round::Progress } else { Round::Idle })
     }
 
@@ -411,6 +419,10 @@ pub fn poll_connection(
     for _ in 0..ROUNDS_PER_TURN {
         match connection.round(core, cx) {
             Ok(Round::Progress) => {}
+            Ok(Round::More) => {
+                core.turnstile.wait(&connection.ticket, cx.waker());
+                return Poll::Pending;
+            }
             Ok(Round::Idle) => {
                 release(&mut connection.out);
                 connection.transport.release_memory();

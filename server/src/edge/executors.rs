@@ -25,6 +25,10 @@ const LOG_IO_MEMORY: usize = 2 << 20;
 /// Registered buffers of the other executors, in bytes: they do no direct I/O.
 const OTHER_IO_MEMORY: usize = 64 << 10;
 
+/// After this time of work without a pause an executor looks at its sockets, its disk and the other cores again. (The
+/// runtime's default is 100 ms; a look costs some ten system calls.)
+const LOOK_INTERVAL: Duration = Duration::from_millis(1);
+
 /// Memory that the rings of one executor lock besides their registered buffers, in bytes.
 const RING_MEMORY: u64 = 256 << 10;
 
@@ -67,18 +71,19 @@ fn io_memory(executor: &Executor) -> usize {
 /// # Errors
 /// If the thread or its rings cannot be made.
 pub fn start(executor: &Executor, work: Work) -> io::Result<ExecutorJoinHandle<()>> {
-    let (name, roles) = (executor.name(), executor.roles.clone());
+    let (name, roles, is_bound) = (executor.name(), executor.roles.clone(), executor.cpu.is_some());
     let placement = executor.cpu.map_or(Placement::Unbound, Placement::Fixed);
     LocalExecutorBuilder::new(placement)
         .name(&executor.name())
         .io_memory(io_memory(executor))
-        .spawn(move || run(name, roles, work))
+        .preempt_timer(LOOK_INTERVAL)
+        .spawn(move || run(name, roles, is_bound, work))
         .map_err(io::Error::from)
 }
 
-async fn run(name: String, roles: Vec<Role>, work: Work) {
+async fn run(name: String, roles: Vec<Role>, is_bound: bool, work: Work) {
     crate::observe::metrics::enter(&name);
-    priority::raise(&roles);
+    priority::raise(&roles, is_bound);
     let mut tasks = Vec::new();
     if let Some(log) = work.log {
         tasks.push(glommio::spawn_local(log().run()).detach());

@@ -69,6 +69,8 @@ pub mod requests;
 pub mod slow;
 /// The bytes of one connection.
 pub mod transport;
+/// Turns of connections with much output.
+pub mod turnstile;
 /// Calls that wait for another core.
 pub mod waiting;
 /// Watch streams.

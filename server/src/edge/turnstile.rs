@@ -1,0 +1,100 @@
+//! Lets connections with more output than fits into one turn through one at a time.
+//!
+//! An executor runs its tasks in the order in which they became ready. Twenty connections that each send a large list would
+//! wake themselves again and again, and a short request would wait for a turn of all twenty at each of its steps. Here such
+//! a connection gives way instead: between two of their turns, everything else that is ready runs once.
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::future::poll_fn;
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
+
+use futures_lite::future::yield_now;
+
+/// Whether its owner waits at a [`Turnstile`].
+pub type Ticket = Rc<Cell<bool>>;
+
+/// See the module's header. Holds at most one entry per ticket, so as many as there are connections.
+#[derive(Default)]
+pub struct Turnstile {
+    queue: RefCell<VecDeque<(Ticket, Waker)>>,
+    guard: RefCell<Option<Waker>>,
+}
+
+impl Turnstile {
+    /// Wakes `task` when it is its turn. A second call with the same ticket before that has no effect.
+    pub fn wait(&self, ticket: &Ticket, task: &Waker) {
+        if ticket.replace(true) {
+            return;
+        }
+        self.queue.borrow_mut().push_back((ticket.clone(), task.clone()));
+        if let Some(guard) = self.guard.take() {
+            guard.wake();
+        }
+    }
+
+    /// Lets them through, for ever.
+    pub async fn run(&self) {
+        loop {
+            let (ticket, task) = poll_fn(|cx| self.poll_next(cx)).await;
+            ticket.set(false);
+            task.wake();
+            // What has been woken, and all that was ready before, comes first.
+            yield_now().await;
+        }
+    }
+
+    fn poll_next(&self, cx: &mut Context<'_>) -> Poll<(Ticket, Waker)> {
+        match self.queue.borrow_mut().pop_front() {
+            Some(next) => Poll::Ready(next),
+            None => {
+                *self.guard.borrow_mut() = Some(cx.waker().clone());
+                Poll::Pending
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::pin::pin;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::task::Wake;
+
+    #[derive(Default)]
+    struct Count(AtomicUsize);
+
+    impl Wake for Count {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    #[test]
+    fn one_passes_between_two_turns_of_the_rest() {
+        let turnstile = Turnstile::default();
+        let tasks: Vec<Arc<Count>> = (0..3).map(|_| Arc::default()).collect();
+        let tickets: Vec<Ticket> = (0..3).map(|_| Ticket::default()).collect();
+        let guard = Arc::new(Count::default());
+        let guard_waker = Waker::from(guard.clone());
+        let mut cx = Context::from_waker(&guard_waker);
+        let mut run = pin!(turnstile.run());
+        assert!(run.as_mut().poll(&mut cx).is_pending());
+        assert_eq!(guard.0.load(Ordering::Relaxed), 0, "nobody waits, so it sleeps");
+
+        for (ticket, task) in tickets.iter().zip(&tasks) {
+            turnstile.wait(ticket, &task.clone().into());
+            turnstile.wait(ticket, &task.clone().into()); // waits already
+        }
+        assert_eq!(guard.0.load(Ordering::Relaxed), 1, "woken once");
+        let woken = || tasks.iter().map(|task| task.0.load(Ordering::Relaxed)).collect::<Vec<_>>();
+        for want in [[1, 0, 0], [1, 1, 0], [1, 1, 1], [1, 1, 1]] {
+            assert!(run.as_mut().poll(&mut cx).is_pending());
+            assert_eq!(woken(), want);
+        }
+        assert!(tickets.iter().all(|ticket| !ticket.get()), "they may come again");
+    }
+}
