@@ -70,6 +70,12 @@ impl<E> Queue<E> {
         self.heap.push(Reverse(Entry { at: at.max(self.now), tie, event }));
     }
 
+    /// Something of the plan happens at `at`. Its place among events of the same moment is its own, so that a plan from which
+    /// something is left out shifts nothing else.
+    pub fn planned(&mut self, at: Time, tie: u64, event: E) {
+        self.heap.push(Reverse(Entry { at, tie, event }));
+    }
+
     /// Something happens in `delay`.
     pub fn after(&mut self, delay: Time, event: E) {
         self.at(self.now + delay, event);

@@ -112,10 +112,10 @@ impl World {
         let config = &plan.config;
         let mut env = Env::new(plan.seed, config, story);
         for (number, op) in plan.ops.iter().enumerate() {
-            env.queue.at(op.at, Event::Op(number));
+            env.queue.planned(op.at, op.draw, Event::Op(number));
         }
         for (number, fault) in plan.faults.iter().enumerate() {
-            env.queue.at(fault.at, Event::Fault(number));
+            env.queue.planned(fault.at, fault.draw, Event::Fault(number));
         }
         let host = |number| Host {
             disk: Disk::default(),
