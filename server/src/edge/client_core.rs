@@ -156,7 +156,10 @@ impl ClientCore {
     pub async fn run(self: Rc<Self>, rings: Incoming) {
         let housekeeping = glommio::spawn_local(housekeeping_loop(self.clone())).detach();
         let core = self.clone();
-        let turnstile = glommio::spawn_local(async move { core.turnstile.run().await }).detach();
+        let turnstile = glommio::spawn_local(async move {
+            core.turnstile.run(|| glommio::timer::sleep(Duration::ZERO)).await
+        })
+        .detach();
         while poll_fn(|cx| poll_incoming(&rings, cx)).await == Ready::Items {
             for ring in rings.others.iter().chain([&rings.store]) {
                 while let Some(message) = ring.pop() {

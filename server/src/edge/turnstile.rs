@@ -12,6 +12,9 @@ use std::task::{Context, Poll, Waker};
 
 use futures_lite::future::yield_now;
 
+/// Turns between two looks: about half a millisecond of writing.
+const TURNS_PER_LOOK: u64 = 4;
+
 /// Whether its owner waits at a [`Turnstile`].
 pub type Ticket = Rc<Cell<bool>>;
 
@@ -34,9 +37,13 @@ impl Turnstile {
         }
     }
 
-    /// Lets them through, for ever.
-    pub async fn run(&self) {
-        loop {
+    /// Lets them through, for ever. After every few, `look` is awaited: it comes back when the executor has looked at its
+    /// sockets and at the other cores, which it does by itself only when no task is ready.
+    pub async fn run<F: Future<Output = ()>>(&self, look: impl Fn() -> F) {
+        for turn in 1_u64.. {
+            if turn.is_multiple_of(TURNS_PER_LOOK) {
+                look().await;
+            }
             let (ticket, task) = poll_fn(|cx| self.poll_next(cx)).await;
             ticket.set(false);
             task.wake();
@@ -81,7 +88,7 @@ mod tests {
         let guard = Arc::new(Count::default());
         let guard_waker = Waker::from(guard.clone());
         let mut cx = Context::from_waker(&guard_waker);
-        let mut run = pin!(turnstile.run());
+        let mut run = pin!(turnstile.run(|| std::future::ready(())));
         assert!(run.as_mut().poll(&mut cx).is_pending());
         assert_eq!(guard.0.load(Ordering::Relaxed), 0, "nobody waits, so it sleeps");
 
