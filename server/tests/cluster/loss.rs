@@ -183,6 +183,38 @@ async fn a_minority_serves_its_own_state_and_nothing_else() {
     }
 }
 
+/// Without a leader a member refuses nothing at once: one may come while the request has time.
+#[tokio::test]
+async fn what_is_asked_without_a_leader_waits_for_one() {
+    let mut cluster = three();
+    let leader = cluster.leader(&[0, 1, 2]).await;
+    let [alone, other] = others(leader);
+    put(&mut cluster.client(alone).await, "k", "before").await.expect("three of three");
+    cluster.member(leader).kill();
+    cluster.member(other).kill();
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while cluster.leader_and_id(alone).await.is_none_or(|(leader, _)| leader != 0) {
+        assert!(Instant::now() < deadline, "it still follows somebody");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let (mut writer, mut reader) = (cluster.client(alone).await, cluster.client(alone).await);
+    let write = tokio::spawn(async move { put(&mut writer, "w", "waited").await });
+    let read = tokio::spawn(async move { get(&mut reader, "k").await });
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    assert!(!write.is_finished() && !read.is_finished(), "there is nobody who could have answered");
+    cluster.member(other).restart();
+    write.await.expect("no writer panics").expect("two of three");
+    // A read may be told that there is another leader now; etcd's always is.
+    match read.await.expect("no reader panics") {
+        Ok(found) => assert_eq!(found.as_deref(), Some("before")),
+        Err(status) => assert_eq!(status.message(), "etcdserver: leader changed"),
+    }
+    assert_eq!(
+        get(&mut cluster.client(other).await, "w").await.expect("two of three").as_deref(),
+        Some("waited")
+    );
+}
+
 /// Stopped for five seconds, it still believes that it leads when it goes on.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_leader_that_was_stopped_answers_nothing_old() {
