@@ -59,6 +59,11 @@ impl<Q, A: std::fmt::Debug> Duplex<Q, A> {
         assert!(requests.send(request).is_ok(), "the stream has ended");
     }
 
+    /// Sends a request, unless the stream has ended; whether it could.
+    pub fn try_send(&self, request: Q) -> bool {
+        self.requests.as_ref().is_some_and(|requests| requests.send(request).is_ok())
+    }
+
     /// Says that no more requests come.
     pub fn half_close(&mut self) {
         self.requests = None;

@@ -76,7 +76,9 @@ async fn follow(
 ) {
     let mut stream = client.open_watch();
     let start_revision = *saw.borrow() + 1;
-    stream.send(request(start_revision));
+    if !stream.try_send(request(start_revision)) {
+        return; // the member was killed in between
+    }
     let mut last_answer = Instant::now();
     loop {
         if *ends.borrow() > 0 && *saw.borrow() >= *ends.borrow() {
