@@ -136,6 +136,13 @@ pub struct Config {
     pub warnings: Vec<Warning>,
 }
 
+impl Config {
+    /// The election timeout in ticks; a tick is a heartbeat interval.
+    pub fn election_ticks(&self) -> usize {
+        (self.election_timeout.as_millis() / self.heartbeat_interval.as_millis().max(1)) as usize
+    }
+}
+
 /// How this member finds its cluster on its very first start.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Bootstrap {

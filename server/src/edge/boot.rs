@@ -34,6 +34,7 @@ use super::listen;
 use super::log_core::LogCore;
 use super::messages::{FromLog, ToClient, ToLog};
 use super::raft_core::RaftCore;
+use super::repair;
 use super::replication;
 use super::ring::{Receiver, Sender, ring};
 use super::scrub::Scrubber;
@@ -106,7 +107,18 @@ pub fn start(config: Config) -> Result<Running, Fatal> {
     let sockets = bind_all(&config)?;
     let peer_listeners = boot_cluster::listeners(&config)?;
     let listeners = listeners(&config)?;
-    let opened = open_state(&config, &mut dir, identity)?;
+    if let Some(damaged) = repair::begin(&config, &dir, identity, None)? {
+        match repair::run(&config, &dir, identity, damaged, peer_listeners, peer_tls)? {}
+    }
+    let opened = match open_state(&config, &mut dir, identity) {
+        Ok(opened) => opened,
+        Err(fatal) => match repair::begin(&config, &dir, identity, Some(fatal))? {
+            Some(damaged) => {
+                match repair::run(&config, &dir, identity, damaged, peer_listeners, peer_tls)? {}
+            }
+            None => return Err(Fatal::new(FatalReason::StartFailed, "opened neither whole nor damaged")),
+        },
+    };
     let clients = Clients { cores: plan.clients().len(), connections_max };
     let (shared, notes) = Shared::new(config, identity, clients, opened.tree.clone());
     describe(&shared);
@@ -339,7 +351,8 @@ fn log_lost(log_dir: &Path) -> Fatal {
     )
 }
 
-fn store_settings(config: &Config, identity: Identity, nonce: u64) -> engine::Config {
+/// How the tree of this member is opened.
+pub fn store_settings(config: &Config, identity: Identity, nonce: u64) -> engine::Config {
     engine::Config {
         tree: engine::tree::Config {
             identity: engine::tree::Identity { cluster: identity.cluster_id, member: identity.member_id },
@@ -407,10 +420,9 @@ fn conf_state(config: &Config, store: &Store) -> Result<ConfState, Fatal> {
 }
 
 fn node_config(config: &Config, identity: Identity, nonce: u64) -> consensus::Config {
-    let election = config.election_timeout.as_millis() / config.heartbeat_interval.as_millis().max(1);
     consensus::Config {
         heartbeat_ticks: HEARTBEAT_TICKS,
-        election_ticks: election as usize,
+        election_ticks: config.election_ticks(),
         proposal_bytes_limit: PROPOSALS_IN_FLIGHT_BYTES_MAX,
         cache_bytes_limit: PEER_CACHE_BYTES,
         ..consensus::Config::new(NodeId(identity.member_id), nonce, nonce)

@@ -55,24 +55,37 @@ pub fn peers(
     if members.is_empty() {
         members = first_members(config, shared.identity, remotes);
     }
-    let own = members.iter().find(|member| member.id == shared.identity.member_id);
-    let settings = peers::Settings {
-        identity: shared.identity,
+    let settings = peer_settings(config, shared.identity, &members, tls)?;
+    let store = opened.settings.clone();
+    let background = background("ringd-snapshot")?;
+    Ok(Seed { settings, listeners, members, removed, store, background })
+}
+
+/// What the connections to peers need to know.
+///
+/// # Errors
+/// There is no randomness to be had.
+pub fn peer_settings(
+    config: &Config,
+    identity: Identity,
+    members: &[Member],
+    tls: Option<peers::Tls>,
+) -> Result<peers::Settings, Fatal> {
+    let own = members.iter().find(|member| member.id == identity.member_id);
+    Ok(peers::Settings {
+        identity,
         peer_urls: own.map(|member| member.peer_urls.clone()).unwrap_or_default(),
         seed: random()?,
         data_dir: config.data_dir.clone(),
         read_timeout: config.raft_read_timeout,
         write_timeout: config.raft_write_timeout,
         tls,
-    };
-    let store = opened.settings.clone();
-    let background = background("ringd-snapshot")?;
-    Ok(Seed { settings, listeners, members, removed, store, background })
+    })
 }
 
 /// Whom this member knows before it has applied anything: the founders, if it is one; those that it found when it joined;
 /// or after a restart in between itself alone, and the others come to it and say where they can be answered.
-fn first_members(config: &Config, identity: Identity, remotes: Vec<Member>) -> Vec<Member> {
+pub fn first_members(config: &Config, identity: Identity, remotes: Vec<Member>) -> Vec<Member> {
     let Ok(bootstrap) = &config.bootstrap else { return Vec::new() };
     if !remotes.is_empty() {
         return remotes;

@@ -35,6 +35,8 @@ pub mod segments;
 pub mod auto_compaction;
 /// Connections to the other members.
 pub mod peers;
+/// A damaged member, healed by its peers.
+pub mod repair;
 /// The raft core's dealings with other members.
 pub mod replication;
 /// Snapshots as files.

@@ -40,8 +40,9 @@ const TURN_MESSAGES: usize = 4096;
 /// So many entries are kept for a peer behind its snapshot; one that is slower than that needs another one.
 const BEHIND_ENTRIES_MAX: u64 = 4 << 20;
 
-/// How long a peer may take to build its store of a snapshot that it has; then it is sent another one.
-const INSTALL_TIME_MAX: Duration = Duration::from_secs(120);
+/// How long a peer has at least for building its store of a snapshot that it has, before it is looked whether it has.
+/// It gets more where the snapshot was long on its way.
+const INSTALL_TIME_MIN: Duration = Duration::from_secs(5);
 
 /// Results of the snapshot thread that may wait; more than one snapshot is never being received.
 const RING_SNAPSHOTS_MAX: usize = 8;
@@ -83,7 +84,9 @@ pub struct Replication {
     done: Receiver<Done>,
     done_sender: Arc<Mutex<Sender<Done>>>,
     pinned: FxHashMap<NodeId, PinnedSnapshot>,
-    /// Snapshots that have arrived, and when.
+    /// Since when snapshots are on their way.
+    began: FxHashMap<NodeId, Duration>,
+    /// Snapshots that have arrived, and when their peers should have installed them.
     delivered: FxHashMap<NodeId, Duration>,
     /// Positions of snapshots behind which peers are catching up from the log.
     behind: FxHashMap<NodeId, Index>,
@@ -91,7 +94,7 @@ pub struct Replication {
     imported: Option<Imported>,
     installing: Installing,
     transfers: Vec<(ProposalId, NodeId)>,
-    /// Peers that have a snapshot and do not say that it is installed.
+    /// Peers that have had time to install their snapshot, or have started over with it.
     overdue: Vec<NodeId>,
 }
 
@@ -120,6 +123,7 @@ impl Replication {
             done,
             done_sender: Arc::new(Mutex::new(sender)),
             pinned: FxHashMap::default(),
+            began: FxHashMap::default(),
             delivered: FxHashMap::default(),
             behind: FxHashMap::default(),
             imported: None,
@@ -165,7 +169,7 @@ impl Replication {
         to_clients: &mut [VecDeque<ToClient>],
     ) -> Option<Input> {
         if let Some(peer) = self.overdue.pop() {
-            return Some(Input::SnapshotSent(peer, false));
+            return Some(Input::SnapshotSent(peer, true));
         }
         while let Some(done) = self.done.pop() {
             if let Some(input) = self.handle_done(done, to_store) {
@@ -210,13 +214,16 @@ impl Replication {
                     "remote-peer-id" = format!("{:x}", peer.0),
                     "established connection with remote peer"
                 );
-                None
+                // After a repair a peer starts over, and says nothing of the snapshot by itself.
+                self.delivered.remove(&peer).map(|_| Input::SnapshotSent(peer, true))
             }
             Incoming::Removed => self.shared.fatal(force_new::removed(self.shared.identity)),
             Incoming::SnapshotSent(peer, true) => {
                 // It is building its store. Raft hears of the success by the peer's own answer; told now, it would find the
                 // peer still behind and send another one.
-                self.delivered.insert(peer, now());
+                let now = now();
+                let took = self.began.remove(&peer).map_or(Duration::ZERO, |began| now - began);
+                self.delivered.insert(peer, now + INSTALL_TIME_MIN.max(4 * took));
                 None
             }
             Incoming::SnapshotSent(peer, false) => Some(Input::SnapshotSent(peer, false)),
@@ -364,6 +371,7 @@ impl Replication {
             "snapshot-index" = pinned.position.index.0,
             "sending a snapshot"
         );
+        self.began.insert(to, now());
         peers.send_snapshot(to, message, Box::new(snapshot_files::Source::new(pinned.view)));
     }
 
@@ -427,9 +435,9 @@ impl Replication {
         peers.tick(now);
         let progress = node.peers();
         let overdue = &mut self.overdue;
-        self.delivered.retain(|peer, since| {
+        self.delivered.retain(|peer, due| {
             let waits = progress.iter().any(|progress| progress.node == *peer && progress.snapshot);
-            let late = now - *since > INSTALL_TIME_MAX;
+            let late = now >= *due;
             if waits && late {
                 overdue.push(*peer);
             }

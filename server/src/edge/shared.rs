@@ -133,6 +133,7 @@ impl Shared {
     /// A read met a page that is not what was written: nothing may be answered from this file any more. Looks through the
     /// whole file to say where.
     pub fn tree_damaged(&self) -> ! {
+        self.mark_tree_damaged();
         let path = self.config.data_dir.join(crate::sys::data_dir::TREE_FILE);
         let tree = self.tree.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).clone();
         let place = match engine::tree::verify(&*tree) {
@@ -153,6 +154,7 @@ impl Shared {
 
     /// As [`Shared::tree_damaged`], where it is known what is damaged and who found it.
     pub fn tree_damaged_at(&self, damage: &engine::tree::Damage, finder: &str) -> ! {
+        self.mark_tree_damaged();
         let path = self.config.data_dir.join(crate::sys::data_dir::TREE_FILE);
         self.fatal(Fatal::new(
             FatalReason::TreeDamaged,
@@ -166,6 +168,13 @@ impl Shared {
     /// Whether this member leads others, who had better have another leader before it ends.
     pub fn leads_others(&self) -> bool {
         self.leader() == self.identity.member_id && self.read_index().is_none()
+    }
+
+    /// One among others is repaired by its next start.
+    fn mark_tree_damaged(&self) {
+        if self.read_index().is_none() {
+            super::repair::mark_tree_damaged(&self.config.data_dir);
+        }
     }
 
     /// Store core: the store is in another file now.

@@ -13,6 +13,7 @@ mod leases;
 mod loss;
 mod membership;
 mod partitions;
+mod repair;
 
 use testkit::{Cluster, Program, ServerOptions};
 
