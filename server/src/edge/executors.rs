@@ -25,10 +25,6 @@ const LOG_IO_MEMORY: usize = 2 << 20;
 /// Registered buffers of the other executors, in bytes: they do no direct I/O.
 const OTHER_IO_MEMORY: usize = 64 << 10;
 
-/// After this time of work without a pause an executor looks at its sockets, its disk and the other cores again. (The
-/// runtime's default is 100 ms; a look costs some ten system calls.)
-const LOOK_INTERVAL: Duration = Duration::from_millis(1);
-
 /// Memory that the rings of one executor lock besides their registered buffers, in bytes.
 const RING_MEMORY: u64 = 256 << 10;
 
@@ -76,7 +72,6 @@ pub fn start(executor: &Executor, work: Work) -> io::Result<ExecutorJoinHandle<(
     LocalExecutorBuilder::new(placement)
         .name(&executor.name())
         .io_memory(io_memory(executor))
-        .preempt_timer(LOOK_INTERVAL)
         .spawn(move || run(name, roles, is_bound, work))
         .map_err(io::Error::from)
 }

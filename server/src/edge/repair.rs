@@ -40,7 +40,7 @@ use super::snapshot_files::{self, Imported};
 use super::tree_file::TreeFile;
 use super::{force_new, segments};
 use crate::config::Config;
-use crate::sys::data_dir::DataDir;
+use crate::sys::data_dir::{DataDir, TREE_FILE};
 use crate::sys::{Fatal, FatalReason};
 
 /// Name of the promise's file in the data directory.
@@ -110,8 +110,10 @@ fn look_at_tree(
     settings: &engine::Config,
     identity: Identity,
 ) -> (LogPosition, Vec<Member>, Vec<NodeId>) {
-    let opened = TreeFile::open(&config.data_dir).ok().and_then(|(tree, existed)| {
-        let store = existed.then(|| Store::open(settings.clone(), tree).ok())??;
+    // Opening would make a file that is not there, and the next start would take it for one that was.
+    let is_there = fs::metadata(config.data_dir.join(TREE_FILE)).is_ok_and(|file| file.len() > 0);
+    let opened = is_there.then(|| TreeFile::open(&config.data_dir).ok()).flatten().and_then(|(tree, _)| {
+        let store = Store::open(settings.clone(), tree).ok()?;
         let members = node::apply::members(&store).ok()?;
         let removed = removed_ids(&store).ok()?.into_iter().map(NodeId).collect::<Vec<_>>();
         let applied = store.applied();
