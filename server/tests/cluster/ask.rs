@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use testkit::pb::{HashKvRequest, PutRequest, RangeRequest, StatusRequest};
+pub use testkit::within;
 use testkit::{Client, Cluster};
 use tonic::Status;
 
@@ -39,11 +40,6 @@ pub async fn list(client: &mut Client, prefix: &str) -> BTreeMap<String, String>
     let request = RangeRequest { key: prefix.into(), range_end: end, ..Default::default() };
     let answer = client.kv.range(request).await.expect("a quorum is there").into_inner();
     answer.kvs.into_iter().map(|kv| (text(kv.key), text(kv.value))).collect()
-}
-
-/// What `ask` answers within `wait`; `None` if nothing came.
-pub async fn within<T>(wait: Duration, ask: impl Future<Output = T>) -> Option<T> {
-    tokio::time::timeout(wait, ask).await.ok()
 }
 
 fn text(bytes: Vec<u8>) -> String {

@@ -1,11 +1,11 @@
 //! Several servers as one cluster.
 
 use std::net::Ipv4Addr;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::pb::StatusRequest;
 use crate::server::{Seat, unused_address};
-use crate::{Client, Network, Server, ServerOptions};
+use crate::{Client, Network, Server, ServerOptions, within};
 
 /// How long a cluster may take to agree on a leader.
 const LEADER_TIMEOUT: Duration = Duration::from_secs(30);
@@ -110,31 +110,32 @@ impl Cluster {
     /// # Panics
     /// If they don't in time.
     pub async fn leader(&self, among: &[usize]) -> usize {
-        let deadline = Instant::now() + LEADER_TIMEOUT;
-        loop {
-            let mut said = Vec::new();
-            for &i in among {
-                said.push((i, self.leader_and_id(i).await));
+        let mut said = Vec::new();
+        let agreed = async {
+            loop {
+                said.clear();
+                for &i in among {
+                    said.push((i, self.leader_and_id(i).await));
+                }
+                if let Some(leader) = agreement(&said) {
+                    return leader;
+                }
+                tokio::time::sleep(Duration::from_millis(50)).await;
             }
-            let leaders: Vec<Option<u64>> =
-                said.iter().map(|(_, answer)| answer.map(|(leader, _)| leader)).collect();
-            let agreed = leaders
-                .first()
-                .copied()
-                .flatten()
-                .filter(|first| leaders.iter().all(|it| *it == Some(*first)));
-            let leads =
-                |(_, answer): &&(usize, Option<(u64, u64)>)| answer.is_some_and(|(_, id)| Some(id) == agreed);
-            if let Some((i, _)) = said.iter().find(leads) {
-                return *i;
-            }
-            assert!(
-                Instant::now() < deadline,
-                "no agreement on a leader after {LEADER_TIMEOUT:?}: {said:x?}"
-            );
-            tokio::time::sleep(Duration::from_millis(50)).await;
+        };
+        match within(LEADER_TIMEOUT, agreed).await {
+            Some(leader) => leader,
+            None => panic!("no agreement on a leader after {LEADER_TIMEOUT:?}: {said:x?}"),
         }
     }
+}
+
+/// The number of the member that leads, if all say the same of it: of each its number, and the ids of leader and member.
+fn agreement(said: &[(usize, Option<(u64, u64)>)]) -> Option<usize> {
+    let (leader, _) = said.first()?.1?;
+    let same = said.iter().all(|(_, answer)| answer.is_some_and(|(said, _)| said == leader));
+    let leads = |(_, answer): &&(usize, Option<(u64, u64)>)| answer.is_some_and(|(_, id)| id == leader);
+    said.iter().find(leads).filter(|_| same).map(|(i, _)| *i)
 }
 
 fn peer_url(address: Ipv4Addr) -> String {

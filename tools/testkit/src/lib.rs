@@ -9,6 +9,7 @@ mod disk;
 pub mod history;
 mod network;
 mod oracle;
+mod patience;
 pub mod process;
 mod server;
 mod stream;
@@ -17,6 +18,7 @@ pub use cluster::Cluster;
 pub use disk::SmallDisk;
 pub use network::Network;
 pub use oracle::{Oracle, oracle};
+pub use patience::within;
 pub use server::{Program, Server, ServerOptions, scratch_dir};
 pub use stream::Duplex;
 

@@ -7,8 +7,8 @@ use tokio::task::JoinHandle;
 use tokio_stream::wrappers::UnboundedReceiverStream;
 use tonic::{Response, Status, Streaming};
 
-use crate::Client;
 use crate::pb::{LeaseKeepAliveRequest, LeaseKeepAliveResponse, WatchRequest, WatchResponse};
+use crate::{Client, within};
 
 /// How long an answer that must come may take.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -74,7 +74,7 @@ impl<Q, A: std::fmt::Debug> Duplex<Q, A> {
     /// # Panics
     /// If nothing comes for 20 s.
     pub async fn next(&mut self) -> Result<Option<A>, Status> {
-        tokio::time::timeout(PATIENCE, self.message()).await.expect("an answer on the stream")
+        self.next_within(PATIENCE).await.expect("an answer on the stream")
     }
 
     /// The next answer, which must come.
@@ -90,8 +90,13 @@ impl<Q, A: std::fmt::Debug> Duplex<Q, A> {
     /// # Panics
     /// If the stream ends.
     pub async fn within(&mut self, wait: Duration) -> Option<A> {
-        let answer = tokio::time::timeout(wait, self.message()).await.ok()?;
+        let answer = self.next_within(wait).await?;
         Some(answer.expect("the stream goes on").expect("the stream has no end yet"))
+    }
+
+    /// The next answer, or how the stream ended, if either comes within `wait`. Never panics.
+    pub async fn next_within(&mut self, wait: Duration) -> Option<Result<Option<A>, Status>> {
+        within(wait, self.message()).await
     }
 
     async fn message(&mut self) -> Result<Option<A>, Status> {

@@ -7,8 +7,8 @@ use tokio::task::JoinHandle;
 
 use super::Event;
 use super::load::text;
-use crate::Client;
 use crate::pb::{WatchCreateRequest, WatchRequest, WatchResponse, watch_request::RequestUnion};
+use crate::{Client, within};
 
 /// How long a member may take to give all events up to a revision.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -51,14 +51,14 @@ impl Witness {
     pub async fn end(self, revision: i64) -> Result<Vec<Event>, String> {
         self.until.send_replace(revision);
         let seen = self.seen;
-        match tokio::time::timeout(PATIENCE, self.task).await {
-            Ok(events) => {
+        match within(PATIENCE, self.task).await {
+            Some(events) => {
                 let mut events = events.expect("a witness does not panic");
                 // A write without an answer may have come after it.
                 events.retain(|event| event.revision <= revision);
                 Ok(events)
             }
-            Err(_) => Err(format!(
+            None => Err(format!(
                 "the watch on m{} has seen revision {} and not {revision}",
                 self.member,
                 *seen.borrow()
@@ -85,9 +85,8 @@ async fn follow(
             return;
         }
         // A member that was cut off keeps its connection and says nothing: as long as that lasts there is nothing to see.
-        let answer = tokio::time::timeout(Duration::from_millis(200), stream.next()).await;
-        match answer {
-            Ok(Ok(Some(answer))) if !answer.canceled => {
+        match stream.next_within(Duration::from_millis(200)).await {
+            Some(Ok(Some(answer))) if !answer.canceled => {
                 last_answer = Instant::now();
                 let made = events_of(answer);
                 let last = made.last().map(|event| event.revision);
@@ -96,9 +95,9 @@ async fn follow(
                     saw.send_replace(last);
                 }
             }
-            Ok(_) => return,
-            Err(_) if last_answer.elapsed() > Duration::from_secs(5) => return,
-            Err(_) => {}
+            Some(_) => return,
+            None if last_answer.elapsed() > Duration::from_secs(5) => return,
+            None => {}
         }
     }
 }

@@ -1,0 +1,54 @@
+//! Waiting, by a clock that stands while this process does.
+
+use std::pin::pin;
+use std::time::Duration;
+
+/// The longest time that counts at once.
+const STEP: Duration = Duration::from_millis(50);
+
+/// What `work` comes to within `wait`; `None` if it is not done by then.
+///
+/// Who was stopped for a while (SIGSTOP, a virtual machine that pauses) finds that all deadlines are over when it goes on, and
+/// what came meanwhile still unread behind them. That says nothing of a server. So time is counted in steps, and a step that
+/// took long counts as one.
+pub async fn within<T>(wait: Duration, work: impl Future<Output = T>) -> Option<T> {
+    let mut work = pin!(work);
+    let mut left = wait;
+    while !left.is_zero() {
+        let step = left.min(STEP);
+        if let Ok(done) = tokio::time::timeout(step, &mut work).await {
+            return Some(done);
+        }
+        left -= step;
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use super::*;
+
+    /// A thread that stands still is what a stopped process looks like to its own timers.
+    #[tokio::test]
+    async fn what_came_while_the_process_stood_is_still_taken() {
+        let (sender, receiver) = tokio::sync::oneshot::channel();
+        let standing = async {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+            std::thread::sleep(Duration::from_millis(400)); // the deadline passes in this poll
+            tokio::time::sleep(Duration::from_millis(10)).await; // and what is asked next still takes a while
+            receiver.await.expect("sent")
+        };
+        sender.send(7).expect("the receiver is there");
+        assert_eq!(within(Duration::from_millis(200), standing).await, Some(7));
+    }
+
+    #[tokio::test]
+    async fn what_does_not_come_is_given_up_in_time() {
+        let started = Instant::now();
+        assert_eq!(within(Duration::from_millis(120), std::future::pending::<()>()).await, None);
+        let waited = started.elapsed();
+        assert!(waited >= Duration::from_millis(120) && waited < Duration::from_secs(2), "{waited:?}");
+    }
+}
