@@ -38,11 +38,13 @@ impl Orphans {
         Some((id, write))
     }
 
-    /// Forgets what came before `then`.
-    pub fn forget_before(&mut self, then: Duration) {
+    /// Forgets what came before `then`; gives its names.
+    pub fn forget_before(&mut self, then: Duration) -> Vec<ProposalId> {
+        let mut forgotten = Vec::new();
         while self.waiting.front().is_some_and(|(since, ..)| *since < then) {
-            self.pop();
+            forgotten.extend(self.pop().map(|(id, _)| id));
         }
+        forgotten
     }
 
     /// How many wait.
@@ -77,7 +79,7 @@ mod tests {
         for id in 1..=3 {
             orphans.push(at(id), ProposalId(id), write(id, 10)).unwrap();
         }
-        orphans.forget_before(at(2));
+        assert_eq!(orphans.forget_before(at(2)), [ProposalId(1)]);
         assert_eq!(orphans.pop().map(|(id, write)| (id.0, write.id)), Some((2, 2)));
         assert_eq!(orphans.len(), 1);
     }

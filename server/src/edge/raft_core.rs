@@ -220,6 +220,17 @@ impl RaftCore {
         }
     }
 
+    /// Clients have been told that their time is over; the store core hears it here, and proposes anew what it still wants.
+    fn forget_proposals(&mut self) {
+        let timeout = self.shared.request_timeout();
+        for id in self.orphans.forget_before(now().saturating_sub(timeout)) {
+            self.dropped(id, DropReason::NoLeader);
+        }
+        for id in self.forwarded.forget_before(now().saturating_sub(2 * timeout)) {
+            self.dropped(id, DropReason::OutcomeUnknown);
+        }
+    }
+
     fn propose(&mut self, id: ProposalId, write: Write) -> Input {
         let Write { command, entry, id: request } = write;
         match self.leads {
@@ -261,8 +272,7 @@ impl RaftCore {
         cells
             .proposals_pending
             .set_unsigned((self.commands.len() + self.forwarded.len() + self.orphans.len()) as u64);
-        self.orphans.forget_before(now().saturating_sub(self.shared.request_timeout()));
-        self.forwarded.forget_before(now().saturating_sub(2 * self.shared.request_timeout()));
+        self.forget_proposals();
         self.watch_log();
         for (id, change) in self.conf_changes.due(now().saturating_sub(self.shared.request_timeout())) {
             self.handle(ToRaft::ProposeConfChange(id, change));

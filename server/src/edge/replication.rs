@@ -92,10 +92,22 @@ pub struct Replication {
     behind: FxHashMap<NodeId, Index>,
     /// A snapshot that was built and whose message raft is about to be given, or has been.
     imported: Option<Imported>,
+    importing: Importing,
     installing: Installing,
     transfers: Vec<(ProposalId, NodeId)>,
     /// Peers that have had time to install their snapshot, or have started over with it.
     overdue: Vec<NodeId>,
+}
+
+/// Whether the file of the next tree is in use before an installation. There is one: a second snapshot that came meanwhile would
+/// take the place of the first under its feet.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Importing {
+    Nothing,
+    /// It is being built.
+    Running,
+    /// Raft was given its message in this turn, and what it makes of it is not known before the turn's end.
+    Given,
 }
 
 /// How far the installation of a snapshot has come.
@@ -127,6 +139,7 @@ impl Replication {
             delivered: FxHashMap::default(),
             behind: FxHashMap::default(),
             imported: None,
+            importing: Importing::Nothing,
             installing: Installing::Nothing,
             transfers: Vec::new(),
             overdue: Vec::new(),
@@ -236,12 +249,13 @@ impl Replication {
 
     /// Builds the tree of a received snapshot on a thread.
     fn import(&mut self, from: NodeId, path: PathBuf, message: Box<Message>) {
-        if !matches!(self.installing, Installing::Nothing) {
+        if self.importing != Importing::Nothing || !matches!(self.installing, Installing::Nothing) {
             // The present one replaces the very file that this would build. Raft asks again if it is still wanted.
             let _ = std::fs::remove_file(path);
             return;
         }
         self.imported = None;
+        self.importing = Importing::Running;
         let dir = self.shared.config.data_dir.clone();
         let (store, answer) = (self.store.clone(), self.done_sender.clone());
         self.background.run(move || {
@@ -254,10 +268,12 @@ impl Replication {
         match done {
             Done::Imported(from, message, Ok(imported)) => {
                 self.imported = Some(imported);
+                self.importing = Importing::Given;
                 Some(Input::Receive(from, Box::new(PeerMessage::Raft(*message))))
             }
             Done::Imported(from, _, Err(error)) => {
                 tracing::error!(%error, "remote-peer-id" = format!("{:x}", from.0), "a received snapshot is unusable");
+                self.importing = Importing::Nothing;
                 None
             }
             Done::Renamed(ready, Ok(())) => {
@@ -430,6 +446,9 @@ impl Replication {
 
     /// Once per tick: time for the connections, and figures for the other cores.
     pub fn tick(&mut self, node: &Node) {
+        if self.importing == Importing::Given {
+            self.importing = Importing::Nothing; // between two turns
+        }
         let Some(peers) = &self.peers else { return };
         let now = now();
         peers.tick(now);

@@ -38,14 +38,16 @@ impl Forwarded {
         self.open.remove(&request)
     }
 
-    /// Forgets those handed over before `then`: whoever waited for them has been told that the time is over.
-    pub fn forget_before(&mut self, then: Duration) {
+    /// Forgets those handed over before `then`, whose outcome is unknown; gives their names.
+    pub fn forget_before(&mut self, then: Duration) -> Vec<ProposalId> {
+        let mut forgotten = Vec::new();
         while let Some((at, request)) = self.ages.front()
             && (*at < then || !self.open.contains_key(request))
         {
-            self.open.remove(request);
+            forgotten.extend(self.open.remove(request).map(|(id, _)| id));
             self.ages.pop_front();
         }
+        forgotten
     }
 
     /// How many are open.
@@ -97,7 +99,7 @@ mod tests {
         for request in 1..=3 {
             forwarded.insert(at(request), request, ProposalId(request), Command::Nothing);
         }
-        forwarded.forget_before(at(3));
+        assert_eq!(forwarded.forget_before(at(3)), [ProposalId(1), ProposalId(2)]);
         assert_eq!(forwarded.len(), 1);
         let kept = entry(EntryKind::Normal, encode(3, 4, b"", &[]));
         assert!(forwarded.take(&kept).is_some());

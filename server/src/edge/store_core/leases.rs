@@ -25,7 +25,7 @@ use crate::observe::metrics;
 /// After this time without an answer, a question is put again.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
 
-/// Questions of clients that may wait for a leader or its answer; beyond, the answer is etcd's "too many requests".
+/// Questions that may wait for a leader or its answer, and on the leader for its barrier; beyond, the answer is etcd's "too many requests".
 const QUESTIONS_MAX: usize = 65_536;
 
 /// Who wants to know.
@@ -94,6 +94,8 @@ impl StoreCore {
     fn answer_as_leader(&mut self, who: Asker, request: Request) {
         if self.shared.read_index().is_some() {
             self.answer_now(who, request);
+        } else if self.barrier.waiting.len() >= QUESTIONS_MAX {
+            self.respond(who, Response::Refused(Error::TooManyRequests));
         } else {
             self.barrier.waiting.push((who, request));
             self.ask_for_barrier();
