@@ -14,6 +14,7 @@ mod loss;
 mod membership;
 mod partitions;
 mod repair;
+mod tls;
 
 use testkit::{Cluster, Program, ServerOptions};
 

@@ -42,14 +42,29 @@ impl Cluster {
     /// # Panics
     /// If `each` is empty.
     pub fn spawn_each(each: Vec<ServerOptions>, network: Option<&Network>) -> Cluster {
+        Cluster::spawn_with(each.len(), network, |i, _| each[i].clone())
+    }
+
+    /// As [`Cluster::spawn_each`], with options that depend on a member's number and address.
+    ///
+    /// # Panics
+    /// If `size` is 0.
+    pub fn spawn_with(
+        size: usize,
+        network: Option<&Network>,
+        each: impl Fn(usize, Ipv4Addr) -> ServerOptions,
+    ) -> Cluster {
+        assert!(size > 0, "at least one member");
         let address = |i| network.map_or_else(unused_address, |network| network.address(i));
-        let addresses: Vec<Ipv4Addr> = (0..each.len()).map(address).collect();
-        let all: Vec<String> = addresses.iter().enumerate().map(|(i, &address)| entry(i, address)).collect();
-        let options = each.first().expect("at least one member").clone();
-        let members = each.into_iter().zip(&addresses).enumerate().map(|(i, (options, &address))| {
+        let addresses: Vec<Ipv4Addr> = (0..size).map(address).collect();
+        let options = each(0, addresses[0]);
+        let all = addresses.iter().enumerate().map(|(i, &address)| entry(i, &options.peer_url(address)));
+        let initial_cluster = all.collect::<Vec<_>>().join(",");
+        let members = addresses.iter().enumerate().map(|(i, &address)| {
             let namespace = network.map(|network| network.namespace(i));
-            let initial_cluster = all.join(",");
+            let initial_cluster = initial_cluster.clone();
             let seat = Seat { name: format!("m{i}"), address, namespace, initial_cluster, state: "new" };
+            let options = if i == 0 { options.clone() } else { each(i, address) };
             options.seat(seat).spawn()
         });
         Cluster { members: members.collect(), options, next: unused_address() }
@@ -77,15 +92,15 @@ impl Cluster {
 
     /// The peer URL that the next member to join will have: for the MemberAdd that comes first.
     pub fn next_peer_url(&self) -> String {
-        peer_url(self.next)
+        self.options.peer_url(self.next)
     }
 
     /// Starts one more member, which was added under [`Cluster::next_peer_url`], and does not wait; answers its number.
     /// `known` are the members of the cluster by number, itself not among them.
     pub fn spawn_joining(&mut self, known: &[usize]) -> usize {
         let i = self.members.len();
-        let mut all: Vec<String> = known.iter().map(|&i| entry(i, self.members[i].address())).collect();
-        all.push(entry(i, self.next));
+        let mut all: Vec<String> = known.iter().map(|&i| entry(i, &self.members[i].peer_url())).collect();
+        all.push(entry(i, &self.next_peer_url()));
         let seat = Seat {
             name: format!("m{i}"),
             address: self.next,
@@ -138,10 +153,6 @@ fn agreement(said: &[(usize, Option<(u64, u64)>)]) -> Option<usize> {
     said.iter().find(leads).filter(|_| same).map(|(i, _)| *i)
 }
 
-fn peer_url(address: Ipv4Addr) -> String {
-    format!("http://{address}:2380")
-}
-
-fn entry(i: usize, address: Ipv4Addr) -> String {
-    format!("m{i}={}", peer_url(address))
+fn entry(i: usize, peer_url: &str) -> String {
+    format!("m{i}={peer_url}")
 }

@@ -65,6 +65,7 @@ pub struct ServerOptions {
     env: Vec<(String, String)>,
     data_dir: Option<PathBuf>,
     scheme: &'static str,
+    peer_scheme: &'static str,
     seat: Option<Seat>,
 }
 
@@ -84,7 +85,15 @@ pub(crate) struct Seat {
 impl ServerOptions {
     /// A server on a loopback address and in a data directory of its own, with the defaults otherwise.
     pub fn new(program: Program) -> Self {
-        Self { program, args: Vec::new(), env: Vec::new(), data_dir: None, scheme: "http", seat: None }
+        Self {
+            program,
+            args: Vec::new(),
+            env: Vec::new(),
+            data_dir: None,
+            scheme: "http",
+            peer_scheme: "http",
+            seat: None,
+        }
     }
 
     /// One more command-line argument.
@@ -109,6 +118,17 @@ impl ServerOptions {
     pub fn tls(mut self) -> Self {
         self.scheme = "https";
         self
+    }
+
+    /// TLS on the peer port; the arguments with the certificate are the caller's.
+    pub fn peer_tls(mut self) -> Self {
+        self.peer_scheme = "https";
+        self
+    }
+
+    /// The peer URL of a server with these options at `address`.
+    pub(crate) fn peer_url(&self, address: Ipv4Addr) -> String {
+        format!("{}://{address}:2380", self.peer_scheme)
     }
 
     pub(crate) fn seat(mut self, seat: Seat) -> Self {
@@ -167,7 +187,7 @@ impl Server {
 
     /// Where other members connect: `http://127.x.y.z:2380`.
     pub fn peer_url(&self) -> String {
-        format!("http://{}:2380", self.address)
+        self.options.peer_url(self.address)
     }
 
     /// One more argument for its next start.
