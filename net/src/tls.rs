@@ -1,10 +1,12 @@
 //! TLS as a pure filter between socket bytes and protocol bytes: `rustls`, fed as bytes.
 //!
 //! TLS 1.2 and 1.3 only, no renegotiation, no early data, ALPN `h2` and `http/1.1`. With a client CA every client must
-//! show a certificate that it signed, and that is neither revoked nor named otherwise than allowed. A listener builds one [`ServerConfig`] per reading of its files and each new
-//! connection takes the current one; a bad new file thus refuses new handshakes and breaks nothing that runs.
+//! show a certificate that it signed, and that is neither revoked nor named otherwise than allowed. A listener builds one
+//! [`ServerConfig`] per reading of its files and each new connection takes the current one; a bad new file thus refuses new
+//! handshakes and breaks nothing that runs.
 
 mod client;
+mod names;
 mod settings;
 #[cfg(test)]
 mod tests;
@@ -20,11 +22,12 @@ use rustls::server::WebPkiClientVerifier;
 use rustls::server::danger::ClientCertVerifier;
 use rustls::{Connection, RootCertStore, ServerConnection};
 use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
 pub use client::{ClientConfig, ClientFiles, Trust};
+pub use names::{Fit, Names, Resolver};
 pub use settings::{Settings, SuiteError, Version, cipher_suite};
-use verifier::Verifier;
+use verifier::{Allowed, Verifier};
 
 /// A handshake must be complete within this time of the connection's beginning (etcd's figure).
 pub const HANDSHAKE_TIME: Duration = Duration::from_secs(10);
@@ -105,11 +108,7 @@ fn verifier(
         .map_err(|error| Error::Config(format!("trusted CA file: {error}")))?;
     let revoked = revoked.map(verifier::revocation_list).transpose();
     let revoked = revoked.map_err(|error| Error::Config(format!("revocation list: {error}")))?;
-    let allowed = settings.allowed_hostnames.iter().map(|name| ServerName::try_from(name.clone()));
-    let allowed_hostnames = allowed
-        .collect::<Result<Vec<_>, _>>()
-        .map_err(|error| Error::Config(format!("allowed hostnames: {error}")))?;
-    Ok(Arc::new(Verifier { chain, revoked, allowed_hostnames }))
+    Ok(Arc::new(Verifier { chain, revoked, allowed: Allowed::of(settings)? }))
 }
 
 fn certificates(pem: &[u8], file: &str) -> Result<Vec<CertificateDer<'static>>, Error> {
@@ -208,6 +207,12 @@ impl Tls {
             Some(_) => Alpn::Http1,
             None => Alpn::None,
         }
+    }
+
+    /// The certificate that the peer has shown and that was verified, once the handshake is complete; `None` if it was not
+    /// asked for one.
+    pub fn peer_certificate(&self) -> Option<&CertificateDer<'static>> {
+        self.session.peer_certificates()?.first()
     }
 
     /// The peer has said goodbye (close_notify).

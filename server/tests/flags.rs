@@ -193,7 +193,8 @@ fn version_help_and_wrong_flags() {
         ),
         (&["start"], 1, r#"\"start\" is not a valid flag"#),
         (&["--election-timeout=100"], 1, "should be at least as 5 times as --heartbeat-interval"),
-        (&["--peer-cert-allowed-cn=x"], 1, "--peer-cert-allowed-cn is not there yet"),
+        (&["--memory-mlock"], 1, "--memory-mlock is not there yet"),
+        (&["--peer-cert-allowed-cn=x", "--peer-cert-allowed-hostname=y"], 1, "are mutually exclusive"),
     ];
     for (args, want, words) in cases {
         let output = output(ringd(args));

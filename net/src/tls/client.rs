@@ -9,6 +9,7 @@ use rustls::{ClientConnection, DigitallySignedStruct, SignatureScheme};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 
+use super::verifier::Allowed;
 use super::{Error, Settings, Tls, certificates, roots};
 
 /// Which servers are believed.
@@ -51,9 +52,12 @@ impl ClientConfig {
             .with_protocol_versions(&settings.versions())
             .map_err(|error| Error::Config(format!("TLS versions and cipher suites: {error}")))?;
         let verifier: Arc<dyn ServerCertVerifier> = match files.trust {
-            Trust::Roots(pem) => WebPkiServerVerifier::builder_with_provider(roots(pem)?, provider)
-                .build()
-                .map_err(|error| Error::Config(format!("trusted CA file: {error}")))?,
+            Trust::Roots(pem) => {
+                let chain = WebPkiServerVerifier::builder_with_provider(roots(pem)?, provider)
+                    .build()
+                    .map_err(|error| Error::Config(format!("trusted CA file: {error}")))?;
+                Arc::new(Known { chain, allowed: Allowed::of(settings)? })
+            }
             Trust::Anybody => Arc::new(Anybody(provider)),
         };
         let builder = builder.dangerous().with_custom_certificate_verifier(verifier);
@@ -80,6 +84,51 @@ impl ClientConfig {
             .map_err(|error| Error::Config(format!("{name} is no name of a server: {error}")))?;
         let session = ClientConnection::new(self.0.clone(), name).map_err(Error::Peer)?;
         Ok(Tls::of(session.into()))
+    }
+}
+
+/// Believes a certificate for the name that was dialed if it also has an allowed name: etcd asks that of those who are
+/// dialed as of those who dial.
+#[derive(Debug)]
+struct Known {
+    chain: Arc<WebPkiServerVerifier>,
+    allowed: Allowed,
+}
+
+impl ServerCertVerifier for Known {
+    fn verify_server_cert(
+        &self,
+        leaf: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        name: &ServerName<'_>,
+        ocsp: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        let verified = self.chain.verify_server_cert(leaf, intermediates, name, ocsp, now)?;
+        self.allowed.check(leaf)?;
+        Ok(verified)
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.chain.verify_tls12_signature(message, cert, signed)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.chain.verify_tls13_signature(message, cert, signed)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.chain.supported_verify_schemes()
     }
 }
 

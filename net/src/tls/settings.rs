@@ -27,12 +27,19 @@ pub struct Settings {
     pub cipher_suites: Vec<String>,
     /// A client's certificate must be valid for one of these names or IP addresses; none: for any.
     pub allowed_hostnames: Vec<String>,
+    /// Its subject's common name must be one of these; none: any.
+    pub allowed_common_names: Vec<String>,
 }
 
 impl Default for Settings {
     fn default() -> Settings {
-        let (cipher_suites, allowed_hostnames) = (Vec::new(), Vec::new());
-        Settings { min: Version::Tls12, max: Version::Tls13, cipher_suites, allowed_hostnames }
+        Settings {
+            min: Version::Tls12,
+            max: Version::Tls13,
+            cipher_suites: Vec::new(),
+            allowed_hostnames: Vec::new(),
+            allowed_common_names: Vec::new(),
+        }
     }
 }
 

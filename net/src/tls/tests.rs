@@ -1,4 +1,4 @@
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 use rustls::ClientConnection;
 use rustls_pki_types::ServerName;
 
@@ -353,6 +353,47 @@ fn only_allowed_names_get_in() {
     );
     let settings = Settings { allowed_hostnames: vec!["not a name".to_owned()], ..Settings::default() };
     assert!(ServerConfig::new(&files, &settings).is_err());
+}
+
+fn identity_called(authority: &Authority, common_name: &str) -> Identity {
+    let key = KeyPair::generate().unwrap();
+    let mut params = CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
+    params.distinguished_name.push(DnType::CommonName, common_name);
+    let cert = params.signed_by(&key, &authority.issuer).unwrap().pem();
+    Identity { cert, key: key.serialize_pem() }
+}
+
+/// etcd asks for the common name at both ends.
+#[test]
+fn only_allowed_common_names_get_in_and_are_believed() {
+    let ca = authority();
+    let settings =
+        Settings { allowed_common_names: vec!["m0".to_owned(), "m1".to_owned()], ..Settings::default() };
+    for (dials, listens, want) in [
+        ("m0", "m1", true),
+        ("m1", "m1", true),
+        ("m2", "m1", false),
+        ("m0", "m2", false),
+        ("M0", "m1", false),
+    ] {
+        let (dials_with, listens_with) = (identity_called(&ca, dials), identity_called(&ca, listens));
+        let files = Files {
+            cert: listens_with.cert.as_bytes(),
+            key: listens_with.key.as_bytes(),
+            client_ca: Some(ca.pem.as_bytes()),
+            revoked: None,
+        };
+        let mut server = Tls::new(&ServerConfig::new(&files, &settings).unwrap()).unwrap();
+        let identity = Some((dials_with.cert.as_bytes(), dials_with.key.as_bytes()));
+        let files = ClientFiles { identity, trust: Trust::Roots(ca.pem.as_bytes()) };
+        let config = ClientConfig::new(&files, &settings, &[b"h2"]).unwrap();
+        let mut client = config.connect("localhost").unwrap();
+        assert_eq!(pump_both(&mut client, &mut server).is_ok(), want, "{dials} dials {listens}");
+        if want {
+            let shown = Names::of(server.peer_certificate().expect("it was asked for one")).unwrap();
+            assert_eq!(shown.common_name, dials);
+        }
+    }
 }
 
 /// Moves bytes between two ends of ours until nobody has any; what each has decrypted.

@@ -15,6 +15,8 @@ use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, CertificateRevocationListDer, ServerName, UnixTime};
 use webpki::{CertRevocationList, EndEntityCert, OwnedCertRevocationList};
 
+use super::{Names, Settings};
+
 /// A list of revoked certificates: DER, which is all that etcd takes, or PEM.
 pub(super) fn revocation_list(bytes: &[u8]) -> Result<CertRevocationList<'static>, String> {
     let der = match bytes.starts_with(b"-----BEGIN") {
@@ -30,7 +32,44 @@ pub(super) fn revocation_list(bytes: &[u8]) -> Result<CertRevocationList<'static
 pub(super) struct Verifier {
     pub chain: Arc<dyn ClientCertVerifier>,
     pub revoked: Option<CertRevocationList<'static>>,
-    pub allowed_hostnames: Vec<ServerName<'static>>,
+    pub allowed: Allowed,
+}
+
+/// Whose leaf certificates are wanted: those with one of these names. Of a chain that has been verified.
+#[derive(Debug)]
+pub(super) struct Allowed {
+    hostnames: Vec<ServerName<'static>>,
+    common_names: Vec<String>,
+}
+
+impl Allowed {
+    /// # Errors
+    /// One can be the name of no host.
+    pub fn of(settings: &Settings) -> Result<Allowed, super::Error> {
+        let hostnames = settings.allowed_hostnames.iter().map(|name| ServerName::try_from(name.clone()));
+        let hostnames = hostnames
+            .collect::<Result<Vec<_>, _>>()
+            .map_err(|error| super::Error::Config(format!("allowed hostnames: {error}")))?;
+        Ok(Allowed { hostnames, common_names: settings.allowed_common_names.clone() })
+    }
+
+    pub fn check(&self, leaf: &CertificateDer<'_>) -> Result<(), Error> {
+        let refused = Error::InvalidCertificate(CertificateError::ApplicationVerificationFailure);
+        if !self.hostnames.is_empty() {
+            let parsed = ParsedCertificate::try_from(leaf)?;
+            if !self.hostnames.iter().any(|name| verify_server_name(&parsed, name).is_ok()) {
+                return Err(refused);
+            }
+        }
+        if !self.common_names.is_empty() {
+            let names =
+                Names::of(leaf).map_err(|_| Error::InvalidCertificate(CertificateError::BadEncoding))?;
+            if !self.common_names.contains(&names.common_name) {
+                return Err(refused);
+            }
+        }
+        Ok(())
+    }
 }
 
 impl Verifier {
@@ -42,15 +81,6 @@ impl Verifier {
             Ok(None) => Ok(()),
             Ok(Some(_)) => Err(Error::InvalidCertificate(CertificateError::Revoked)),
             Err(_) => Err(Error::InvalidCertificate(CertificateError::UnknownRevocationStatus)),
-        }
-    }
-
-    fn check_name(&self, leaf: &CertificateDer<'_>) -> Result<(), Error> {
-        let parsed = ParsedCertificate::try_from(leaf)?;
-        let mut names = self.allowed_hostnames.iter();
-        match names.len() == 0 || names.any(|name| verify_server_name(&parsed, name).is_ok()) {
-            true => Ok(()),
-            false => Err(Error::InvalidCertificate(CertificateError::ApplicationVerificationFailure)),
         }
     }
 }
@@ -67,7 +97,7 @@ impl ClientCertVerifier for Verifier {
         now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
         let verified = self.chain.verify_client_cert(leaf, intermediates, now)?;
-        self.check_name(leaf)?;
+        self.allowed.check(leaf)?;
         for certificate in std::iter::once(leaf).chain(intermediates) {
             self.check_revoked(certificate)?;
         }

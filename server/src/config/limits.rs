@@ -104,6 +104,12 @@ pub const PEER_CONNECTIONS_MAX: usize = 256;
 /// Senders that this member has not heard of yet and lets in all the same, because they may lead.
 pub const PEER_REMOTES_MAX: usize = 16;
 
+/// Addresses whose last rejection on the peer port is kept so that it is not logged again at each attempt.
+pub const PEER_REJECTIONS_TOLD_MAX: usize = 64;
+
+/// Look-ups of the names of those who dial; beyond, a certificate that needs one is refused.
+pub const PEER_NAME_CHECKS_MAX: usize = 16;
+
 /// Bytes of vital messages that may wait for one peer's socket; beyond, they are dropped: an old heartbeat is worth nothing.
 pub const PEER_VITAL_SEND_BYTES_MAX: usize = 256 << 10;
 

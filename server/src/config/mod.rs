@@ -211,6 +211,8 @@ pub struct PeerTls {
     pub cert_file: PathBuf,
     /// Its key.
     pub key_file: PathBuf,
+    /// `--peer-skip-client-san-verification`: a certificate may come from any address.
+    pub skip_san_verification: bool,
 }
 
 /// What a self-made certificate says.

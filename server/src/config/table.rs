@@ -101,8 +101,6 @@ const FALSE: &[&str] = &["false"];
 const EMPTY: &[&str] = &[""];
 
 const DISCOVERY: &str = "discovery comes with clusters";
-const SAN_CHECK: &str = "ringd never compares the names in a peer's certificate with its address: one that --peer-trusted-ca-file signed is enough";
-const PEER_NAMES: &str = "peers are known by their CA and hostnames, not by common names";
 const AUTH: &str = "users and roles";
 const TRACING: &str = "distributed tracing";
 const NO_BBOLT: &str = "ringd's tree file has no such batches or free lists";
@@ -191,10 +189,10 @@ pub static FLAGS: &[Flag] = &[
     row("peer-client-cert-file", Text, "", Works, "Path to an explicit peer client TLS cert file."),
     row("peer-client-key-file", Text, "", Works, "Path to an explicit peer client TLS key file."),
     row("peer-crl-file", Text, "", Works, "Path to the peer certificate revocation list file."),
-    row("peer-cert-allowed-cn", List, "", later(PEER_NAMES, EMPTY), "Comma-separated list of allowed CNs for inter-peer TLS authentication."),
+    row("peer-cert-allowed-cn", List, "", Works, "Comma-separated list of allowed CNs for inter-peer TLS authentication."),
     row("peer-cert-allowed-hostname", List, "", Works, "Comma-separated list of allowed SANs for inter-peer TLS authentication."),
     row("peer-auto-tls", Bool, "false", Works, "Peer TLS using self-generated certificates."),
-    row("peer-skip-client-san-verification", Bool, "false", meaningless(SAN_CHECK), "Skip verification of SAN fields in peer client certificates."),
+    row("peer-skip-client-san-verification", Bool, "false", Works, "Skip verification of SAN fields in peer client certificates."),
     row("self-signed-cert-validity", Uint, "1", Works, "Validity period of self-made certificates, in years."),
     row("cipher-suites", List, "", Works, "Comma-separated list of supported TLS cipher suites."),
     row("tls-min-version", Text, "TLS1.2", Works, "Minimum TLS version supported: TLS1.2 or TLS1.3."),

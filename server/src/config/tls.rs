@@ -17,6 +17,7 @@ struct Side {
     ca: &'static str,
     revoked: &'static str,
     hostnames: &'static str,
+    common_names: Option<&'static str>,
     auto: &'static str,
     self_signed_dir: &'static str,
 }
@@ -28,6 +29,7 @@ const CLIENT: Side = Side {
     ca: "trusted-ca-file",
     revoked: "client-crl-file",
     hostnames: "client-cert-allowed-hostname",
+    common_names: None,
     auto: "auto-tls",
     self_signed_dir: "fixtures/client",
 };
@@ -39,6 +41,7 @@ const PEER: Side = Side {
     ca: "peer-trusted-ca-file",
     revoked: "peer-crl-file",
     hostnames: "peer-cert-allowed-hostname",
+    common_names: Some("peer-cert-allowed-cn"),
     auto: "peer-auto-tls",
     self_signed_dir: "fixtures/peer",
 };
@@ -64,7 +67,8 @@ pub(super) fn peer(given: &mut Given, data_dir: &Path, urls: &[Url]) -> Result<O
                 );
             }
         };
-    Ok(Some(PeerTls { listen, cert_file, key_file }))
+    let skip_san_verification = given.bool("peer-skip-client-san-verification");
+    Ok(Some(PeerTls { listen, cert_file, key_file, skip_san_verification }))
 }
 
 fn side(given: &mut Given, side: &Side, data_dir: &Path, urls: &[Url]) -> Result<Option<ClientTls>, String> {
@@ -77,9 +81,12 @@ fn side(given: &mut Given, side: &Side, data_dir: &Path, urls: &[Url]) -> Result
         return Ok(None);
     };
     let crl_file = path(given, side.revoked);
-    for (flag, is_given) in
-        [(side.revoked, crl_file.is_some()), (side.hostnames, !settings.allowed_hostnames.is_empty())]
-    {
+    let without_ca = [
+        (side.revoked, crl_file.is_some()),
+        (side.hostnames, !settings.allowed_hostnames.is_empty()),
+        (side.common_names.unwrap_or_default(), !settings.allowed_common_names.is_empty()),
+    ];
+    for (flag, is_given) in without_ca {
         if is_given && client_ca_file.is_none() {
             given.warn(format!("--{flag} has no effect without --{}", side.ca), flag);
         }
@@ -156,11 +163,19 @@ fn settings(given: &Given, side: &Side) -> Result<Settings, String> {
             }
         }
     }
+    let allowed_hostnames = list(side.hostnames);
+    let allowed_common_names = side.common_names.map_or_else(Vec::new, list);
+    if let (Some(flag), false, false) =
+        (side.common_names, allowed_hostnames.is_empty(), allowed_common_names.is_empty())
+    {
+        return Err(format!("--{flag} and --{} are mutually exclusive", side.hostnames));
+    }
     Ok(Settings {
         min: min.unwrap_or(Version::Tls12),
         max: max.unwrap_or(Version::Tls13),
         cipher_suites,
-        allowed_hostnames: list(side.hostnames),
+        allowed_hostnames,
+        allowed_common_names,
     })
 }
 

@@ -4,6 +4,7 @@
 //! "an answer is there" at once without losing bytes. Reads go through one buffer per core, lent by the caller.
 
 use std::io;
+use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -60,6 +61,11 @@ impl Transport {
     /// The TLS session, if there is one.
     pub fn tls(&self) -> Option<&Tls> {
         self.tls.as_deref()
+    }
+
+    /// Who is at the other end; `None` if the socket is no longer connected.
+    pub fn peer_addr(&self) -> Option<SocketAddr> {
+        self.stream.peer_addr().ok()
     }
 
     /// Reads once. TLS failures are errors of kind `InvalidData`; their alert still waits in [`Transport::poll_write`].

@@ -4,6 +4,7 @@
 //! socket writable and something to send, all at once. What has been heard goes into the queues of [`Inner`]; while the
 //! owner has not taken more than a connection's share of it, the socket is not read, and TCP slows the peer down.
 
+use std::borrow::Cow;
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
@@ -12,7 +13,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use consensus::{Lane, NodeId};
-use net::tls::Alpn;
+use net::tls::{Alpn, Fit};
 use net::{Protocol, http1};
 use node::peer::snapshot::SnapshotFrame;
 use node::peer::{Accepted, AcceptedEvent, Dialed, DialedEvent};
@@ -20,6 +21,7 @@ use node::peer::{Accepted, AcceptedEvent, Dialed, DialedEvent};
 use super::super::clock::now;
 use super::super::transport::{ReadBuffers, Received, Transport, release};
 use super::Inner;
+use super::origin;
 use super::snapshot_out::Link;
 use crate::config::limits::{PEER_BACKLOG_BYTES_MAX, PEER_OUTPUT_BYTES_MAX};
 use crate::observe::metrics;
@@ -43,6 +45,8 @@ pub(super) struct Handle {
     closed: Cell<bool>,
     /// Heartbeats in its output. As many as fit into a vital lane.
     heartbeats: RefCell<Vec<HeartbeatDue>>,
+    /// What the name servers say of its certificate, once they have.
+    vouched: Cell<Option<bool>>,
     /// Answers on the snapshot lane. At most one for each frame that was taken.
     answers: RefCell<VecDeque<SnapshotFrame>>,
     waker: RefCell<Option<Waker>>,
@@ -95,6 +99,12 @@ impl Handle {
         }
     }
 
+    /// Its certificate may come from its address, or may not.
+    pub fn vouch(&self, fits: bool) {
+        self.vouched.set(Some(fits));
+        self.wake();
+    }
+
     /// `bytes` were heard.
     pub fn heard(&self, bytes: usize) {
         self.backlog.set(self.backlog.get() + bytes);
@@ -139,6 +149,15 @@ pub(super) enum Machine {
     Dialed(Box<Dialed>),
 }
 
+/// Whether an accepted connection's certificate may come from the address that it comes from.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Origin {
+    Unchecked,
+    /// A thread asks the name servers.
+    Asked,
+    Good,
+}
+
 /// A connection.
 pub(super) struct Conn {
     pub handle: Rc<Handle>,
@@ -148,12 +167,13 @@ pub(super) struct Conn {
     /// Who is told what the peer says, instead of the owner: a transfer.
     pub link: Option<Rc<Link>>,
     transport: Transport,
+    origin: Origin,
     out: Vec<u8>,
     sent: usize,
     first_bytes_due: Option<Duration>,
     peer_closed: bool,
     /// Why it ended.
-    pub reason: &'static str,
+    pub reason: Cow<'static, str>,
 }
 
 /// All connections, by a number that is never used again.
@@ -186,11 +206,12 @@ impl Conn {
             peer: None,
             link: None,
             transport,
+            origin: Origin::Unchecked,
             out: Vec::new(),
             sent: 0,
             first_bytes_due,
             peer_closed: false,
-            reason: "the connection was lost",
+            reason: Cow::Borrowed("the connection was lost"),
         }
     }
 
@@ -234,6 +255,10 @@ impl Conn {
     fn decide(&mut self, inner: &Inner, bytes: &[u8]) -> Option<Vec<u8>> {
         let Machine::Unknown(seen) = &mut self.machine else { return None };
         seen.extend_from_slice(bytes);
+        if !self.is_origin_good(inner) {
+            return None;
+        }
+        let Machine::Unknown(seen) = &mut self.machine else { return None };
         let protocol = match self.transport.tls().map(|tls| tls.alpn()) {
             Some(Alpn::H2) => Protocol::Http2,
             Some(Alpn::Http1) => Protocol::Http1,
@@ -248,6 +273,21 @@ impl Conn {
             Machine::Unknown(seen) => Some(seen),
             _ => None,
         }
+    }
+
+    /// Nobody is spoken to before the TLS handshake is complete and the certificate fits the address.
+    fn is_origin_good(&mut self, inner: &Inner) -> bool {
+        if self.origin == Origin::Unchecked && self.transport.tls().is_none_or(|tls| !tls.is_handshaking()) {
+            self.origin = match origin::check(inner, &self.transport, &self.handle) {
+                Fit::Yes => Origin::Good,
+                Fit::Ask => Origin::Asked,
+                Fit::No => return false,
+            };
+        }
+        if self.origin == Origin::Asked && self.handle.vouched.get() == Some(true) {
+            self.origin = Origin::Good;
+        }
+        self.origin == Origin::Good
     }
 
     fn handle_bytes(&mut self, inner: &Inner, bytes: &[u8]) {
@@ -317,7 +357,7 @@ impl Conn {
             AcceptedEvent::Frame(frame) => {
                 let Some((from, lane)) = self.peer else { return };
                 if let Err(reason) = inner.handle_frame(from, lane, &frame, &self.handle) {
-                    self.reason = reason;
+                    self.reason = reason.into();
                     self.handle.dead.set(true);
                 }
             }
@@ -327,7 +367,7 @@ impl Conn {
                     accepted.respond(key, &page);
                 }
             }
-            AcceptedEvent::Closed(reason) => self.reason = reason,
+            AcceptedEvent::Closed(reason) => self.reason = reason.into(),
         }
     }
 
@@ -341,11 +381,11 @@ impl Conn {
             DialedEvent::Open => inner.lane_opened(peer, lane),
             DialedEvent::Refused(refusal) => {
                 inner.lane_refused(peer, lane, refusal);
-                self.reason = refusal.answer().1;
+                self.reason = refusal.answer().1.into();
                 self.handle.dead.set(true);
             }
             DialedEvent::Frame(_) => {} // only a transfer is answered, and it has its link
-            DialedEvent::Closed(reason) => self.reason = reason,
+            DialedEvent::Closed(reason) => self.reason = reason.into(),
         }
     }
 
@@ -380,6 +420,7 @@ impl Conn {
 
     fn wants_read(&self) -> bool {
         !self.peer_closed
+            && self.origin != Origin::Asked
             && self.handle.backlog.get() <= PEER_BACKLOG_BYTES_MAX
             && match &self.machine {
                 Machine::Http(http) => http.wants_read(),
@@ -400,6 +441,9 @@ impl Conn {
 
     /// Writes what there is, reads what there is, once.
     fn round(&mut self, inner: &Rc<Inner>, cx: &mut Context<'_>) -> io::Result<Round> {
+        if self.origin == Origin::Asked && self.handle.vouched.get().is_some() {
+            self.handle_bytes(inner, &[]);
+        }
         self.handle_events(inner);
         self.gather_output();
         let written = match self.transport.poll_write(cx, &mut self.out, &mut self.sent) {
@@ -420,6 +464,15 @@ impl Conn {
             progress |= self.read(inner, cx)?;
         }
         Ok(if progress { Round::Progress } else { Round::Idle })
+    }
+
+    /// The socket failed, or TLS did. What a handshake failed of is worth knowing at both ends.
+    fn lost(&mut self, inner: &Inner, error: &io::Error) {
+        tracing::debug!(peer = ?self.peer, %error, "peer connection lost");
+        self.reason = error.to_string().into();
+        if matches!(self.machine, Machine::Unknown(_)) && error.kind() == io::ErrorKind::InvalidData {
+            inner.rejections.tell(self.transport.peer_addr(), &self.reason);
+        }
     }
 
     fn read(&mut self, inner: &Rc<Inner>, cx: &mut Context<'_>) -> io::Result<bool> {
@@ -453,7 +506,7 @@ pub(super) fn poll_conn(conn: &Rc<RefCell<Conn>>, inner: &Rc<Inner>, cx: &mut Co
             }
             Ok(Round::End) => return Poll::Ready(()),
             Err(error) => {
-                tracing::debug!(peer = ?conn.peer, %error, "peer connection lost");
+                conn.lost(inner, &error);
                 // A TLS alert may still tell the peer why; whether it arrives is of no consequence.
                 conn.transport.close();
                 let conn = &mut *conn;

@@ -62,8 +62,8 @@ pub(super) async fn keep_dialed(inner: Rc<Inner>, peer: Rc<Peer>, lane: Lane) {
             *peer.lane(lane).conn.borrow_mut() = Some(conn.clone());
             run(&inner, &conn).await;
             *peer.lane(lane).conn.borrow_mut() = None;
-            let reason = conn.borrow().reason;
-            inner.lane_failed(&peer, lane, reason);
+            let reason = conn.borrow().reason.clone();
+            inner.lane_failed(&peer, lane, &reason);
         }
         attempt += 1;
         if !peer.gone.get() {

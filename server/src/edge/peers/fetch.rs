@@ -94,7 +94,11 @@ fn get(url: &Url, path: &str, tls: Option<&Tls>, timeout: Duration) -> io::Resul
     loop {
         send(&mut stream, tls.as_mut(), &mut request, deadline)?;
         stream.set_read_timeout(Some(left(deadline)?))?;
-        let size = stream.read(&mut buffer).map_err(as_timeout)?;
+        let size = match stream.read(&mut buffer) {
+            // A signal, or the process was stopped and goes on.
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            read => read.map_err(as_timeout)?,
+        };
         match &mut tls {
             None => received.extend_from_slice(&buffer[..size]),
             Some(tls) => {

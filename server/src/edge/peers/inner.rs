@@ -15,7 +15,9 @@ use node::peer::{Accepted, Dropped, Hello, LaneConfig, Refusal};
 use super::super::clock::now;
 use super::conn::{Buffers, Conn, Conns, Handle, HeartbeatDue};
 use super::dial::{keep_dialed, send_bytes_limit};
+use super::origin::NameChecks;
 use super::queues::Queues;
+use super::rejections::Rejections;
 use super::snapshot_in::Receiver;
 use super::snapshot_out::{self, Transfer};
 use super::{Incoming, Settings, SnapshotSource};
@@ -34,6 +36,8 @@ pub(super) struct Inner {
     pub read_buffers: Buffers,
     /// Heartbeats that are sent now were due then.
     pub heartbeats_due: Cell<Option<HeartbeatDue>>,
+    pub rejections: Rejections,
+    pub name_checks: NameChecks,
     members: RefCell<Vec<Member>>,
     removed: RefCell<BTreeSet<NodeId>>,
     /// The newest accepted connection of each sender and lane.
@@ -109,6 +113,8 @@ impl Inner {
             cluster_version: RefCell::default(),
             read_buffers: Buffers::default(),
             heartbeats_due: Cell::new(None),
+            rejections: Rejections::default(),
+            name_checks: NameChecks::default(),
             members: RefCell::default(),
             removed: RefCell::default(),
             accepted: RefCell::default(),

@@ -20,7 +20,9 @@ mod accept;
 mod conn;
 mod dial;
 mod inner;
+mod origin;
 mod queues;
+mod rejections;
 mod snapshot_in;
 mod snapshot_out;
 #[cfg(test)]

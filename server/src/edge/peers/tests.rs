@@ -512,8 +512,13 @@ impl Authority {
 
     /// Certificates of a member that believes `trusted` and asks peers for theirs.
     fn member(&self, trusted: &Authority) -> Tls {
+        self.member_named(trusted, "127.0.0.1", false)
+    }
+
+    /// The same with another name in its certificate; it may let others come from anywhere.
+    fn member_named(&self, trusted: &Authority, name: &str, skip_san_verification: bool) -> Tls {
         let key = rcgen::KeyPair::generate().unwrap();
-        let params = rcgen::CertificateParams::new(vec!["127.0.0.1".to_owned()]).unwrap();
+        let params = rcgen::CertificateParams::new(vec![name.to_owned()]).unwrap();
         let cert = params.signed_by(&key, &self.issuer).unwrap();
         let (cert_file, key_file) = (self.dir.path().join("peer.pem"), self.dir.path().join("peer.key"));
         std::fs::write(&cert_file, cert.pem()).unwrap();
@@ -526,7 +531,8 @@ impl Authority {
             settings: net::tls::Settings::default(),
             self_signed: None,
         };
-        Tls::start(&crate::config::PeerTls { listen, cert_file, key_file }).expect("sound files")
+        Tls::start(&crate::config::PeerTls { listen, cert_file, key_file, skip_san_verification })
+            .expect("sound files")
     }
 }
 
@@ -582,6 +588,38 @@ fn members_of_another_ca_do_not_meet() {
         at_a.shutdown();
         at_b.shutdown();
     });
+}
+
+/// What the dialing member's certificate names, whether the accepting one asks, and whether they meet.
+#[test]
+fn a_certificate_comes_from_an_address_that_it_names() {
+    for (name, skip, meet) in [
+        ("10.99.0.1", false, false),
+        ("10.99.0.1", true, true),
+        // By the system's resolver: of this address it knows without asking anybody.
+        ("localhost", false, true),
+        ("*.invalid", false, false),
+    ] {
+        run(async {
+            let ca = Authority::new();
+            let (mut a, mut b) = (Site::new(1), Site::new(2));
+            (a.tls, b.tls) =
+                (Some(ca.member_named(&ca, name, false)), Some(ca.member_named(&ca, "127.0.0.1", skip)));
+            let members = table(&[&a, &b]);
+            let (at_a, at_b) = (a.start(), b.start());
+            at_a.set_members(&members, &[]);
+            at_b.set_members(&members, &[]);
+            if meet {
+                until_reachable(&at_a, 2).await;
+            } else {
+                let events = idle(&[&at_a, &at_b], Duration::from_secs(1)).await;
+                assert!(events.is_empty(), "{name}: {events:?}");
+                assert_eq!(at_b.0.rejections.count(), 1, "{name} is told of");
+            }
+            at_a.shutdown();
+            at_b.shutdown();
+        });
+    }
 }
 
 #[test]

@@ -37,13 +37,12 @@ impl Tls {
     /// If they can't be used.
     pub fn start(config: &PeerTls) -> Result<Tls, Fatal> {
         let listen = Certificates::start(config.listen.clone())?;
-        if config.listen.client_ca_file.is_some() {
-            // etcd compares them unless --peer-skip-client-san-verification is given.
-            tracing::info!(
-                "the names in a peer's certificate are not compared with the address it comes from"
-            );
-        }
         Ok(Tls { config: Arc::new(config.clone()), listen })
+    }
+
+    /// Whether a certificate may come only from an address that it names.
+    pub fn checks_origin(&self) -> bool {
+        !self.config.skip_san_verification
     }
 
     /// A session with a peer that has dialed us.
