@@ -158,6 +158,9 @@ pub struct Connection<H, S> {
     pub(crate) settings_ack_deadline: Option<Duration>,
     last_received: Duration,
     pub(crate) ping_deadline: Option<Duration>,
+    /// When the last keepalive ping went out, until it is acknowledged.
+    pub(crate) ping_sent: Option<Duration>,
+    pub(crate) round_trip: Option<Duration>,
     stall_check: Duration,
     pub(crate) end: End,
     error: Option<ConnectionError>,
@@ -196,6 +199,8 @@ impl<H: Head, S: Default> Connection<H, S> {
             settings_ack_deadline: None,
             last_received: now,
             ping_deadline: None,
+            ping_sent: None,
+            round_trip: None,
             stall_check: now,
             end: End::No,
             error: None,
@@ -518,6 +523,7 @@ impl<H: Head, S: Default> Connection<H, S> {
         if self.ping_deadline.is_none() && self.now >= self.last_received + interval {
             frame::ping(&mut self.ready, false, PING_PAYLOAD);
             self.ping_deadline = Some(self.now + self.config.keepalive_timeout);
+            self.ping_sent = Some(self.now);
         }
     }
 
@@ -534,6 +540,15 @@ impl<H: Head, S: Default> Connection<H, S> {
             on(self, Received::Reset { key, code: ErrorCode::Cancel });
             self.bury(key);
         }
+    }
+
+    /// From the last keepalive ping to its acknowledgement, once for each.
+    pub fn take_round_trip(&mut self) -> Option<Duration> {
+        self.round_trip.take()
+    }
+
+    pub(crate) fn ping_was_acknowledged(&mut self) {
+        self.round_trip = self.ping_sent.take().map(|sent| self.now.saturating_sub(sent)).or(self.round_trip);
     }
 
     /// Any sign of life ends the wait for a keepalive answer.

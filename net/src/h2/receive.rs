@@ -397,6 +397,7 @@ impl<H: Head, S: Default> Connection<H, S> {
         };
         if header.has(flag::ACK) {
             if payload == PING_PAYLOAD {
+                self.ping_was_acknowledged();
                 self.shutdown_was_noticed();
             }
             return Ok(());

@@ -107,6 +107,9 @@ pub const PEER_REMOTES_MAX: usize = 16;
 /// Addresses whose last rejection on the peer port is kept so that it is not logged again at each attempt.
 pub const PEER_REJECTIONS_TOLD_MAX: usize = 64;
 
+/// Peers that have metrics of their own, removed ones included; what is counted beyond is not shown.
+pub const PEERS_COUNTED_MAX: usize = 64;
+
 /// Look-ups of the names of those who dial; beyond, a certificate that needs one is refused.
 pub const PEER_NAME_CHECKS_MAX: usize = 16;
 

@@ -708,6 +708,9 @@ impl ClientCore {
             let Some((_, number)) = waiting.deadlines.pop_front() else { return };
             waiting.peers.remove(&number);
             let transfer = waiting.transfers.remove(&number);
+            if waiting.reads.awaits_index(number) {
+                metrics::here().plain.slow_read_indexes.inc();
+            }
             let waiter = waiting.remove(number);
             drop(waiting);
             if let Some(waiter) = transfer {

@@ -32,6 +32,7 @@ use super::peers::{self, HeartbeatDue, Incoming, Peers};
 use super::ring::{Ready, Receiver, Sender, ring};
 use super::shared::{PeerFigures, Shared};
 use super::snapshot_files::{self, Imported};
+use crate::observe::metrics;
 use crate::sys::{Fatal, FatalReason};
 
 /// Messages of peers handled in one turn.
@@ -256,6 +257,7 @@ impl Replication {
         }
         self.imported = None;
         self.importing = Importing::Running;
+        metrics::here().plain.snapshot_apply_in_progress.set(1);
         let dir = self.shared.config.data_dir.clone();
         let (store, answer) = (self.store.clone(), self.done_sender.clone());
         self.background.run(move || {
@@ -272,11 +274,13 @@ impl Replication {
                 Some(Input::Receive(from, Box::new(PeerMessage::Raft(*message))))
             }
             Done::Imported(from, _, Err(error)) => {
+                metrics::here().plain.snapshot_apply_in_progress.set(0);
                 tracing::error!(%error, "remote-peer-id" = format!("{:x}", from.0), "a received snapshot is unusable");
                 self.importing = Importing::Nothing;
                 None
             }
             Done::Renamed(ready, Ok(())) => {
+                metrics::here().plain.snapshot_apply_in_progress.set(0);
                 self.installing = Installing::Nothing;
                 let Imported { store, tree, .. } = self.imported.take()?;
                 to_store.push_back(ToStore::Install(Box::new(Installation { ready, store: *store, tree })));
@@ -393,6 +397,7 @@ impl Replication {
 
     fn ignore(&mut self, position: LogPosition) {
         if self.imported.as_ref().is_some_and(|imported| imported.store.applied().index == position.index.0) {
+            metrics::here().plain.snapshot_apply_in_progress.set(0);
             self.imported = None;
         }
     }

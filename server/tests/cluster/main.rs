@@ -12,6 +12,7 @@ mod idle;
 mod leases;
 mod loss;
 mod membership;
+mod metrics;
 mod partitions;
 mod repair;
 mod tls;

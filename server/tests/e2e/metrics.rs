@@ -16,6 +16,8 @@ const STAY: &[(&str, &str)] = &[
     ("etcd_server_proposals_failed_total", "nothing is lost without a change of leaders"),
     ("etcd_server_proposals_pending", "nothing waits when all is answered"),
     ("etcd_server_read_indexes_failed_total", "there is always a leader"),
+    ("etcd_server_slow_read_indexes_total", "there is always a leader"),
+    ("etcd_server_snapshot_apply_in_progress_total", "nobody sends a snapshot"),
     ("etcd_server_heartbeat_send_failures_total", "only if a tick is left out"),
     ("ringd_heartbeat_lateness_seconds", "a member alone has nobody to send one to"),
     ("ringd_ticks_skipped_total", "only if a tick is left out"),

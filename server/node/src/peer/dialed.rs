@@ -126,6 +126,12 @@ impl Dialed {
         self.h2.output_bytes()
     }
 
+    /// From the last PING to its acknowledgement, once for each. There is one per third of the read timeout in which the
+    /// peer has said nothing, so on a lane that is not answered about one per third.
+    pub fn take_round_trip(&mut self) -> Option<Duration> {
+        self.h2.take_round_trip()
+    }
+
     /// Messages go out.
     pub fn is_open(&self) -> bool {
         self.lane.phase == Phase::Open

@@ -108,6 +108,13 @@ impl<T> LinearReads<T> {
         self.open.contains_key(&number)
     }
 
+    /// Whether the read of this number waits for an index, not for the version that covers it. Looks at all of them: for
+    /// those whose deadline has passed.
+    pub fn awaits_index(&self, number: u64) -> bool {
+        let asked = self.asked.as_ref().is_some_and(|(_, reads)| reads.contains(&number));
+        self.open.contains_key(&number) && (asked || self.unasked.contains(&number))
+    }
+
     /// Gives up a read (its deadline has passed).
     pub fn remove(&mut self, number: u64) -> Option<T> {
         self.open.remove(&number)
@@ -164,8 +171,11 @@ mod tests {
         let mut reads = LinearReads::default();
         reads.push(1, 'a', None);
         reads.push(2, 'b', None);
+        assert!(reads.awaits_index(1));
         reads.ask(|| 100);
+        assert!(reads.awaits_index(1) && !reads.awaits_index(7));
         assert_eq!(reads.remove(1), Some('a'));
+        assert!(!reads.awaits_index(1));
         assert_eq!(reads.remove(1), None);
         assert_eq!(reads.fail(99), []);
         assert_eq!(reads.fail(100), ['b']);

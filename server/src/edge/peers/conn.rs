@@ -25,6 +25,7 @@ use super::origin;
 use super::snapshot_out::Link;
 use crate::config::limits::{PEER_BACKLOG_BYTES_MAX, PEER_OUTPUT_BYTES_MAX};
 use crate::observe::metrics;
+use crate::observe::metrics::peers::{self, PeerCells};
 
 /// A new connection must have said which protocol it speaks (and finished its TLS handshake) by then.
 const FIRST_BYTES_DEADLINE: Duration = Duration::from_secs(10);
@@ -166,6 +167,8 @@ pub(super) struct Conn {
     pub peer: Option<(NodeId, Lane)>,
     /// Who is told what the peer says, instead of the owner: a transfer.
     pub link: Option<Rc<Link>>,
+    /// Counts what goes to the peer, or comes from it.
+    pub cells: Option<&'static PeerCells>,
     transport: Transport,
     origin: Origin,
     out: Vec<u8>,
@@ -191,7 +194,8 @@ impl Conn {
     /// A connection to a peer that was dialed.
     pub fn dialed(transport: Transport, dialed: Dialed) -> Conn {
         let peer = Some((dialed.hello().to, dialed.hello().lane));
-        Conn { peer, ..Conn::new(transport, Machine::Dialed(Box::new(dialed)), None) }
+        let cells = Some(peers::peer(dialed.hello().to.0));
+        Conn { peer, cells, ..Conn::new(transport, Machine::Dialed(Box::new(dialed)), None) }
     }
 
     /// A connection that somebody has made to us.
@@ -205,6 +209,7 @@ impl Conn {
             machine,
             peer: None,
             link: None,
+            cells: None,
             transport,
             origin: Origin::Unchecked,
             out: Vec::new(),
@@ -309,6 +314,22 @@ impl Conn {
             Machine::Accepted(accepted) => accepted.handle_bytes(now(), bytes),
             Machine::Dialed(dialed) => dialed.handle_bytes(now(), bytes),
         }
+        self.count_received(bytes.len());
+    }
+
+    fn count_received(&mut self, bytes: usize) {
+        let Some(cells) = self.cells else { return };
+        cells.received_bytes.add(bytes as u64);
+        if let Some(took) = self.as_dialed().and_then(Dialed::take_round_trip) {
+            cells.round_trip.observe_duration(took);
+        }
+    }
+
+    /// What a peer sends was lost.
+    fn receive_failed(&self) {
+        if let (Some(cells), Machine::Accepted(_)) = (self.cells, &self.machine) {
+            cells.received_failures.inc();
+        }
     }
 
     fn handle_events(&mut self, inner: &Rc<Inner>) {
@@ -349,6 +370,7 @@ impl Conn {
                 let verdict = inner.judge(&hello, &self.handle);
                 if verdict.is_ok() {
                     self.peer = Some((hello.from, hello.lane));
+                    self.cells = Some(peers::peer(hello.from.0));
                 }
                 if let Some(accepted) = self.as_accepted() {
                     accepted.accept(hello.lane, verdict);
@@ -359,6 +381,7 @@ impl Conn {
                 if let Err(reason) = inner.handle_frame(from, lane, &frame, &self.handle) {
                     self.reason = reason.into();
                     self.handle.dead.set(true);
+                    self.receive_failed();
                 }
             }
             AcceptedEvent::Page(key, method, path) => {
@@ -406,6 +429,9 @@ impl Conn {
             Machine::Dialed(dialed) => {
                 dialed.poll_transmit(now(), &mut self.out, PEER_OUTPUT_BYTES_MAX);
             }
+        }
+        if let Some(cells) = self.cells {
+            cells.sent_bytes.add(self.out.len() as u64);
         }
     }
 
@@ -470,6 +496,7 @@ impl Conn {
     fn lost(&mut self, inner: &Inner, error: &io::Error) {
         tracing::debug!(peer = ?self.peer, %error, "peer connection lost");
         self.reason = error.to_string().into();
+        self.receive_failed();
         if matches!(self.machine, Machine::Unknown(_)) && error.kind() == io::ErrorKind::InvalidData {
             inner.rejections.tell(self.transport.peer_addr(), &self.reason);
         }

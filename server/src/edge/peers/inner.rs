@@ -22,6 +22,7 @@ use super::snapshot_in::Receiver;
 use super::snapshot_out::{self, Transfer};
 use super::{Incoming, Settings, SnapshotSource};
 use crate::config::limits::PEER_REMOTES_MAX;
+use crate::observe::metrics::peers::{self, PeerCells};
 
 /// State behind [`super::Peers`].
 pub(super) struct Inner {
@@ -53,6 +54,7 @@ pub(super) struct Peer {
     pub urls: RefCell<Vec<String>>,
     pub gone: Cell<bool>,
     pub active_since: Cell<Option<Duration>>,
+    pub cells: &'static PeerCells,
     /// It belongs to the members.
     is_member: Cell<bool>,
     /// The snapshot on its way there.
@@ -90,6 +92,8 @@ impl Peer {
 
     fn end(&self) {
         self.gone.set(true);
+        self.cells.known.set(0);
+        self.cells.active.set(0);
         if let Some(transfer) = self.snapshot.take() {
             transfer.cancel();
         }
@@ -193,6 +197,7 @@ impl Inner {
                 *peer.urls.borrow_mut() = urls.to_vec();
             }
             peer.is_member.set(peer.is_member.get() || is_member);
+            peer.cells.known.set(i64::from(peer.is_member.get()));
             return;
         }
         let peer = Rc::new(Peer {
@@ -200,10 +205,12 @@ impl Inner {
             urls: RefCell::new(urls.to_vec()),
             gone: Cell::new(false),
             active_since: Cell::new(None),
+            cells: peers::peer(node.0),
             is_member: Cell::new(is_member),
             snapshot: RefCell::default(),
             lanes: Default::default(),
         });
+        peer.cells.known.set(i64::from(is_member));
         self.peers.borrow_mut().insert(node, peer.clone());
         for lane in [Lane::Vital, Lane::Bulk] {
             glommio::spawn_local(keep_dialed(self.clone(), peer.clone(), lane)).detach();
@@ -243,6 +250,7 @@ impl Inner {
         standing.failure.borrow_mut().clear();
         if peer.lanes.iter().all(|lane| lane.open.get()) {
             peer.active_since.set(Some(now()));
+            peer.cells.active.set(1);
             self.queues.push(Incoming::Reachable(node));
             tracing::info!(peer = format!("{:x}", node.0), "connected to a peer");
         }
@@ -264,7 +272,9 @@ impl Inner {
         let standing = peer.lane(lane);
         let was_open = standing.open.replace(false);
         peer.active_since.set(None);
+        peer.cells.active.set(0);
         if was_open {
+            peer.cells.disconnected.inc();
             self.tell_unreachable(peer, standing);
         }
         // Once per reason, not once per attempt.
@@ -306,7 +316,10 @@ impl Inner {
         };
         match sent {
             Ok(()) => standing.told.set(false),
-            Err(_) => self.tell_unreachable(peer, standing),
+            Err(_) => {
+                peer.cells.sent_failures.inc();
+                self.tell_unreachable(peer, standing);
+            }
         }
     }
 

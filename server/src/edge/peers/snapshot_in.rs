@@ -30,6 +30,7 @@ use super::super::clock::now;
 use super::Incoming;
 use super::conn::Handle;
 use super::queues::Queues;
+use crate::observe::metrics::peers::{self, Transfers};
 
 /// A transfer whose connection is gone for so long is given up.
 const RESUME_DEADLINE: Duration = Duration::from_secs(60);
@@ -100,6 +101,8 @@ struct Receiving {
     created: bool,
     /// The owner has been told.
     finished: bool,
+    begun: Duration,
+    cells: &'static Transfers,
 }
 
 impl Receiver {
@@ -164,6 +167,8 @@ impl Receiver {
             }
             Ok(orders) => {
                 tracing::info!(from = format!("{:x}", from.0), index, bytes, "receiving a snapshot");
+                let cells = &peers::peer(from.0).snapshot_received;
+                cells.inflight.add(1);
                 *current = Some(Receiving {
                     number,
                     incoming: snapshot::Incoming::new(from, transfer, message),
@@ -174,6 +179,8 @@ impl Receiver {
                     unwritten: VecDeque::new(),
                     created: false,
                     finished: false,
+                    begun: now(),
+                    cells,
                 });
             }
         }
@@ -199,6 +206,15 @@ impl Receiver {
             current.seen = now;
         } else if now.saturating_sub(current.seen) >= RESUME_DEADLINE {
             *slot = None;
+        }
+    }
+}
+
+impl Drop for Receiving {
+    fn drop(&mut self) {
+        if !self.finished {
+            self.cells.inflight.add(-1);
+            self.cells.failures.inc();
         }
     }
 }
@@ -251,6 +267,9 @@ impl Receiving {
             }
             Reply::Finished => {
                 self.finished = true;
+                self.cells.inflight.add(-1);
+                self.cells.success.inc();
+                self.cells.duration.observe_duration(now().saturating_sub(self.begun));
                 self.conn.answer(SnapshotFrame::Done(true));
                 queues.push(Incoming::SnapshotReceived {
                     from: self.incoming.from,

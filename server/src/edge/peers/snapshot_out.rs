@@ -152,7 +152,16 @@ pub(super) async fn send(
     let (index, bytes) = (message.raft.get_snapshot().get_metadata().index, source.size());
     let begun = now();
     tracing::info!(peer = format!("{:x}", peer.node.0), index, bytes, "sending a snapshot");
+    let cells = &peer.cells.snapshot_sent;
+    cells.inflight.add(1);
     let good = stream(&inner, &peer, &transfer, message, source).await;
+    cells.inflight.add(-1);
+    if good {
+        cells.success.inc();
+        cells.duration.observe_duration(now() - begun);
+    } else {
+        cells.failures.inc();
+    }
     if transfer.cancelled.get() {
         return;
     }

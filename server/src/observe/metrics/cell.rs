@@ -11,6 +11,11 @@ use std::time::Duration;
 pub struct Counter(AtomicU64);
 
 impl Counter {
+    /// Nothing counted yet.
+    pub const fn new() -> Counter {
+        Counter(AtomicU64::new(0))
+    }
+
     /// One more.
     #[inline]
     pub fn inc(&self) {
@@ -34,6 +39,11 @@ impl Counter {
 pub struct Gauge(AtomicI64);
 
 impl Gauge {
+    /// 0
+    pub const fn new() -> Gauge {
+        Gauge(AtomicI64::new(0))
+    }
+
     /// The value from now on.
     #[inline]
     pub fn set(&self, value: i64) {

@@ -75,6 +75,10 @@ const LATENESS: Scale = Scale {
     ]),
     unit: Unit::Seconds,
 };
+/// exp(0.0001, 2, 16): etcd's buckets of the round trip to a peer.
+pub const ROUND_TRIP: Scale = seconds(100, 16);
+/// exp(0.1, 2, 10): etcd's buckets of a snapshot's way to a peer or from one.
+pub const SNAPSHOT: Scale = seconds(100_000, 10);
 /// Buckets of `grpc_server_handling_seconds`: Prometheus' defaults.
 pub const HANDLING: Scale = Scale {
     bounds: Bounds::List(&[
@@ -151,6 +155,8 @@ families! {
     counter heartbeat_send_failures "etcd_server_heartbeat_send_failures_total" "The total number of leader heartbeat send failures (likely overloaded from slow disk)";
     counter slow_apply "etcd_server_slow_apply_total" "The total number of slow apply requests (likely overloaded from slow disk)";
     counter read_indexes_failed "etcd_server_read_indexes_failed_total" "The total number of failed read indexes seen";
+    counter slow_read_indexes "etcd_server_slow_read_indexes_total" "The total number of pending read indexes not in sync with leader's or timed out read index requests";
+    gauge snapshot_apply_in_progress "etcd_server_snapshot_apply_in_progress_total" "1 if the server is applying the incoming snapshot. 0 if none";
     gauge quota_backend_bytes "etcd_server_quota_backend_bytes" "Current backend storage quota size in bytes";
     counter health_success "etcd_server_health_success" "The total number of successful health checks";
     counter health_failures "etcd_server_health_failures" "The total number of failed health checks";

@@ -19,6 +19,7 @@
 
 pub mod cell;
 pub mod families;
+pub mod peers;
 mod render;
 
 use std::cell::Cell;
@@ -360,6 +361,7 @@ impl Metrics {
             facts: self.facts.get().unwrap_or(&unknown),
             client_versions: &versions,
             alarms: &alarms,
+            peers: &peers::all(),
             process: crate::sys::process::sample(),
         };
         let mut out = String::with_capacity(128 << 10);

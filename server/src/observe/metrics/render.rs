@@ -5,7 +5,8 @@ use std::fmt::Write as _;
 use net::grpc::{Code, Kind, Method};
 
 use super::cell::{Collected, Counter, Gauge, Histogram};
-use super::families::{APPLY, HANDLING, REQUEST, Scale, Visit};
+use super::families::{APPLY, HANDLING, REQUEST, ROUND_TRIP, SNAPSHOT, Scale, Visit};
+use super::peers::PeerCells;
 use super::{CLIENT_VERSIONS_MAX, Check, Facts, Op, STREAM_FAILURES, Shard};
 use crate::config::ETCD_VERSION;
 use crate::config::limits::Queue;
@@ -18,6 +19,7 @@ pub(super) struct Scrape<'a> {
     pub facts: &'a Facts,
     pub client_versions: &'a [String],
     pub alarms: &'a [(u64, &'a str)],
+    pub peers: &'a [&'a PeerCells],
     pub process: Sample,
 }
 
@@ -29,6 +31,7 @@ impl Scrape<'_> {
         self.checks(out);
         self.clients(out);
         self.queues(out);
+        self.peers(out);
         self.grpc(out);
         self.process(out);
     }
@@ -295,6 +298,37 @@ impl Scrape<'_> {
         }
     }
 
+    /// As in Go, a family exists once it has a series; with one member, none of these has.
+    fn peers(&self, out: &mut String) {
+        if self.peers.is_empty() {
+            return;
+        }
+        let local = self.facts.member_id;
+        for (name, help, labels, cell) in PEER_GAUGES {
+            head(out, name, help, "gauge");
+            for cells in self.peers {
+                let labels = labels.text(local, cells.id);
+                line(out, name, &labels, cell(cells).value());
+            }
+        }
+        for (name, help, labels, cell) in PEER_COUNTERS {
+            head(out, name, help, "counter");
+            for cells in self.peers {
+                let labels = labels.text(local, cells.id);
+                line(out, name, &labels, cell(cells).value());
+            }
+        }
+        for (name, help, labels, scale, cell) in PEER_HISTOGRAMS {
+            head(out, name, help, "histogram");
+            for cells in self.peers {
+                let labels = labels.text(local, cells.id);
+                let mut sum = Collected::default();
+                cell(cells).collect(&mut sum);
+                histogram(out, name, &labels, *scale, &sum);
+            }
+        }
+    }
+
     fn process(&self, out: &mut String) {
         let now = &self.process;
         let mut family = |name: &str, help: &str, kind: &str, value: f64| {
@@ -330,6 +364,119 @@ impl Scrape<'_> {
         );
     }
 }
+
+/// Labels of a family of peers.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Way {
+    /// `Local` and `Remote`
+    Both,
+    To,
+    From,
+}
+
+impl Way {
+    fn text(self, local: u64, remote: u64) -> String {
+        match self {
+            Way::Both => format!(r#"Local="{local:x}",Remote="{remote:x}""#),
+            Way::To => format!(r#"To="{remote:x}""#),
+            Way::From => format!(r#"From="{remote:x}""#),
+        }
+    }
+}
+
+/// Name, help, labels and cell of a family of peers.
+type PeerFamily<T> = (&'static str, &'static str, Way, fn(&PeerCells) -> &T);
+
+const PEER_GAUGES: &[PeerFamily<Gauge>] = &[
+    ("etcd_network_known_peers", "The current number of known peers", Way::Both, |cells| &cells.known),
+    ("etcd_network_active_peers", "The current number of active peer connections", Way::Both, |cells| {
+        &cells.active
+    }),
+    (
+        "etcd_network_snapshot_send_inflights_total",
+        "Total number of inflight snapshot sends",
+        Way::To,
+        |cells| &cells.snapshot_sent.inflight,
+    ),
+    (
+        "etcd_network_snapshot_receive_inflights_total",
+        "Total number of inflight snapshot receives",
+        Way::From,
+        |cells| &cells.snapshot_received.inflight,
+    ),
+];
+
+const PEER_COUNTERS: &[PeerFamily<Counter>] = &[
+    ("etcd_network_disconnected_peers_total", "The total number of disconnected peers", Way::Both, |cells| {
+        &cells.disconnected
+    }),
+    ("etcd_network_peer_sent_bytes_total", "The total number of bytes sent to peers", Way::To, |cells| {
+        &cells.sent_bytes
+    }),
+    (
+        "etcd_network_peer_received_bytes_total",
+        "The total number of bytes received from peers",
+        Way::From,
+        |cells| &cells.received_bytes,
+    ),
+    (
+        "etcd_network_peer_sent_failures_total",
+        "The total number of send failures from peers",
+        Way::To,
+        |cells| &cells.sent_failures,
+    ),
+    (
+        "etcd_network_peer_received_failures_total",
+        "The total number of receive failures from peers",
+        Way::From,
+        |cells| &cells.received_failures,
+    ),
+    ("etcd_network_snapshot_send_success", "Total number of successful snapshot sends", Way::To, |cells| {
+        &cells.snapshot_sent.success
+    }),
+    ("etcd_network_snapshot_send_failures", "Total number of snapshot send failures", Way::To, |cells| {
+        &cells.snapshot_sent.failures
+    }),
+    (
+        "etcd_network_snapshot_receive_success",
+        "Total number of successful snapshot receives",
+        Way::From,
+        |cells| &cells.snapshot_received.success,
+    ),
+    (
+        "etcd_network_snapshot_receive_failures",
+        "Total number of snapshot receive failures",
+        Way::From,
+        |cells| &cells.snapshot_received.failures,
+    ),
+];
+
+/// As [`PeerFamily`], with buckets.
+type PeerHistogram = (&'static str, &'static str, Way, Scale, fn(&PeerCells) -> &Histogram);
+
+const PEER_HISTOGRAMS: &[PeerHistogram] = &[
+    (
+        "etcd_network_peer_round_trip_time_seconds",
+        "Round-Trip-Time histogram between peers",
+        Way::To,
+        ROUND_TRIP,
+        |cells| &cells.round_trip,
+    ),
+    (
+        "etcd_network_snapshot_send_total_duration_seconds",
+        "Total latency distributions of v3 snapshot sends",
+        Way::To,
+        SNAPSHOT,
+        |cells| &cells.snapshot_sent.duration,
+    ),
+    (
+        "etcd_network_snapshot_receive_total_duration_seconds",
+        "Total latency distributions of v3 snapshot receives",
+        Way::From,
+        SNAPSHOT,
+        |cells| &cells.snapshot_received.duration,
+    ),
+];
 
 /// One family over all shards.
 enum Sum {
@@ -472,7 +619,19 @@ mod tests {
         let versions = ["3.7".to_string()];
         let alarms = [(0x8e9e_05c5_2164_694d, "NOSPACE")];
         let process = Sample { cpu_seconds: 1.5, resident_bytes: 21_000_000, ..Sample::default() };
-        let scrape = Scrape { shards, facts: &facts, client_versions: &versions, alarms: &alarms, process };
+        let peer = PeerCells::new(0xab);
+        peer.known.set(1);
+        peer.sent_bytes.add(7);
+        peer.round_trip.observe_duration(Duration::from_micros(150));
+        let peers = [&peer];
+        let scrape = Scrape {
+            shards,
+            facts: &facts,
+            client_versions: &versions,
+            alarms: &alarms,
+            peers: &peers,
+            process,
+        };
         let mut out = String::new();
         scrape.render(&mut out);
         out
@@ -524,6 +683,10 @@ mod tests {
             "etcd_cluster_version{cluster_version=\"3.7\"} 1\n",
             "etcd_server_feature_enabled{name=\"FastLeaseKeepAlive\",stage=\"BETA\"} 1\n",
             "etcd_debugging_server_alarms{alarm_type=\"NOSPACE\",server_id=\"8e9e05c52164694d\"} 1\n",
+            "etcd_network_known_peers{Local=\"8e9e05c52164694d\",Remote=\"ab\"} 1\n",
+            "# TYPE etcd_network_peer_sent_bytes_total counter\netcd_network_peer_sent_bytes_total{To=\"ab\"} 7\n",
+            "etcd_network_peer_received_bytes_total{From=\"ab\"} 0\n",
+            "etcd_network_peer_round_trip_time_seconds_bucket{To=\"ab\",le=\"0.0002\"} 1\n",
             "process_resident_memory_bytes 2.1e+07\n",
             "process_cpu_seconds_total 1.5\n",
         ] {
