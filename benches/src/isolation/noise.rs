@@ -77,7 +77,16 @@ pub struct Noise {
     files: Vec<PathBuf>,
     listers: Vec<JoinHandle<Result<(), String>>>,
     stop: Arc<AtomicBool>,
-    lists: Arc<AtomicU64>,
+    listed: Arc<Listed>,
+}
+
+/// What the listers have got.
+#[derive(Debug, Default)]
+struct Listed {
+    /// Whole lists.
+    lists: AtomicU64,
+    /// DATA frames. A slow server may not finish a list of 200 MB while it is measured.
+    frames: AtomicU64,
 }
 
 impl Noise {
@@ -103,7 +112,7 @@ impl Noise {
         Ok(noise)
     }
 
-    /// Whether it did what it should: lists that were answered, or nothing to say.
+    /// What it did, if there is something to say.
     ///
     /// # Errors
     /// It did not disturb at all.
@@ -121,10 +130,11 @@ impl Noise {
         for lister in self.listers.drain(..) {
             lister.join().map_err(|_| "a lister panicked".to_owned())??;
         }
-        match self.lists.load(Ordering::Relaxed) {
-            0 if is_lists => Err("no list was answered".to_owned()),
-            lists if is_lists => Ok(format!("{lists} lists")),
-            _ => Ok(String::new()),
+        let lists = self.listed.lists.load(Ordering::Relaxed);
+        match self.listed.frames.load(Ordering::Relaxed) {
+            _ if !is_lists => Ok(String::new()),
+            0 => Err("no list was even begun to be answered".to_owned()),
+            frames => Ok(format!("{lists} whole lists, {frames} frames")),
         }
     }
 
@@ -137,17 +147,17 @@ impl Noise {
     }
 
     fn list(&mut self, leader: SocketAddr) {
-        let (stop, lists) = (self.stop.clone(), self.lists.clone());
+        let (stop, listed) = (self.stop.clone(), self.listed.clone());
         self.listers.push(std::thread::spawn(move || {
             while !stop.load(Ordering::Relaxed) {
-                list_on_one_connection(leader, &stop, &lists).map_err(|error| format!("a list: {error}"))?;
+                list_on_one_connection(leader, &stop, &listed).map_err(|error| format!("a list: {error}"))?;
             }
             Ok(())
         }));
     }
 }
 
-fn list_on_one_connection(leader: SocketAddr, stop: &AtomicBool, lists: &AtomicU64) -> io::Result<()> {
+fn list_on_one_connection(leader: SocketAddr, stop: &AtomicBool, listed: &Listed) -> io::Result<()> {
     let request = RangeRequest { key: LIST_PREFIX.into(), range_end: LIST_END.into(), ..Default::default() };
     let request = request.encode_to_vec();
     let mut connection = Connection::connect(leader)?;
@@ -159,13 +169,17 @@ fn list_on_one_connection(leader: SocketAddr, stop: &AtomicBool, lists: &AtomicU
                 return Ok(());
             }
             match connection.read() {
-                Ok(received) if received.ended > 0 => break,
-                Ok(_) => {}
+                Ok(received) => {
+                    listed.frames.fetch_add(received.messages as u64, Ordering::Relaxed);
+                    if received.ended > 0 {
+                        break;
+                    }
+                }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Err(error) => return Err(error),
             }
         }
-        lists.fetch_add(1, Ordering::Relaxed);
+        listed.lists.fetch_add(1, Ordering::Relaxed);
     }
     Ok(())
 }
