@@ -9,7 +9,7 @@
 //! a put's latency counts from the moment at which it was due, so a stall is counted with all that it held up. Meanwhile,
 //! in turn: nothing; clients that list all keys over and over; processes that write files and sync them on the disk of the
 //! data directories; processes that only spin. The clients, the noise and the servers share the CPUs; the thread that
-//! puts and takes the time has the lowest nice value that is permitted, as if it ran on another machine.
+//! puts and takes the time runs before all of them where that is permitted, as if it were on another machine.
 //!
 //! Elections are counted by terms, heartbeats that came too late as each server counts them: etcd those that its leader
 //! missed, ringd all, by how late they were handed to the socket.
