@@ -36,7 +36,7 @@ use super::ring::{Ready, Sender};
 use super::shared::{Note, Shared};
 use super::slow::{About, SlowCalls};
 use super::transport::{ReadBuffers, Transport};
-use super::turnstile::Turnstile;
+use super::turnstile::{self, Turnstile};
 use super::waiting::{Read, Waiter, Waiting};
 use super::watches::{self, Streams};
 use super::wiring::Incoming;
@@ -156,10 +156,8 @@ impl ClientCore {
     pub async fn run(self: Rc<Self>, rings: Incoming) {
         let housekeeping = glommio::spawn_local(housekeeping_loop(self.clone())).detach();
         let core = self.clone();
-        let turnstile = glommio::spawn_local(async move {
-            core.turnstile.run(|| glommio::timer::sleep(Duration::ZERO)).await
-        })
-        .detach();
+        let turnstile =
+            glommio::spawn_local(async move { core.turnstile.run(turnstile::look_around).await }).detach();
         while poll_fn(|cx| poll_incoming(&rings, cx)).await == Ready::Items {
             for ring in rings.others.iter().chain([&rings.store]) {
                 while let Some(message) = ring.pop() {

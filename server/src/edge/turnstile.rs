@@ -7,13 +7,19 @@
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::future::poll_fn;
+use std::pin::pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant};
 
 use futures_lite::future::yield_now;
+use glommio::timer::Timer;
 
 /// Turns between two looks: about half a millisecond of writing.
 const TURNS_PER_LOOK: u64 = 4;
+
+/// How far ahead [`look_around`]'s timer lies: longer than from its making to its first poll.
+const AHEAD: Duration = Duration::from_micros(1);
 
 /// Whether its owner waits at a [`Turnstile`].
 pub type Ticket = Rc<Cell<bool>>;
@@ -63,10 +69,27 @@ impl Turnstile {
     }
 }
 
+/// Comes back when glommio's executor has looked at its sockets, its timers and the other cores: what [`Turnstile::run`]
+/// wants.
+///
+/// A timer is the executor's only promise to come back after such a look, and one that is due when it is polled first is
+/// ready without any. So this one lies a moment ahead, and the moment is spent here: nobody sleeps for it.
+pub async fn look_around() {
+    let due = Instant::now() + AHEAD;
+    let mut timer = pin!(Timer::new(AHEAD));
+    poll_fn(|cx| {
+        let polled = timer.as_mut().poll(cx);
+        while polled.is_pending() && Instant::now() <= due + AHEAD {
+            std::hint::spin_loop();
+        }
+        polled
+    })
+    .await;
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::pin::pin;
     use std::sync::Arc;
     use std::sync::atomic::{AtomicUsize, Ordering};
     use std::task::Wake;
@@ -103,5 +126,45 @@ mod tests {
             assert_eq!(woken(), want);
         }
         assert!(tickets.iter().all(|ticket| !ticket.get()), "they may come again");
+    }
+
+    /// As the executor of a client core runs it: tasks that always have more to send must not keep it from its timers (and
+    /// with them its sockets and rings) for longer than a few turns.
+    #[test]
+    fn the_executor_looks_at_its_timers_between_turns() {
+        let turns_until_fired = glommio::LocalExecutorBuilder::default()
+            .spawn(|| async {
+                let turns = Rc::new(Cell::new(0_u64));
+                let turnstile = Rc::new(Turnstile::default());
+                let guard = turnstile.clone();
+                let guard = glommio::spawn_local(async move { guard.run(look_around).await }).detach();
+                let busy: Vec<_> = (0..3)
+                    .map(|_| glommio::spawn_local(endless(turnstile.clone(), turns.clone())).detach())
+                    .collect();
+                Timer::new(Duration::from_millis(1)).await;
+                let turns = turns.get();
+                for task in busy.into_iter().chain([guard]) {
+                    task.cancel();
+                }
+                turns
+            })
+            .unwrap()
+            .join()
+            .unwrap();
+        // A millisecond is ten turns; the runtime's own preemption would come after a thousand.
+        assert!(turns_until_fired < 200, "{turns_until_fired} turns");
+    }
+
+    /// Turns of 100 µs.
+    async fn endless(turnstile: Rc<Turnstile>, turns: Rc<Cell<u64>>) {
+        let ticket = Ticket::default();
+        poll_fn(|cx| {
+            let began = Instant::now();
+            while began.elapsed() < Duration::from_micros(100) {}
+            turns.set(turns.get() + 1);
+            turnstile.wait(&ticket, cx.waker());
+            Poll::<()>::Pending
+        })
+        .await;
     }
 }
