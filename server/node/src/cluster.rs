@@ -23,6 +23,9 @@ pub mod rules;
 /// What a committed change does.
 pub mod change;
 
+/// Changes that wait for the one before them.
+pub mod conf_changes;
+
 /// The version of the whole cluster.
 pub mod version;
 

@@ -82,8 +82,6 @@ pub mod watches;
 pub mod boot;
 /// What a start needs to know of other members.
 pub mod boot_cluster;
-/// Changes of the membership that wait for the one before them.
-pub mod conf_changes;
 /// Threads by the placement plan.
 pub mod executors;
 /// Starting over as the only member; staying out once removed.

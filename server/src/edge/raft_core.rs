@@ -13,18 +13,18 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use consensus::{DropReason, Entry, Index, Input, Node, NodeId, Output, ProposalId, ReadId, Role};
+use node::cluster::conf_changes::ConfChanges;
 use node::propose::{Command, Forwarded, Write};
 use rustc_hash::FxHashMap;
 
 use super::clock::now;
-use super::conf_changes::ConfChanges;
 use super::messages::{Committed, FromLog, ToClient, ToLog, ToRaft, ToStore};
 use super::orphans::Orphans;
 use super::peers::HeartbeatDue;
 use super::replication::{Replication, Seed};
 use super::ring::{Ready, Receiver, Sender, drain};
 use super::shared::Shared;
-use crate::config::limits::Queue;
+use crate::config::limits::{CONF_CHANGES_OPEN_MAX, Queue};
 use crate::observe::metrics;
 use crate::sys::{Fatal, FatalReason};
 
@@ -103,7 +103,7 @@ impl RaftCore {
             commands: FxHashMap::default(),
             forwarded: Forwarded::default(),
             orphans: Orphans::default(),
-            conf_changes: ConfChanges::default(),
+            conf_changes: ConfChanges::new(CONF_CHANGES_OPEN_MAX),
             leads: false,
             log_stalled: false,
             log_outbox: VecDeque::new(),

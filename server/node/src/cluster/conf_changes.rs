@@ -8,12 +8,11 @@ use std::time::Duration;
 
 use consensus::{ConfChange, ProposalId};
 
-use crate::config::limits::CONF_CHANGES_OPEN_MAX;
-
 /// Changes that are proposed and not yet committed, oldest first.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct ConfChanges {
     open: Vec<Open>,
+    open_max: usize,
 }
 
 #[derive(Debug)]
@@ -25,11 +24,16 @@ struct Open {
 }
 
 impl ConfChanges {
-    /// A change is proposed at `now`, for the first time or again. Beyond [`CONF_CHANGES_OPEN_MAX`] it has one attempt.
+    /// None yet; `open_max` of them are kept.
+    pub fn new(open_max: usize) -> ConfChanges {
+        ConfChanges { open: Vec::new(), open_max }
+    }
+
+    /// A change is proposed at `now`, for the first time or again. Beyond the bound it has one attempt.
     pub fn proposed(&mut self, now: Duration, id: ProposalId, change: &ConfChange) {
         if let Some(open) = self.open.iter_mut().find(|open| open.id == id) {
             open.refused = false;
-        } else if self.open.len() < CONF_CHANGES_OPEN_MAX {
+        } else if self.open.len() < self.open_max {
             self.open.push(Open { since: now, id, change: change.clone(), refused: false });
         }
     }
@@ -58,6 +62,8 @@ mod tests {
 
     use super::*;
 
+    const OPEN_MAX: usize = 64;
+
     fn change(node: u64) -> ConfChange {
         ConfChange {
             id: node,
@@ -77,7 +83,7 @@ mod tests {
 
     #[test]
     fn what_is_refused_is_proposed_again_until_it_is_over() {
-        let mut changes = ConfChanges::default();
+        let mut changes = ConfChanges::new(OPEN_MAX);
         for id in [1, 2, 3] {
             changes.proposed(at(id), ProposalId(id), &change(id));
         }
@@ -96,8 +102,8 @@ mod tests {
 
     #[test]
     fn beyond_the_bound_there_is_one_attempt() {
-        let mut changes = ConfChanges::default();
-        let last = CONF_CHANGES_OPEN_MAX as u64;
+        let mut changes = ConfChanges::new(OPEN_MAX);
+        let last = OPEN_MAX as u64;
         for id in 0..=last {
             changes.proposed(at(1), ProposalId(id), &change(id));
         }
