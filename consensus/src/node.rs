@@ -216,6 +216,11 @@ impl Node {
         }
     }
 
+    /// Who votes and who only listens, as raft goes by it now.
+    pub fn conf_state(&self) -> ConfState {
+        from_raft_conf(&self.raft.raft.prs().conf().to_conf_state())
+    }
+
     fn append_bootstrap(&mut self, out: &mut Vec<Output>) {
         if let Unwritten::Entries(entries) = &mut self.unwritten {
             let entries = std::mem::take(entries);
@@ -396,6 +401,9 @@ impl Node {
         let number = ReadyNumber(ready.number());
         let reset = self.take_snapshot(&ready, out);
         let entries = self.take_entries(ready.take_entries());
+        if planted::is("conf-change-at-append") {
+            self.change_conf_at_append(&entries);
+        }
         self.note_replaced();
         let vote_changed = self.observe_hard_state(&ready);
         let append = ready.must_sync().then(|| {
@@ -433,6 +441,15 @@ impl Node {
             entries.push(entry);
         }
         entries
+    }
+
+    /// A planted bug: the new configuration counts before anybody knows that it will be committed.
+    fn change_conf_at_append(&mut self, entries: &[Entry]) {
+        for entry in entries.iter().filter(|entry| entry.kind == EntryKind::ConfChange) {
+            let change = ConfChange::decode(&entry.data).ok().and_then(|change| change.to_raft());
+            // raft refuses to remove the last voter.
+            let _ = change.map(|change| self.raft.apply_conf_change(&change));
+        }
     }
 
     /// Remembers the hard state; whether term or vote have changed.

@@ -7,12 +7,14 @@ use crossbeam::epoch;
 use engine::{KeyValueHash, LeaseId, RangeOptions, View, tree};
 use net::pb::etcdserverpb as pb;
 use net::pb::mvccpb::KeyValue;
+use node::api::Error;
 use node::read;
 use prost::Message;
 
 use crate::check::{Failure, fail};
 use crate::disk::Disk;
 use crate::member::Member;
+use crate::members::Members;
 use crate::model::Model;
 
 type Done = Result<(), Failure>;
@@ -30,7 +32,7 @@ pub fn check_tree(number: usize, disk: &Disk) -> Done {
 }
 
 /// All members hold the same, and it is what the log says.
-pub fn check_state(members: &[&Member], model: &Model) -> Done {
+pub fn check_state(members: &[&Member], model: &Model, membership: &Members) -> Done {
     let mut first = None;
     for member in members {
         let number = member.id().0;
@@ -39,6 +41,7 @@ pub fn check_state(members: &[&Member], model: &Model) -> Done {
         let hash = hash_kv(&member.view())?;
         let table = read::members(&member.view(), &epoch::pin());
         let told = (hash, table);
+        check_members(number, &told.1, membership)?;
         match &first {
             None => first = Some(told),
             // Compactions that are still under way hash what is left of them.
@@ -55,6 +58,19 @@ pub fn check_state(members: &[&Member], model: &Model) -> Done {
         }
     }
     Ok(())
+}
+
+fn check_members(
+    number: usize,
+    table: &Result<Vec<node::membership::Member>, Error>,
+    membership: &Members,
+) -> Done {
+    let found = table.as_ref().map(|members| members.iter().map(|member| member.to_message()).collect());
+    let expected = membership.table();
+    match found == Ok(expected.clone()) {
+        true => Ok(()),
+        false => fail("membership", format!("member {number} has {found:?}, the log leads to {expected:?}")),
+    }
 }
 
 fn check_keys(number: usize, view: &Arc<View>, model: &Model) -> Done {

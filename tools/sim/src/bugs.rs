@@ -47,5 +47,9 @@ pub const ALL: &[Bug] = &[
     bug("follower-reads-locally", "a linearizable read is answered from what this member has applied"),
     bug("old-leader-revokes-leases", "an expiry seen by an old leader is proposed to the new one"),
     bug("segment-used-before-named", "a log segment is written to before its name is durable"),
+    bug(
+        "conf-change-at-append",
+        "a change of the membership counts when it is appended, not when it is applied",
+    ),
     bug("meta-before-pages-synced", "a checkpoint's meta page is written without the sync before it"),
 ];

@@ -14,6 +14,7 @@ use pb::request_op::Request as Ask;
 use prost::Message;
 
 use crate::env::NodeNumber;
+use crate::member::{node_id, peer_url};
 use crate::plan::{Config, Op, OpKind};
 use crate::rng::Rng;
 
@@ -117,7 +118,35 @@ impl Client {
                 let request = pb::LeaseTimeToLiveRequest { id: self.lease(rng)?, keys: true };
                 (Method::LeaseTimeToLive, request.encode_to_vec())
             }
-            OpKind::MoveLeader | OpKind::Watch | OpKind::CancelWatch | OpKind::Progress => return None,
+            OpKind::MoveLeader => {
+                let target_id = node_id(rng.below(config.hosts())).0;
+                (Method::MaintenanceMoveLeader, pb::MoveLeaderRequest { target_id }.encode_to_vec())
+            }
+            OpKind::MemberAdd | OpKind::LearnerAdd => {
+                let is_learner = op.kind == OpKind::LearnerAdd;
+                let peer_ur_ls = vec![peer_url(spare(rng, config))];
+                (Method::MemberAdd, pb::MemberAddRequest { peer_ur_ls, is_learner }.encode_to_vec())
+            }
+            OpKind::MemberRemove => {
+                let id = node_id(rng.below(config.hosts())).0;
+                (Method::MemberRemove, pb::MemberRemoveRequest { id }.encode_to_vec())
+            }
+            OpKind::MemberUpdate => {
+                let id = node_id(rng.below(config.hosts())).0;
+                let other = rng.below(config.hosts());
+                let url =
+                    if rng.permille(300) { peer_url(other) } else { format!("http://10.0.1.{other}:2380") };
+                (Method::MemberUpdate, pb::MemberUpdateRequest { id, peer_ur_ls: vec![url] }.encode_to_vec())
+            }
+            OpKind::MemberPromote => {
+                let id = node_id(spare(rng, config)).0;
+                (Method::MemberPromote, pb::MemberPromoteRequest { id }.encode_to_vec())
+            }
+            OpKind::MemberList => {
+                let linearizable = rng.permille(700);
+                (Method::MemberList, pb::MemberListRequest { linearizable }.encode_to_vec())
+            }
+            OpKind::Watch | OpKind::CancelWatch | OpKind::Progress => return None,
         };
         Some((message.0, message.1.into()))
     }
@@ -311,6 +340,11 @@ impl Client {
             ..Default::default()
         }
     }
+}
+
+/// A host on which no member runs in the beginning, if there is one.
+fn spare(rng: &mut Rng, config: &Config) -> NodeNumber {
+    rng.between(config.members.min(config.hosts() - 1), config.hosts() - 1)
 }
 
 fn op(request: Ask) -> pb::RequestOp {

@@ -33,6 +33,15 @@ pub enum Event {
         /// It arrived whole.
         ok: bool,
     },
+    /// A member says hello to another.
+    Hello {
+        /// Who, in which life.
+        from: (NodeNumber, u32),
+        /// To whom.
+        to: NodeNumber,
+    },
+    /// A member in one of its lives hears that it was removed.
+    Removed(NodeNumber, u32),
     /// A client's request arrives.
     Request(Box<Request>),
     /// An answer arrives at its client.
@@ -167,7 +176,7 @@ impl Env {
             config: config.clone(),
             queue: Queue::new(Rng::of(seed, "ties", 0)),
             network: Network::new(config, Rng::of(seed, "network", 0)),
-            oracle: Oracle::new(config.members, config.lease_ttl_min, config.clock_rate_max),
+            oracle: Oracle::new(config),
             story,
             schedule: Rng::of(seed, "schedule", 0),
             streams: FxHashMap::default(),
@@ -207,6 +216,22 @@ impl Env {
         let now = self.queue.now();
         for at in self.network.arrivals(now, &letter) {
             self.queue.at(at, Event::Letter(Box::new(letter.clone())));
+        }
+    }
+
+    /// A member says hello to another: if the link is up, it is heard.
+    pub fn hello(&mut self, from: (NodeNumber, u32), to: NodeNumber) {
+        if self.network.is_up(from.0, to) {
+            let takes = self.takes(self.config.latency);
+            self.queue.after(takes, Event::Hello { from, to });
+        }
+    }
+
+    /// A member refuses another that was removed, which hears it if the link is up.
+    pub fn refuse(&mut self, by: NodeNumber, who: (NodeNumber, u32)) {
+        if self.network.is_up(by, who.0) {
+            let takes = self.takes(self.config.latency);
+            self.queue.after(takes, Event::Removed(who.0, who.1));
         }
     }
 

@@ -39,6 +39,9 @@ pub mod watcher;
 /// The store as simply as it can be said.
 pub mod model;
 
+/// The membership as simply as it can be said.
+pub mod members;
+
 /// What must hold.
 pub mod check;
 

@@ -24,6 +24,8 @@ pub enum Answered {
     Txn(pb::TxnResponse),
     /// A LeaseGrant.
     Grant(pb::LeaseGrantResponse),
+    /// A change of the membership: who was added, and all members.
+    Members(Option<pb::Member>, Vec<pb::Member>),
     /// Nothing but a header.
     Bare,
 }

@@ -48,7 +48,8 @@ pub struct Network {
 impl Network {
     /// All links up.
     pub fn new(config: &Config, rng: Rng) -> Network {
-        let links = config.members * config.members;
+        let hosts = config.hosts();
+        let links = hosts * hosts;
         Network {
             latency: config.latency,
             loss: config.loss,
@@ -57,9 +58,9 @@ impl Network {
             reorder: config.reorder,
             replay_delay: 2 * config.election(),
             rng,
-            members: config.members,
+            members: hosts,
             cuts: vec![0; links],
-            clogged: vec![0; config.members],
+            clogged: vec![0; hosts],
             last: vec![0; links],
             sent: 0,
         }

@@ -82,6 +82,20 @@ pub struct Config {
     pub clock_rate_max: u64,
     /// Shortest time to live of a lease, in seconds.
     pub lease_ttl_min: i64,
+    /// The rules of the membership, if it changes in this world.
+    #[serde(default)]
+    pub membership: Option<Membership>,
+}
+
+/// A world whose members come and go.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub struct Membership {
+    /// Hosts behind the first members, on which members that are added run.
+    pub spares: usize,
+    /// `--strict-reconfig-check`.
+    pub strict: bool,
+    /// `--max-learners`.
+    pub max_learners: usize,
 }
 
 /// What a client does.
@@ -121,6 +135,18 @@ pub enum OpKind {
     Progress,
     /// Hands over leadership.
     MoveLeader,
+    /// Adds a voter; sometimes under a URL that another has.
+    MemberAdd,
+    /// Adds a learner.
+    LearnerAdd,
+    /// Removes a member, or one that is none.
+    MemberRemove,
+    /// Gives a member other peer URLs; sometimes those of another.
+    MemberUpdate,
+    /// Makes a voter of a learner.
+    MemberPromote,
+    /// Lists the members, linearizable or not.
+    MemberList,
 }
 
 impl OpKind {
@@ -202,7 +228,9 @@ impl Plan {
         let config = Config::draw(&mut Rng::of(seed, "config", 0), members);
         let ops = draw_ops(&config, &mut Rng::of(seed, "workload", 0));
         let faults = draw_faults(&config, &mut Rng::of(seed, "faults", 0));
-        Plan { seed, config, ops, faults }
+        let mut plan = Plan { seed, config, ops, faults };
+        plan.draw_membership(&mut Rng::of(seed, "membership", 0));
+        plan
     }
 
     /// Three members, light load, nothing goes wrong: what speed is measured with.
@@ -291,7 +319,13 @@ impl Config {
             clock_rates,
             clock_rate_max: 1200,
             lease_ttl_min: rng.pick(&[1, 1, 2]),
+            membership: None,
         }
+    }
+
+    /// Hosts: those of the first members, and spares.
+    pub fn hosts(&self) -> usize {
+        self.members + self.membership.map_or(0, |membership| membership.spares)
     }
 
     /// An election timeout.
@@ -300,42 +334,125 @@ impl Config {
     }
 }
 
+/// Kinds of operations with their weights.
+type Mix = &'static [(usize, OpKind)];
+
+/// As Kubernetes does it.
+const KUBERNETES: Mix = &[
+    (30, OpKind::Cas),
+    (15, OpKind::Get),
+    (8, OpKind::List),
+    (4, OpKind::Serializable),
+    (3, OpKind::Compact),
+    (2, OpKind::Grant),
+    (3, OpKind::KeepAlive),
+    (1, OpKind::Past),
+];
+
+/// Of everything something.
+const GENERAL: Mix = &[
+    (20, OpKind::Put),
+    (8, OpKind::Delete),
+    (8, OpKind::Cas),
+    (12, OpKind::Txn),
+    (12, OpKind::Get),
+    (6, OpKind::Serializable),
+    (6, OpKind::Past),
+    (3, OpKind::List),
+    (4, OpKind::Compact),
+    (4, OpKind::Grant),
+    (3, OpKind::Revoke),
+    (6, OpKind::KeepAlive),
+    (2, OpKind::TimeToLive),
+    (1, OpKind::MoveLeader),
+];
+
+/// Leases that others end while they are kept alive.
+const LEASES: Mix = &[
+    (10, OpKind::Put),
+    (10, OpKind::Get),
+    (20, OpKind::Grant),
+    (15, OpKind::Revoke),
+    (40, OpKind::KeepAlive),
+    (5, OpKind::TimeToLive),
+    (2, OpKind::MoveLeader),
+];
+
+const WATCHES: Mix = &[(10, OpKind::Watch), (2, OpKind::CancelWatch), (3, OpKind::Progress)];
+
+const MEMBERSHIP: Mix = &[
+    (8, OpKind::MemberAdd),
+    (6, OpKind::LearnerAdd),
+    (8, OpKind::MemberRemove),
+    (2, OpKind::MemberUpdate),
+    (8, OpKind::MemberPromote),
+    (4, OpKind::MemberList),
+    (2, OpKind::MoveLeader),
+];
+
+/// Kinds of faults with their weights, for a member that is alone.
+const ALONE: &[(usize, FaultKind)] = &[
+    (4, FaultKind::Kill),
+    (6, FaultKind::PowerCut),
+    (2, FaultKind::Pause),
+    (2, FaultKind::DiskStall),
+    (1, FaultKind::WriteError),
+    (4, FaultKind::CutAtMoment),
+];
+
+/// The same for members that are several.
+const TOGETHER: &[(usize, FaultKind)] = &[
+    (4, FaultKind::Kill),
+    (6, FaultKind::PowerCut),
+    (3, FaultKind::Pause),
+    (3, FaultKind::DiskStall),
+    (4, FaultKind::Isolate),
+    (2, FaultKind::Mute),
+    (2, FaultKind::Deaf),
+    (3, FaultKind::Split),
+    (2, FaultKind::CutLink),
+    (2, FaultKind::Clog),
+    (1, FaultKind::WriteError),
+    (3, FaultKind::CutAtMoment),
+    (1, FaultKind::Flip),
+];
+
+impl Plan {
+    /// In a part of the worlds members come and go. What is drawn for that changes nothing else of the world.
+    fn draw_membership(&mut self, rng: &mut Rng) {
+        if !rng.permille(250) {
+            return;
+        }
+        let config = &mut self.config;
+        let strict = rng.permille(300);
+        let spares = rng.between(1, 3);
+        config.membership = Some(Membership { spares, strict, max_learners: rng.between(1, 2) });
+        while config.clock_rates.len() < config.hosts() {
+            config.clock_rates.push(rng.pick(&config.clock_rates));
+        }
+        // The strict rules want links that were up for five seconds.
+        if strict {
+            config.safety = config.safety.max(20 * S);
+        }
+        let pace = config.safety / rng.between(4, 24) as Time;
+        let mut at = rng.exponential(pace);
+        while at < config.safety {
+            let client = rng.below(config.clients);
+            self.ops.push(Op { at, client, kind: rng.weighted(MEMBERSHIP), draw: rng.next() });
+            at += rng.exponential(pace) + US;
+        }
+        self.ops.sort_by_key(|op| op.at);
+        // A bit that turns over may cost a member for good; who may be removed besides is more than a cluster can lose.
+        self.faults = draw_faults(&self.config, rng);
+        self.faults.retain(|fault| fault.kind != FaultKind::Flip);
+    }
+}
+
 fn draw_ops(config: &Config, rng: &mut Rng) -> Vec<Op> {
-    use OpKind::*;
-    let kubernetes = [
-        (30, Cas),
-        (15, Get),
-        (8, List),
-        (4, Serializable),
-        (3, Compact),
-        (2, Grant),
-        (3, KeepAlive),
-        (1, Past),
-    ];
-    let general = [
-        (20, Put),
-        (8, Delete),
-        (8, Cas),
-        (12, Txn),
-        (12, Get),
-        (6, Serializable),
-        (6, Past),
-        (3, List),
-        (4, Compact),
-        (4, Grant),
-        (3, Revoke),
-        (6, KeepAlive),
-        (2, TimeToLive),
-        (1, MoveLeader),
-    ];
-    // Leases that others end while they are kept alive.
-    let leases =
-        [(10, Put), (10, Get), (20, Grant), (15, Revoke), (40, KeepAlive), (5, TimeToLive), (2, MoveLeader)];
-    let mixes: [(usize, &[(usize, OpKind)]); 3] = [(4, &kubernetes), (5, &general), (1, &leases)];
+    let mixes = [(4, KUBERNETES), (5, GENERAL), (1, LEASES)];
     let mut mix: Vec<(usize, OpKind)> = rng.weighted(&mixes).to_vec();
     // A swarm: some kinds are left out altogether, but never all writes.
-    mix.retain(|(_, kind)| matches!(kind, Cas | Put | Get) || !rng.permille(250));
-    let watches = [(10, Watch), (2, CancelWatch), (3, Progress)];
+    mix.retain(|(_, kind)| matches!(kind, OpKind::Cas | OpKind::Put | OpKind::Get) || !rng.permille(250));
     let mut ops = Vec::new();
     // Mean time between two operations of a client, in ticks.
     let pace = rng.pick(&[1, 2, 4]) * config.tick / 4;
@@ -349,7 +466,7 @@ fn draw_ops(config: &Config, rng: &mut Rng) -> Vec<Op> {
     for client in 0..config.watchers {
         let mut at = rng.exponential(pace);
         while at < config.safety {
-            ops.push(Op { at, client, kind: rng.weighted(&watches), draw: rng.next() });
+            ops.push(Op { at, client, kind: rng.weighted(WATCHES), draw: rng.next() });
             at += rng.exponential(pace * 16) + US;
         }
     }
@@ -358,24 +475,7 @@ fn draw_ops(config: &Config, rng: &mut Rng) -> Vec<Op> {
 }
 
 fn draw_faults(config: &Config, rng: &mut Rng) -> Vec<Fault> {
-    use FaultKind::*;
-    let alone = [(4, Kill), (6, PowerCut), (2, Pause), (2, DiskStall), (1, WriteError), (4, CutAtMoment)];
-    let together = [
-        (4, Kill),
-        (6, PowerCut),
-        (3, Pause),
-        (3, DiskStall),
-        (4, Isolate),
-        (2, Mute),
-        (2, Deaf),
-        (3, Split),
-        (2, CutLink),
-        (2, Clog),
-        (1, WriteError),
-        (3, CutAtMoment),
-        (1, Flip),
-    ];
-    let all = if config.members == 1 { &alone[..] } else { &together[..] };
+    let all = if config.hosts() == 1 { ALONE } else { TOGETHER };
     let mut kinds: Vec<(usize, FaultKind)> = all.to_vec();
     kinds.retain(|_| !rng.permille(300));
     if kinds.is_empty() || rng.permille(50) {
@@ -391,7 +491,7 @@ fn draw_faults(config: &Config, rng: &mut Rng) -> Vec<Fault> {
             at,
             lasts: rng.exponential(lasts) + US,
             kind: rng.weighted(&kinds),
-            node: rng.below(config.members),
+            node: rng.below(config.hosts()),
             draw: rng.next(),
         };
         faults.push(fault);

@@ -74,6 +74,7 @@ impl Summary {
         sum.revisions += more.revisions;
         sum.answers += more.answers;
         sum.watched += more.watched;
+        sum.changes += more.changes;
         sum.letters += more.letters;
         if let Some((at, failure)) = ended.failure {
             self.failed.push((seed, at, failure));

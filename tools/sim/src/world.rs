@@ -18,13 +18,15 @@ use crate::check::{Failure, fail};
 use crate::client::Client;
 use crate::disk::Disk;
 use crate::env::{Env, Event, NodeNumber, Request, RequestBody, Wake};
-use crate::member::{Member, Moment};
+use crate::member::{Member, Moment, REMOVED, node_id};
 use crate::network::Letter;
 use crate::plan::{FaultKind, Op, Plan};
 use crate::queue::{MS, S, Time};
 use crate::rng::Rng;
 use crate::story::Story;
 use crate::watcher::{WatchClient, message};
+
+mod membership;
 
 /// Election timeouts within which a healed cluster must have done everything.
 const LIVENESS_ELECTIONS: Time = 60;
@@ -71,6 +73,8 @@ pub struct Counters {
     pub answers: u64,
     /// Watch events checked.
     pub watched: u64,
+    /// Changes of who votes, those with which the cluster began included.
+    pub changes: u64,
     /// Messages between members.
     pub letters: u64,
 }
@@ -133,7 +137,7 @@ impl World {
         }
         World {
             env,
-            hosts: (0..config.members as u64).map(host).collect(),
+            hosts: (0..config.hosts() as u64).map(host).collect(),
             clients: (0..config.clients).map(|number| Client::new(number, number % config.members)).collect(),
             watchers: (0..config.watchers).map(|number| WatchClient::new(number % config.members)).collect(),
             ops: 0,
@@ -175,6 +179,7 @@ impl World {
             revisions: self.env.oracle.model.revision as u64,
             answers: self.env.oracle.answers.checked,
             watched: self.env.oracle.watches.checked,
+            changes: self.env.oracle.members.changes(),
             letters: self.env.network.sent,
         }
     }
@@ -208,6 +213,12 @@ impl World {
                 }
                 self.letter(*letter);
             }
+            Event::Hello { from, to } => self.hello(from, to),
+            Event::Removed(number, life) => {
+                if self.hosts[number].life == life && self.hosts[number].member.is_some() {
+                    self.leave(number, "a peer says that it was removed");
+                }
+            }
             Event::SnapshotSent { from, to, ok } => {
                 let host = &mut self.hosts[from.0];
                 if let (Some(member), true) = (&mut host.member, host.life == from.1) {
@@ -236,6 +247,9 @@ impl World {
     fn letter(&mut self, letter: Letter) {
         let Letter { from, to, message, snapshot } = letter;
         let is_snapshot = snapshot.is_some();
+        if !self.is_let_in(from, to) {
+            return;
+        }
         let arrived = match (&mut self.hosts[to].member, snapshot) {
             (Some(member), None) => {
                 member.receive(&mut self.env, from.0, message);
@@ -265,6 +279,7 @@ impl World {
         let Some(member) = &mut host.member else { return Ok(()) };
         self.env.trace((number as u64) << 8 | wake as u64);
         let done = member.woken(&mut self.env, &mut host.disk, wake);
+        self.start_added();
         match self.may_stop(number, done) {
             Err(Failure { checker: "write-error", .. }) => {
                 self.crash(number, false, 1);
@@ -296,6 +311,18 @@ impl World {
         if host.member.is_some() || host.broken {
             return Ok(());
         }
+        let mut remotes = Vec::new();
+        if number >= self.plan.config.members && host.disk.log.is_empty() {
+            match self.remotes(number) {
+                Some(found) => remotes = found,
+                None if self.belongs(number) => {
+                    self.env.queue.after(self.plan.config.election(), Event::Boot(number));
+                    return Ok(());
+                }
+                None => return Ok(()),
+            }
+        }
+        let host = &mut self.hosts[number];
         host.life += 1;
         host.paused_until = 0;
         self.env.queue.at(self.env.queue.now(), Event::Resume(number));
@@ -303,7 +330,7 @@ impl World {
         let now = self.env.queue.now();
         let life = host.life;
         self.env.story.tell(now, || format!("member {number}.{life}"), || "starts".to_owned());
-        match Member::boot(&mut self.env, &mut host.disk, number, host.life, nonce) {
+        match Member::boot(&mut self.env, &mut host.disk, number, host.life, nonce, remotes) {
             Ok(member) => host.member = Some(member),
             Err(failure) => self.may_stop(number, Err(failure))?,
         }
@@ -318,6 +345,10 @@ impl World {
                 self.env.story.tell(now, || format!("member {number}"), || format!("is broken: {what}"));
                 self.crash(number, false, 1);
                 self.hosts[number].broken = true;
+                Ok(())
+            }
+            Err(Failure { checker: REMOVED, .. }) => {
+                self.leave(number, "it was removed");
                 Ok(())
             }
             done => done,
@@ -480,7 +511,8 @@ impl World {
     fn ask(&mut self, client: usize, method: Method, message: Bytes) {
         self.ops += 1;
         let (op, now) = (self.ops, self.env.queue.now());
-        let to = self.clients[client].member;
+        let own = self.clients[client].member;
+        let to = if method == Method::MaintenanceMoveLeader { self.leader().unwrap_or(own) } else { own };
         self.clients[client].busy = Some(op);
         self.env.oracle.answers.ask(op, client, method, message.clone(), now);
         self.open.insert(op, (client, method, message.clone()));
@@ -500,6 +532,11 @@ impl World {
         let takes = self.env.takes(self.plan.config.latency);
         self.env.queue.after(takes, Event::Request(Box::new(request)));
         self.env.queue.after(patience, Event::GiveUp { client, op });
+    }
+
+    /// One who believes that it leads.
+    fn leader(&self) -> Option<NodeNumber> {
+        self.hosts.iter().position(|host| host.member.as_ref().is_some_and(Member::leads))
     }
 
     fn answer(&mut self, op: u64, from: (NodeNumber, u32), result: &Result<Bytes, Error>) -> Done {
@@ -538,7 +575,8 @@ impl World {
         self.env.story.tell(now, || format!("client {client}"), || format!("#{op} gives up"));
         let state = &mut self.clients[client];
         state.busy = None;
-        let is_gone = self.hosts[state.member].broken;
+        let is_gone =
+            self.hosts[state.member].broken || !self.env.oracle.members.has(node_id(state.member).0);
         if (self.plan.config.fail_over && !self.healed) || is_gone {
             state.member = (state.member + 1) % self.hosts.len();
         }
@@ -563,7 +601,7 @@ impl World {
             return true;
         }
         let to = self.watchers[client].member;
-        if self.hosts[to].member.is_none() {
+        if self.hosts[to].member.as_ref().is_none_or(|member| !member.serves_writes()) {
             self.watchers[client].member = (to + 1) % self.hosts.len();
             return false;
         }
@@ -650,6 +688,7 @@ impl World {
         let step = self.plan.config.election();
         let end = self.env.queue.now() + LIVENESS_ELECTIONS * step + 20 * S;
         loop {
+            self.leave_those_that_do_not_vote();
             for client in 0..self.clients.len() {
                 if self.clients[client].busy.is_none() && self.clients[client].probed < PROBES {
                     let (method, message) = self.clients[client].probe();
@@ -686,6 +725,10 @@ impl World {
         }
         let last = self.env.oracle.log.len() as u64;
         for (number, host) in self.hosts.iter().enumerate().filter(|(_, host)| !host.broken) {
+            if !self.belongs(number) {
+                self.check_gone(number)?;
+                continue;
+            }
             let applied = host.member.as_ref().map_or(0, Member::applied);
             if applied != last {
                 return fail("liveness", format!("member {number} has applied {applied} of {last}"));
@@ -706,13 +749,15 @@ impl World {
                 continue; // it may be found out at any time
             }
             audit::check_tree(number, &host.disk)?;
-            debug_assert!(!host.disk.log.image().segments().is_empty());
+            let joined = number < self.plan.config.members || !host.disk.tree.is_empty();
+            debug_assert!(!joined || !host.disk.log.image().segments().is_empty());
             self.env.queue.after(MS, Event::Boot(number));
         }
         self.clients.iter_mut().for_each(|client| client.probed = 0);
         self.live()?;
-        let sound = self.hosts.iter().filter(|host| !host.flipped);
-        let members: Vec<&Member> = sound.filter_map(|host| host.member.as_ref()).collect();
-        audit::check_state(&members, &self.env.oracle.model)
+        let sound =
+            self.hosts.iter().enumerate().filter(|(number, host)| !host.flipped && self.belongs(*number));
+        let members: Vec<&Member> = sound.filter_map(|(_, host)| host.member.as_ref()).collect();
+        audit::check_state(&members, &self.env.oracle.model, &self.env.oracle.members)
     }
 }

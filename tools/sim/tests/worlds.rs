@@ -62,7 +62,24 @@ fn the_swarm_draws_everything() {
         ops.extend(plan.ops.iter().map(|op| format!("{:?}", op.kind)));
     }
     assert_eq!(sizes, BTreeSet::from([1, 3, 5]));
-    assert_eq!((faults.len(), ops.len()), (13, 17), "{faults:?} {ops:?}");
+    assert_eq!((faults.len(), ops.len()), (13, 23), "{faults:?} {ops:?}");
+}
+
+/// Members join, are promoted and leave, and everything still holds.
+#[test]
+fn worlds_in_which_members_come_and_go_pass() {
+    let (mut worlds, mut changes) = (0, 0);
+    for seed in 0..60 {
+        let plan = Plan::draw(seed);
+        if plan.config.membership.is_none() {
+            continue;
+        }
+        let ended = run(&plan);
+        assert_eq!(ended.failure, None, "ringsim run --seed {seed}");
+        worlds += 1;
+        changes += ended.counters.changes - plan.config.members as u64;
+    }
+    assert!(worlds > 5 && changes > worlds, "{changes} changes in {worlds} worlds");
 }
 
 /// The checkers are able to fail: clocks that run three times as fast as the plan says end leases early.

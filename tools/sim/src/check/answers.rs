@@ -6,6 +6,7 @@
 //! happened if its entry is in the log, and there is nothing to check.
 
 use bytes::Bytes;
+use consensus::NodeId;
 use net::grpc::Method;
 use net::pb::etcdserverpb as pb;
 use node::api::Error;
@@ -13,6 +14,7 @@ use prost::Message;
 use rustc_hash::FxHashMap;
 
 use super::{Failure, Oracle, fail};
+use crate::member::node_number;
 use crate::model::Answered;
 use crate::queue::Time;
 
@@ -37,8 +39,10 @@ pub struct Asked {
 #[derive(Default)]
 pub struct Answers {
     open: FxHashMap<u64, Asked>,
-    /// ID of the entry that a request became.
-    entries: FxHashMap<u64, u64>,
+    /// IDs of the entries that a request became: one, but for those that another member makes entries of.
+    entries: FxHashMap<u64, Vec<u64>>,
+    /// Requests that a member has passed on, by the number that it and this life of it have given them.
+    passed_on: FxHashMap<(usize, u64), u64>,
     /// What has been answered lies at or before this index.
     floor: u64,
     /// Newest revision that a connection (member, its life, client) has seen.
@@ -58,7 +62,19 @@ impl Answers {
 
     /// A member has made an entry of it.
     pub fn becomes(&mut self, op: u64, id: u64) {
-        self.entries.insert(op, id);
+        self.entries.entry(op).or_default().push(id);
+    }
+
+    /// A member asks another one to make an entry of it.
+    pub fn passes_on(&mut self, op: u64, from: usize, number: u64) {
+        self.passed_on.insert((from, number), op);
+    }
+
+    /// A member has made an entry of what another one has passed on.
+    pub fn becomes_for(&mut self, from: usize, number: u64, id: u64) {
+        if let Some(op) = self.passed_on.get(&(from, number)) {
+            self.becomes(*op, id);
+        }
     }
 
     /// Nobody waits for it any more.
@@ -87,6 +103,8 @@ impl Oracle {
             Method::KvRange => self.range(&asked, result),
             Method::LeaseKeepAlive => self.kept_alive(&asked, result).map(|()| None),
             Method::LeaseTimeToLive => Ok(None),
+            Method::MemberList => self.listed(&asked, result).map(|()| None),
+            Method::MaintenanceMoveLeader => self.moved(&asked, result).map(|()| None),
             _ => self.written(op, &asked, result),
         };
         let revision = revision
@@ -107,8 +125,13 @@ impl Oracle {
         asked: &Asked,
         result: &Result<Bytes, Error>,
     ) -> Result<Option<i64>, Failure> {
-        let index = self.answers.entries.get(&op).and_then(|id| self.by_id.get(id)).copied();
-        let Some(index) = index else {
+        let ids = self.answers.entries.get(&op).map_or(&[][..], |ids| ids);
+        let indexes: Vec<u64> = ids.iter().filter_map(|id| self.by_id.get(id).copied()).collect();
+        // Of several entries that one request became, the answer is that of one.
+        let fits = |index: &&u64| {
+            self.log[**index as usize - 1].answer.as_ref().map(Result::is_ok) == Some(result.is_ok())
+        };
+        let Some(index) = indexes.iter().find(fits).or(indexes.first()).copied() else {
             return match result {
                 Ok(_) => fail("durability", "is answered though nobody has committed it"),
                 Err(_) => Ok(None),
@@ -153,9 +176,34 @@ impl Oracle {
             if let Answered::Grant(grant) = told {
                 self.leases.alive(grant.id, asked.at);
             }
-            return Ok(Some(*revision));
+            return Ok(Some(*revision).filter(|_| !matches!(told, Answered::Members(..))));
         }
         Ok(None)
+    }
+
+    fn listed(&mut self, asked: &Asked, result: &Result<Bytes, Error>) -> Result<(), Failure> {
+        let Ok(bytes) = result else { return Ok(()) };
+        let ask = pb::MemberListRequest::decode(asked.message.clone()).expect("as it was encoded");
+        let found = pb::MemberListResponse::decode(bytes.clone()).map_err(|_| malformed())?.members;
+        let floor = if ask.linearizable { asked.floor } else { 0 };
+        let Some(first) = self.members.first_with(&found, floor) else {
+            return fail("membership", format!("after entry {floor} the members were never {found:?}"));
+        };
+        if ask.linearizable {
+            self.answers.floor = self.answers.floor.max(first);
+        }
+        Ok(())
+    }
+
+    fn moved(&self, asked: &Asked, result: &Result<Bytes, Error>) -> Result<(), Failure> {
+        let ask = pb::MoveLeaderRequest::decode(asked.message.clone()).expect("as it was encoded");
+        let target = node_number(NodeId(ask.target_id));
+        match result {
+            Ok(_) if !self.raft.has_led(target) => {
+                fail("raft", format!("leadership has moved to member {target}, which has never led"))
+            }
+            _ => Ok(()),
+        }
     }
 
     fn range(&mut self, asked: &Asked, result: &Result<Bytes, Error>) -> Result<Option<i64>, Failure> {
@@ -235,6 +283,10 @@ fn is_unknown(error: Error) -> bool {
             | Error::FutureRevision
             | Error::EmptyKey
             | Error::DuplicateKey
+            | Error::MemberExists
+            | Error::PeerUrlExists
+            | Error::MemberNotLearner
+            | Error::TooManyLearners
     )
 }
 
@@ -262,6 +314,14 @@ fn decode(method: Method, bytes: &Bytes) -> Result<(i64, Answered), Failure> {
         Method::LeaseGrant => {
             let mut grant: pb::LeaseGrantResponse = parse(bytes)?;
             (revision(grant.header.take()), Answered::Grant(grant))
+        }
+        Method::MemberAdd => {
+            let added: pb::MemberAddResponse = parse(bytes)?;
+            (revision(added.header), Answered::Members(added.member, added.members))
+        }
+        Method::MemberRemove | Method::MemberUpdate | Method::MemberPromote => {
+            let list: pb::MemberListResponse = parse(bytes)?;
+            (revision(list.header), Answered::Members(None, list.members))
         }
         _ => (revision(parse::<pb::CompactionResponse>(bytes)?.header), Answered::Bare),
     })

@@ -8,12 +8,14 @@ pub mod leases;
 pub mod raft;
 pub mod watches;
 
-use consensus::{Entry, EntryKind};
+use consensus::{ConfChange, ConfChangeKind, ConfState, Entry, EntryKind};
 use net::pb::etcdserverpb as pb;
 use prost::Message;
 use rustc_hash::FxHashMap;
 
+use crate::members::Members;
 use crate::model::{self, Model};
+use crate::plan::Config;
 use crate::queue::Time;
 
 /// A rule that was broken.
@@ -56,6 +58,10 @@ pub struct Oracle {
     pub by_id: FxHashMap<u64, u64>,
     /// The state after it.
     pub model: Model,
+    /// The members after it.
+    pub members: Members,
+    /// Ids that were added to them and that nobody has looked at yet.
+    pub added: Vec<u64>,
     /// Terms, votes, commits, durability.
     pub raft: raft::Raft,
     /// Requests and answers.
@@ -68,15 +74,17 @@ pub struct Oracle {
 
 impl Oracle {
     /// Nothing has happened.
-    pub fn new(members: usize, lease_ttl_min: i64, clock_rate_max: u64) -> Oracle {
+    pub fn new(config: &Config) -> Oracle {
         Oracle {
             log: Vec::new(),
             by_id: FxHashMap::default(),
-            model: Model::new(lease_ttl_min),
-            raft: raft::Raft::new(members),
+            model: Model::new(config.lease_ttl_min),
+            members: Members::default(),
+            added: Vec::new(),
+            raft: raft::Raft::new(config.members, config.hosts()),
             answers: answers::Answers::default(),
             watches: watches::Watches::default(),
-            leases: leases::Leases::new(clock_rate_max),
+            leases: leases::Leases::new(config.clock_rate_max),
         }
     }
 
@@ -103,7 +111,7 @@ impl Oracle {
             if entry.index.0 as usize != self.log.len() + 1 {
                 return fail("raft", format!("member {node} commits entry {} before others", entry.index));
             }
-            self.raft.first_commit(entry.index.0, entry.term.0)?;
+            self.raft.first_commit(entry, &self.members)?;
             self.append(now, entry, hash)?;
         }
         Ok(())
@@ -111,7 +119,7 @@ impl Oracle {
 
     fn append(&mut self, now: Time, entry: &Entry, hash: u64) -> Result<(), Failure> {
         let (id, answer) = match entry.kind {
-            EntryKind::ConfChange => (0, None),
+            EntryKind::ConfChange => self.change_members(entry)?,
             EntryKind::Normal => self.apply(now, entry)?,
         };
         self.log.push(Committed {
@@ -126,6 +134,49 @@ impl Oracle {
         Ok(())
     }
 
+    fn change_members(&mut self, entry: &Entry) -> Result<(u64, Option<model::Answer>), Failure> {
+        let index = entry.index.0;
+        let Ok(change) = ConfChange::decode(&entry.data) else {
+            return fail("raft", format!("entry {index} is not what anybody proposed"));
+        };
+        self.note_id(change.id, index)?;
+        let answer = self.members.change(index, &change);
+        let adds = matches!(change.kind, ConfChangeKind::AddNode | ConfChangeKind::AddLearnerNode);
+        if adds && answer.is_ok() && change.id != 0 {
+            self.added.push(change.node.0);
+        }
+        Ok((change.id, Some(answer)))
+    }
+
+    /// An entry with this ID, if it has one, stands at this index.
+    fn note_id(&mut self, id: u64, index: u64) -> Result<(), Failure> {
+        if id == 0 {
+            return Ok(());
+        }
+        if let Some(before) = self.by_id.insert(id, index) {
+            return fail("exactly-once", format!("entry {index} is entry {before} once more (ID {id:x})"));
+        }
+        self.raft.not_dropped(id)
+    }
+
+    /// A member's configuration, as it takes it for that of this index.
+    pub fn configured(&self, node: usize, index: u64, conf: &ConfState) -> Result<(), Failure> {
+        let expected = self.members.conf_at(index);
+        let ids = |nodes: &[consensus::NodeId]| nodes.iter().map(|node| node.0).collect::<Vec<u64>>();
+        if (ids(&conf.voters), ids(&conf.learners)) != (expected.voters.clone(), expected.learners.clone()) {
+            return fail(
+                "membership",
+                format!("member {node} goes by {conf:?} at {index}, not {expected:?}"),
+            );
+        }
+        Ok(())
+    }
+
+    /// A member leads; it goes by the configuration of this index.
+    pub fn leads(&mut self, node: usize, term: u64, conf_index: u64) -> Result<(), Failure> {
+        self.raft.leads(node, term, conf_index, &self.members)
+    }
+
     fn apply(&mut self, now: Time, entry: &Entry) -> Result<(u64, Option<model::Answer>), Failure> {
         let index = entry.index.0;
         let decoded =
@@ -134,14 +185,9 @@ impl Oracle {
             return fail("raft", format!("entry {index} is not what anybody proposed"));
         };
         let id = request.header.as_ref().map_or(0, |header| header.id);
-        if id != 0 {
-            if let Some(before) = self.by_id.insert(id, index) {
-                return fail(
-                    "exactly-once",
-                    format!("entry {index} is entry {before} once more (ID {id:x})"),
-                );
-            }
-            self.raft.not_dropped(id)?;
+        self.note_id(id, index)?;
+        if let Some(said) = &request.cluster_member_attr_set {
+            self.members.attributes(index, said);
         }
         let term = in_term.header.map_or(0, |header| header.term);
         if term > 0 && term != entry.term.0 {

@@ -2,14 +2,19 @@
 //!
 //! - Nobody leads a term that another leads; nobody grants two votes in a term, also not before and after a crash.
 //! - What a member has committed grows by one, and only it; after a restart it begins at what its checkpoint covers.
-//! - A committed entry is durable on a majority at that moment.
+//! - A committed entry is durable on a majority at that moment: of the configuration that its leader went by, which is the
+//!   one before the last change of its log or the one after it. (One is appended when the one before it is applied, and
+//!   nobody campaigns before what he knows to be committed is applied.) A change itself is committed by those before it.
+//! - A leader had the votes of a majority of the configuration that it goes by, and belongs to it.
 //! - Term and vote found after a restart are at least what was durable before it.
 //! - What a member said would never commit never does.
 
-use consensus::{Entry, HardState};
+use consensus::{Entry, EntryKind, HardState};
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::{Failure, fail};
+use crate::member::{node_id, node_number};
+use crate::members::Members;
 
 /// What a member's log holds for sure.
 #[derive(Default)]
@@ -23,8 +28,16 @@ struct Durable {
     resetting: bool,
 }
 
+impl Durable {
+    fn has(&self, index: u64, term: u64) -> bool {
+        self.terms.get(index as usize - 1) == Some(&term)
+    }
+}
+
 /// See the module's header.
 pub struct Raft {
+    /// Members that the cluster began with.
+    founders: usize,
     members: Vec<Durable>,
     leaders: FxHashMap<u64, usize>,
     votes: FxHashMap<(usize, u64), u64>,
@@ -32,10 +45,11 @@ pub struct Raft {
 }
 
 impl Raft {
-    /// Members whose logs are empty.
-    pub fn new(members: usize) -> Raft {
+    /// Members whose logs are empty, on so many hosts.
+    pub fn new(founders: usize, hosts: usize) -> Raft {
         Raft {
-            members: (0..members).map(|_| Durable::default()).collect(),
+            founders,
+            members: (0..hosts).map(|_| Durable::default()).collect(),
             leaders: FxHashMap::default(),
             votes: FxHashMap::default(),
             dropped: FxHashSet::default(),
@@ -155,30 +169,56 @@ impl Raft {
     }
 
     /// Nobody has handed out this entry before.
-    pub fn first_commit(&self, index: u64, term: u64) -> Result<(), Failure> {
-        if index as usize <= self.members.len() {
-            return Ok(()); // every member begins with these
+    pub fn first_commit(&self, entry: &Entry, members: &Members) -> Result<(), Failure> {
+        let (index, term) = (entry.index.0, entry.term.0);
+        if index as usize <= self.founders {
+            return Ok(()); // every founder begins with these
         }
-        let has = |member: &&Durable| member.terms.get(index as usize - 1) == Some(&term);
-        let durable = self.members.iter().filter(has).count();
-        if durable * 2 <= self.members.len() {
-            let of = self.members.len();
-            return fail(
-                "durability",
-                format!("entry {index} of term {term} commits while durable on {durable} of {of} members"),
-            );
+        let has = |id| self.members[node_number(consensus::NodeId(id))].has(index, term);
+        let conf = members.conf_at(index - 1);
+        let is_change = entry.kind == EntryKind::ConfChange;
+        if conf.is_majority(has) || !is_change && members.conf_before(conf).is_majority(has) {
+            return Ok(());
+        }
+        let durable: Vec<usize> =
+            (0..self.members.len()).filter(|at| self.members[*at].has(index, term)).collect();
+        fail(
+            "durability",
+            format!(
+                "entry {index} of term {term} commits while durable on {durable:?}, voters are {conf:x?}"
+            ),
+        )
+    }
+
+    /// A member leads, and goes by the configuration of this index.
+    pub fn leads(
+        &mut self,
+        node: usize,
+        term: u64,
+        conf_index: u64,
+        members: &Members,
+    ) -> Result<(), Failure> {
+        match self.leaders.insert(term, node) {
+            Some(other) if other != node => {
+                return fail("raft", format!("members {other} and {node} both lead term {term}"));
+            }
+            _ => {}
+        }
+        let (conf, own) = (members.conf_at(conf_index), node_id(node).0);
+        if !conf.voters.contains(&own) {
+            return fail("membership", format!("member {node} leads term {term}, voters are {conf:x?}"));
+        }
+        let votes =
+            |id| id == own || self.votes.get(&(node_number(consensus::NodeId(id)), term)) == Some(&own);
+        if !conf.is_majority(votes) {
+            return fail("raft", format!("member {node} leads term {term} without a majority of {conf:x?}"));
         }
         Ok(())
     }
 
-    /// A member leads.
-    pub fn leads(&mut self, node: usize, term: u64) -> Result<(), Failure> {
-        match self.leaders.insert(term, node) {
-            Some(other) if other != node => {
-                fail("raft", format!("members {other} and {node} both lead term {term}"))
-            }
-            _ => Ok(()),
-        }
+    /// Whether this member has ever led.
+    pub fn has_led(&self, node: usize) -> bool {
+        self.leaders.values().any(|leader| *leader == node)
     }
 
     /// A member's grant of a vote leaves it.

@@ -1,12 +1,15 @@
 //! The start of a process, in the order of the server's `boot`.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use consensus::log::{Identity as LogIdentity, Log, LogConfig, Recovered, State, Tail, recover};
 use consensus::{ConfState, Config, Index, LogPosition, Node, NodeId, Term};
 use engine::Store;
 use engine::tree::{self, OpenError};
+use node::cluster::conf_changes::ConfChanges;
+use node::cluster::{added_member_id, change};
 use node::lease::{Expiry, Renewals};
 use node::membership::{self, voters_and_learners};
 use node::propose::{Forwarded, IdGenerator};
@@ -16,7 +19,8 @@ use node::{Identity, apply};
 use rustc_hash::FxHashMap;
 
 use super::{
-    ClientCore, Done, Leadership, LogCore, Member, RaftCore, Receiving, Shared, StoreCore, ToRaft, stops,
+    Announced, ClientCore, Done, Leadership, LogCore, Member, Peers, RaftCore, Receiving, Shared, StoreCore,
+    ToRaft, stops,
 };
 use crate::check::Failure;
 use crate::disk::Disk;
@@ -26,26 +30,42 @@ use crate::queue::MS;
 /// The cluster's id.
 pub const CLUSTER: u64 = 0xc1;
 
+/// Changes of the membership that wait for their turn, as in the server's limits.
+const CONF_CHANGES_OPEN_MAX: usize = 64;
+
+/// Hosts of a world, at most.
+pub const HOSTS_MAX: usize = 8;
+
+/// Where a host's peers reach it.
+pub fn peer_url(number: NodeNumber) -> String {
+    format!("http://10.0.0.{number}:2380")
+}
+
+/// Each host has one id, which is that of a member added under its URL when the clock began.
+static IDS: LazyLock<[NodeId; HOSTS_MAX]> =
+    LazyLock::new(|| std::array::from_fn(|number| NodeId(added_member_id(&[peer_url(number)], 0))));
+
 /// The id of a member.
 pub fn node_id(number: NodeNumber) -> NodeId {
-    NodeId(number as u64 + 0x71)
+    IDS[number]
 }
 
 /// Undoes [`node_id`].
 pub fn node_number(id: NodeId) -> NodeNumber {
-    (id.0 - 0x71) as NodeNumber
+    IDS.iter().position(|known| *known == id).expect("the id of a host")
 }
 
 fn first_member(number: NodeNumber) -> membership::Member {
     membership::Member {
         id: node_id(number).0,
-        peer_urls: vec![format!("http://10.0.0.{number}:2380")],
+        peer_urls: vec![peer_url(number)],
         ..membership::Member::default()
     }
 }
 
 impl Member {
-    /// Starts a process on what its disk holds. `nonce` is from the system's random source.
+    /// Starts a process on what its disk holds. `nonce` is from the system's random source. `remotes` are the members that
+    /// one finds who joins a cluster, and starts for the first time.
     ///
     /// # Errors
     /// It refuses to start, or a checker has seen something.
@@ -55,6 +75,7 @@ impl Member {
         number: NodeNumber,
         life: u32,
         nonce: u64,
+        remotes: Vec<membership::Member>,
     ) -> Result<Member, Failure> {
         // What an earlier process left in the caches looks as if it were on the disk. Before anything is built on it, it
         // must be.
@@ -78,8 +99,19 @@ impl Member {
         let Recovered { state, tail, .. } = recovered;
         let log = open_log(env, disk, identity, tail, nonce);
         env.oracle.recovered(number, applied.index.0, state.hard_state, &state.entries)?;
-        let state = if is_new { State::bootstrap(&bootstrap_members(env)) } else { state };
-        let conf = conf_state(&store, number)?;
+        let founds = is_new && number < env.config.members;
+        let state = if founds { State::bootstrap(&bootstrap_members(env)) } else { state };
+        let (members, removed) = members_of(&store, number)?;
+        if removed.contains(&node_id(number).0) {
+            return super::members::removed(number);
+        }
+        let conf = conf_state(&members);
+        let peers = Peers::new(
+            node_id(number),
+            if members.is_empty() { first_members(env, number, remotes) } else { members },
+            removed,
+            3 * Duration::from_nanos(env.config.election()),
+        );
         let node = Node::new(node_config(env, number, nonce), state, applied, conf);
         let Ok(view) = store.publish() else { return stops(number, "the tree file is damaged") };
         let covered = view.applied().index;
@@ -104,6 +136,9 @@ impl Member {
                 forwarded: Forwarded::default(),
                 forwarded_ids: FxHashMap::default(),
                 pinned: FxHashMap::default(),
+                conf_changes: ConfChanges::new(CONF_CHANGES_OPEN_MAX),
+                conf_at: applied.index,
+                transfers: Vec::new(),
             },
             log: LogCore {
                 log,
@@ -126,8 +161,10 @@ impl Member {
                 expiry: Expiry::default(),
                 leadership: Leadership::Follows,
                 term: 0,
-                announced: None,
-                is_announced: false,
+                announced: Announced::No,
+                leader: 0,
+                members_changed: true,
+                removed_at: None,
                 proposals: 0,
                 compacting: true,
                 compactions: Vec::new(),
@@ -147,11 +184,14 @@ impl Member {
                 hub: Hub::new(hub, view.clone(), 0),
                 view,
                 writes: FxHashMap::default(),
+                peers: FxHashMap::default(),
                 reads: LinearReads::default(),
                 numbers: 0,
                 advancing: false,
             },
             receiving: Receiving::default(),
+            peers,
+            ticks: 0,
             store_config,
             scheduled: [false; 4],
             tick_due: 0,
@@ -248,12 +288,24 @@ fn node_config(env: &Env, number: NodeNumber, nonce: u64) -> Config {
     config
 }
 
-fn conf_state(store: &Store, number: NodeNumber) -> Result<ConfState, Failure> {
-    let members = match apply::members(store) {
-        Ok(members) => members,
-        Err(fatal) => return stops(number, fatal),
-    };
-    let (voters, learners) = voters_and_learners(&members);
+/// The members of a store, and the ids of those that were removed.
+fn members_of(store: &Store, number: NodeNumber) -> Result<(Vec<membership::Member>, Vec<u64>), Failure> {
+    let found = apply::members(store).and_then(|members| Ok((members, change::removed_ids(store)?)));
+    found.or_else(|fatal| stops(number, fatal))
+}
+
+/// Whom a member knows before it has applied anything: the founders, if it is one; those that it found when it joined; or
+/// after a restart in between itself alone, and the others come to it.
+fn first_members(env: &Env, number: NodeNumber, remotes: Vec<membership::Member>) -> Vec<membership::Member> {
+    match number < env.config.members {
+        true => (0..env.config.members).map(first_member).collect(),
+        false if remotes.is_empty() => vec![first_member(number)],
+        false => remotes,
+    }
+}
+
+fn conf_state(members: &[membership::Member]) -> ConfState {
+    let (voters, learners) = voters_and_learners(members);
     let nodes = |ids: Vec<u64>| ids.into_iter().map(NodeId).collect();
-    Ok(ConfState { voters: nodes(voters), learners: nodes(learners) })
+    ConfState { voters: nodes(voters), learners: nodes(learners) }
 }

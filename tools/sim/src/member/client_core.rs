@@ -10,6 +10,7 @@ use engine::{Planned, RangeOptions, View};
 use net::grpc::{Fill, Method};
 use node::Answer;
 use node::api::{self, Context, Error, Limits, Refusal, Request, Space};
+use node::forward::Response;
 use node::lease;
 use node::propose::Write;
 use node::read::{self, RangeReply};
@@ -84,6 +85,9 @@ impl Member {
     }
 
     fn call(&mut self, env: &mut Env, op: u64, method: Method, message: &Bytes) -> Done {
+        if self.is_refused_for_learner(method, message) {
+            return self.reply(env, op, Err(Error::NotSupportedForLearner));
+        }
         if method == Method::LeaseKeepAlive {
             return match lease_of(message) {
                 Ok(lease) => self.read_linearizable(env, op, Read::KeepAlive { lease }),
@@ -103,6 +107,8 @@ impl Member {
                 self.to_store(env, ToStore::Query(op, Query::TimeToLive { lease: id, keys }));
                 Ok(())
             }
+            Ok(Request::ConfChange(change)) => self.change_members(env, op, change),
+            Ok(Request::MoveLeader { target }) => self.move_leader(env, op, target),
             Ok(request) => self.read(env, op, &request),
             Err(Refusal::Error(error)) => self.reply(env, op, Err(error)),
             Err(Refusal::Unimplemented(method)) => stops(self.number, format!("{method:?} is not served")),
@@ -118,7 +124,7 @@ impl Member {
     }
 
     /// Numbers of different lives differ, for raft's cache may name those of an earlier one.
-    fn next_number(&mut self) -> u64 {
+    pub(super) fn next_number(&mut self) -> u64 {
         self.client.numbers += 1;
         u64::from(self.life) << 40 | self.client.numbers
     }
@@ -189,7 +195,7 @@ impl Member {
         Ok(message.into())
     }
 
-    fn encoded(&self, result: Result<Answer, Error>) -> Result<Bytes, Error> {
+    pub(super) fn encoded(&self, result: Result<Answer, Error>) -> Result<Bytes, Error> {
         result.map(|answer| {
             let mut message = Vec::new();
             answer.encode(&self.identity, self.shared.term, &mut message);
@@ -197,7 +203,7 @@ impl Member {
         })
     }
 
-    fn reply(&mut self, env: &mut Env, op: u64, result: Result<Bytes, Error>) -> Done {
+    pub(super) fn reply(&mut self, env: &mut Env, op: u64, result: Result<Bytes, Error>) -> Done {
         if matches!(result, Err(Error::Corrupt)) {
             return stops(self.number, "the tree file is damaged");
         }
@@ -256,6 +262,12 @@ impl Member {
                 self.ask_for_index(env);
                 failed.into_iter().try_for_each(|(op, _)| self.reply(env, op, Err(Error::LeaderChanged)))
             }
+            ToClient::Transferred(id) => self.transferred(env, id),
+            ToClient::PeerRequest(from, id, body) => {
+                self.peer_asks(env, from, id, &body);
+                Ok(())
+            }
+            ToClient::PeerResponse(id, body) => self.peer_answers(env, id, &body),
             ToClient::KeptAlive(op, result) => {
                 let header = self.identity.header(self.client.view.revision(), self.shared.term);
                 let answer = result
@@ -269,7 +281,12 @@ impl Member {
         }
     }
 
-    fn written(&mut self, env: &mut Env, id: ProposalId, result: Result<Answer, Error>) -> Done {
+    pub(super) fn written(&mut self, env: &mut Env, id: ProposalId, result: Result<Answer, Error>) -> Done {
+        if let Some((from, asked)) = self.client.peers.remove(&id.0) {
+            let response = result.map_or_else(Response::Refused, |answer| Response::Promoted(answer.body));
+            self.answer_peer(env, from, asked, &response);
+            return Ok(());
+        }
         let Some(op) = self.client.writes.remove(&id.0) else { return Ok(()) };
         let result = self.encoded(result);
         self.reply(env, op, result)

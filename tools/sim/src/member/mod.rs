@@ -5,11 +5,13 @@
 //! four cores of the server are four inboxes here; a core's turn takes what its inbox holds at that moment, and how long
 //! after a handover the turn comes is drawn, so that cores race as they do on a machine.
 //!
-//! The files follow the server's: [`raft_core`], [`log_core`], [`store_core`], [`client_core`].
+//! The files follow the server's: [`raft_core`], [`log_core`], [`store_core`], [`client_core`], [`members`].
 
 mod boot;
 mod client_core;
 mod log_core;
+mod members;
+mod peers;
 mod raft_core;
 mod replication;
 mod store_core;
@@ -18,6 +20,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use consensus::log::{Fetcher, Log, NewSegment};
 use consensus::{
     ConfChange, ConfState, DropReason, Entry, Fetch, HardState, Index, LogPosition, Node, NodeId,
@@ -26,7 +29,9 @@ use consensus::{
 use engine::tree::Checkpoint;
 use engine::{Store, View};
 use node::api::{Error, Request};
+use node::cluster::conf_changes::ConfChanges;
 use node::lease::{Expiry, Renewals};
+use node::membership;
 use node::propose::{Command, Forwarded, IdGenerator, Write};
 use node::read::LinearReads;
 use node::watch_hub::Hub;
@@ -38,9 +43,12 @@ use crate::disk::Disk;
 use crate::env::{Env, NodeNumber, Wake};
 use crate::queue::Time;
 
+use members::Figures;
+use peers::Peers;
 use replication::Receiving;
 
-pub use boot::{CLUSTER, node_id, node_number};
+pub use boot::{CLUSTER, node_id, node_number, peer_url};
+pub use members::REMOVED;
 
 /// To the raft core.
 enum ToRaft {
@@ -49,6 +57,10 @@ enum ToRaft {
     ReadIndex(ReadId),
     Durable(ReadyNumber),
     ConfChange(Index, Option<ConfChange>),
+    ProposeConfChange(ProposalId, ConfChange),
+    TransferLeader(ProposalId, NodeId),
+    Members(Vec<membership::Member>, Vec<u64>),
+    ToPeer(NodeId, PeerMessage),
     Checkpointed(Index),
     LogStartsAt(Index),
     Fetched(NodeId, Index, Option<Vec<Entry>>),
@@ -74,8 +86,9 @@ enum Proposer {
 enum ToStore {
     Commit(Vec<(Entry, Option<Command>)>),
     Leadership {
-        leader: bool,
+        leads: bool,
         term: u64,
+        leader: u64,
     },
     Dropped(ProposalId),
     Query(u64, Query),
@@ -100,6 +113,9 @@ enum ToClient {
     Dropped(ProposalId, DropReason),
     ReadReady(ReadId, Index),
     ReadDropped(ReadId),
+    Transferred(ProposalId),
+    PeerRequest(NodeId, u64, Bytes),
+    PeerResponse(u64, Bytes),
     KeptAlive(u64, Result<(i64, i64), Error>),
     Answered(u64, Result<Answer, Error>),
 }
@@ -112,6 +128,10 @@ struct Shared {
     /// The commit index while this member is the only voter and leads.
     single_voter: Option<Index>,
     applied: u64,
+    /// What is known to be committed.
+    commit: u64,
+    /// What is known of the others, as of the last tick.
+    peers: Vec<Figures>,
 }
 
 /// A read that waits.
@@ -132,6 +152,12 @@ struct RaftCore {
     forwarded_ids: FxHashMap<ProposalId, u64>,
     /// Versions pinned for peers.
     pinned: FxHashMap<NodeId, Arc<View>>,
+    /// Changes of the membership, until they commit.
+    conf_changes: ConfChanges,
+    /// The last one that this life has applied, or what its store began with.
+    conf_at: Index,
+    /// Who waits for whom to lead.
+    transfers: Vec<(ProposalId, NodeId)>,
 }
 
 struct LogCore {
@@ -168,8 +194,12 @@ struct StoreCore {
     expiry: Expiry,
     leadership: Leadership,
     term: u64,
-    announced: Option<ProposalId>,
-    is_announced: bool,
+    announced: Announced,
+    /// Who leads, as far as it is known.
+    leader: u64,
+    members_changed: bool,
+    /// When this member was removed from the cluster.
+    removed_at: Option<Duration>,
     proposals: u64,
     compacting: bool,
     compactions: Vec<(i64, ProposalId, Result<Answer, Error>)>,
@@ -186,6 +216,15 @@ struct StoreCore {
     installation: Option<(ReadyNumber, Box<Store>)>,
     checkpointed_at: Duration,
     covered: u64,
+}
+
+/// How far this member has made itself known since the process began.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Announced {
+    No,
+    /// Since when.
+    Proposed(ProposalId, Duration),
+    Yes,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -238,6 +277,8 @@ struct ClientCore {
     view: Arc<View>,
     /// Operations by the number of their proposal.
     writes: FxHashMap<u64, u64>,
+    /// Calls of clients of other members, which have asked this one: the member, and its number for the question.
+    peers: FxHashMap<u64, (NodeId, u64)>,
     /// Linearizable reads, by the number of their operation.
     reads: LinearReads<(u64, Read)>,
     numbers: u64,
@@ -257,6 +298,8 @@ pub struct Member {
     store: StoreCore,
     client: ClientCore,
     receiving: Receiving,
+    peers: Peers,
+    ticks: u64,
     store_config: engine::Config,
     /// Which cores have a turn coming.
     scheduled: [bool; 4],

@@ -1,6 +1,7 @@
 //! The raft core's turn: feeds `consensus::Node` and starts what it asks for.
 
-use consensus::{DropReason, Entry, Index, Input, Lane, Output, PeerMessage, ProposalId, Role};
+use consensus::{DropReason, Entry, EntryKind, Index, Input, Lane, Output, PeerMessage, ProposalId, Role};
+use node::propose::Command;
 use raft::eraftpb::MessageType;
 
 use super::{Appended, Done, Leadership, Member, Proposer, ToClient, ToRaft, ToStore, node_id, node_number};
@@ -38,7 +39,13 @@ impl Member {
 
     fn to_raft(&mut self, env: &mut Env, message: ToRaft, outputs: &mut Vec<Output>) -> Done {
         let input = match message {
-            ToRaft::Message(from, message) => Input::Receive(node_id(from), message),
+            ToRaft::Message(from, message) => match *message {
+                message @ (PeerMessage::Request { .. } | PeerMessage::Response { .. }) => {
+                    self.route(env, node_id(from), message);
+                    return Ok(());
+                }
+                message => Input::Receive(node_id(from), Box::new(message)),
+            },
             ToRaft::Propose(id, write, proposer) => {
                 if self.is_stale(proposer) {
                     return self.dropped(env, id, DropReason::NoLeader);
@@ -53,7 +60,27 @@ impl Member {
             }
             ToRaft::ReadIndex(read) => Input::ReadIndex(read),
             ToRaft::Durable(ready) => Input::Durable(ready),
-            ToRaft::ConfChange(index, change) => Input::ApplyConfChange(index, change),
+            ToRaft::ConfChange(index, change) => {
+                self.raft.conf_at = self.raft.conf_at.max(index);
+                Input::ApplyConfChange(index, change)
+            }
+            ToRaft::ProposeConfChange(id, change) => {
+                let now = self.now(env);
+                self.raft.conf_changes.proposed(now, id, &change);
+                if self.raft.node.status().role.role != Role::Leader {
+                    self.raft.forwarded.insert(now, change.id, id, Command::Nothing);
+                }
+                Input::ProposeConfChange(id, change)
+            }
+            ToRaft::TransferLeader(id, to) => {
+                self.raft.transfers.push((id, to));
+                Input::TransferLeader(Some(to))
+            }
+            ToRaft::Members(members, removed) => {
+                self.peers.set_members(members, &removed);
+                return Ok(());
+            }
+            ToRaft::ToPeer(to, message) => return self.send_to_peer(env, to, message),
             ToRaft::LogStartsAt(index) => Input::LogStartsAt(index),
             ToRaft::Fetched(peer, first, entries) => Input::Fetched(peer, first, entries),
             ToRaft::SnapshotPinned { peer, position, conf, view } => {
@@ -89,6 +116,7 @@ impl Member {
         self.schedule_tick(env);
         let mut outputs = Vec::new();
         self.watch_log(env);
+        self.tend_peers(env)?;
         self.raft.node.step(Input::Tick, &mut outputs);
         outputs.into_iter().try_for_each(|output| self.start_output(env, output))?;
         self.raft_turn(env)
@@ -134,12 +162,14 @@ impl Member {
                 self.shared.leader = change.leader.map_or(0, |leader| leader.0);
                 let leader = change.role == Role::Leader;
                 if leader {
-                    env.oracle.raft.leads(self.number, change.term.0)?;
+                    env.oracle.leads(self.number, change.term.0, self.raft.conf_at.0)?;
                 }
                 self.tell(env, || {
                     format!("{:?} in term {}, leader {:?}", change.role, change.term, change.leader)
                 });
-                self.to_store(env, ToStore::Leadership { leader, term: change.term.0 });
+                self.led_by(env, change.leader);
+                let (leads, term, leader) = (leader, change.term.0, self.shared.leader);
+                self.to_store(env, ToStore::Leadership { leads, term, leader });
             }
             Output::ReadReady(read, index) => match client_of(ProposalId(read.0)) {
                 Some(_) => self.to_client(env, ToClient::ReadReady(read, index)),
@@ -169,7 +199,7 @@ impl Member {
         Ok(())
     }
 
-    fn send(&mut self, env: &mut Env, to: consensus::NodeId, message: Box<PeerMessage>) -> Done {
+    pub(super) fn send(&mut self, env: &mut Env, to: consensus::NodeId, message: Box<PeerMessage>) -> Done {
         if let PeerMessage::Raft(said) = &*message {
             let raft = &said.raft;
             match raft.get_msg_type() {
@@ -180,7 +210,9 @@ impl Member {
                 _ => {}
             }
         }
-        env.send(Letter { from: self.id(), to: node_number(to), message, snapshot: None });
+        if self.peers.knows(to) {
+            env.send(Letter { from: self.id(), to: node_number(to), message, snapshot: None });
+        }
         Ok(())
     }
 
@@ -188,6 +220,7 @@ impl Member {
         env.oracle.committed(env.queue.now(), self.number, &entries)?;
         if let (Some(first), Some(last)) = (entries.first(), entries.last()) {
             let (first, last) = (first.index.0, last.index.0);
+            self.shared.commit = last;
             env.trace(last << 8 | self.number as u64);
             self.tell(env, || format!("commits {first}..={last}"));
         }
@@ -200,7 +233,11 @@ impl Member {
                 self.raft.forwarded_ids.remove(id);
                 entry.proposal = Some(*id);
             }
-            (entry, own.map(|(_, command)| command))
+            let is_change = entry.kind == EntryKind::ConfChange;
+            if let (Some(id), true) = (entry.proposal, is_change) {
+                self.raft.conf_changes.over(id);
+            }
+            (entry, own.map(|(_, command)| command).filter(|_| !is_change))
         });
         let batch = batch.collect();
         self.to_store(env, ToStore::Commit(batch));
@@ -208,6 +245,10 @@ impl Member {
     }
 
     fn dropped(&mut self, env: &mut Env, id: ProposalId, reason: DropReason) -> Done {
+        if reason == DropReason::ConfChangePending && self.raft.conf_changes.refused(id) {
+            return Ok(());
+        }
+        self.raft.conf_changes.over(id);
         let kept = self.raft.commands.remove(&id).map(|(_, entry)| entry);
         let entry = kept.or_else(|| self.raft.forwarded_ids.remove(&id));
         if let (Some(entry), true) = (entry, reason != DropReason::OutcomeUnknown) {

@@ -94,6 +94,10 @@ impl Member {
             }
         }
         self.tell(env, || format!("sends a snapshot of {} bytes to member {}", bytes.len(), node_number(to)));
+        if !self.peers.knows(to) {
+            self.ask_raft(env, ToRaft::SnapshotSent(node_number(to), false));
+            return Ok(());
+        }
         let letter = Letter { from: self.id(), to: node_number(to), message, snapshot: Some(bytes.into()) };
         env.send_snapshot(letter);
         Ok(())
@@ -148,6 +152,7 @@ impl Member {
     pub(super) fn install(&mut self, env: &mut Env, install: InstallSnapshot) -> Done {
         self.tell(env, || format!("installs the snapshot of entry {}", install.position.index));
         env.oracle.installs(self.number, install.position.index.0, install.position.term.0)?;
+        self.raft.conf_at = install.position.index;
         self.receiving.installing = Some(install);
         Ok(())
     }
@@ -195,6 +200,7 @@ impl Member {
         let Some((ready, store)) = self.store.installation.take() else { return false };
         self.store.store = *store;
         self.store.is_unlinked = false;
+        self.store.members_changed = true;
         self.store.covered = self.store.store.applied().index;
         self.store.checkpointed_at = self.now(env);
         self.store.compacting = true;

@@ -7,11 +7,14 @@ use engine::compact::Progress;
 use node::Answer;
 use node::api::{Error, Space};
 use node::apply::{self, Effect};
+use node::cluster::{ForSelf, for_self};
 use node::lease::EXPIRY_INTERVAL;
 use node::propose::{self, Write};
 
 use super::raft_core::{client_of, store_proposal};
-use super::{Done, Leadership, Member, Proposer, Query, ToClient, ToRaft, ToStore, node_id, stops};
+use super::{
+    Announced, Done, Leadership, Member, Proposer, Query, ToClient, ToRaft, ToStore, node_id, stops,
+};
 use crate::env::{Env, Wake};
 
 /// The cluster version that a first start decides on.
@@ -36,8 +39,14 @@ impl Member {
                     entries += batch.len();
                     self.apply_all(env, batch, &mut outcomes)?;
                 }
-                ToStore::Leadership { leader, term } => self.lead(env, leader, term),
-                ToStore::Dropped(id) => self.own_proposal_over(env, id),
+                ToStore::Leadership { leads, term, leader } => {
+                    self.store.leader = leader;
+                    self.lead(env, leads, term);
+                }
+                ToStore::Dropped(id) => {
+                    self.announced(id, Announced::No); // the next tick tries again
+                    self.own_proposal_over(env, id);
+                }
                 ToStore::Query(op, query) => self.query(env, op, query),
                 ToStore::PinSnapshot(peer) => self.pin_snapshot(env, peer)?,
                 ToStore::Install(ready, store) => self.store.installation = Some((ready, store)),
@@ -84,7 +93,10 @@ impl Member {
             if let Some(id) = applied.proposal {
                 let waits = applied.effect == Effect::AnswerWhenCompacted && applied.result.is_ok();
                 match client_of(id) {
-                    None => self.own_proposal_over(env, id),
+                    None => {
+                        self.announced(id, Announced::Yes);
+                        self.own_proposal_over(env, id);
+                    }
                     Some(_) if waits => {
                         let revision = self.store.store.compact_revision();
                         self.store.compactions.push((revision, id, applied.result));
@@ -94,8 +106,14 @@ impl Member {
             }
             match applied.effect {
                 Effect::ConfChange(change) => {
+                    let own = node_id(self.number).0;
+                    if change.as_ref().is_some_and(|change| for_self(change, own) == ForSelf::Removed) {
+                        self.store.removed_at = Some(now);
+                    }
+                    self.store.members_changed = true;
                     self.ask_raft(env, ToRaft::ConfChange(applied.index, change));
                 }
+                Effect::MemberPublished => self.store.members_changed = true,
                 Effect::LeaseRevoked(lease) => {
                     for (op, result) in self.store.renewals.revoked(lease) {
                         self.to_client(env, ToClient::KeptAlive(op, result.map(|ttl| (lease, ttl))));
@@ -144,6 +162,7 @@ impl Member {
             Err(damage) => return stops(self.number, damage),
         };
         self.store.store.tree_mut().reclaim();
+        self.publish_members(env)?;
         self.shared.applied = view.applied().index;
         self.to_client(env, ToClient::Published(view));
         if !outcomes.is_empty() {
@@ -191,21 +210,21 @@ impl Member {
         self.store.leadership = Leadership::Leads;
         let (now, election) = (self.now(env), Duration::from_nanos(env.config.election()));
         self.store.store.lease_promote(now, election);
-        self.announce(env);
-    }
-
-    /// Each start publishes name and client URLs through the log; the first one also decides the cluster version.
-    fn announce(&mut self, env: &mut Env) {
-        if self.store.is_announced || self.store.announced.is_some() {
-            return;
+        if self.store.announced == Announced::No {
+            self.announce(env);
         }
-        let (id, name) = (node_id(self.number).0, format!("m{}.{}", self.number, self.life));
-        let write = propose::member_attributes_set(&mut self.store.ids, id, &name, &[]);
-        self.store.announced = Some(self.propose_own(env, write, Proposer::Store));
         if matches!(apply::cluster_version(&self.store.store), Ok(None)) {
             let write = propose::cluster_version_set(&mut self.store.ids, CLUSTER_VERSION);
             self.propose_own(env, write, Proposer::Store);
         }
+    }
+
+    /// Each start publishes name and client URLs through the log.
+    fn announce(&mut self, env: &mut Env) {
+        let (id, name) = (node_id(self.number).0, format!("m{}.{}", self.number, self.life));
+        let write = propose::member_attributes_set(&mut self.store.ids, id, &name, &[]);
+        self.store.announced =
+            Announced::Proposed(self.propose_own(env, write, Proposer::Store), self.now(env));
     }
 
     fn propose_own(&mut self, env: &mut Env, write: Write, proposer: Proposer) -> ProposalId {
@@ -215,11 +234,13 @@ impl Member {
         id
     }
 
-    fn own_proposal_over(&mut self, env: &mut Env, id: ProposalId) {
-        if self.store.announced == Some(id) {
-            self.store.announced = None;
-            self.store.is_announced = true;
+    fn announced(&mut self, id: ProposalId, now: Announced) {
+        if matches!(self.store.announced, Announced::Proposed(proposed, _) if proposed == id) {
+            self.store.announced = now;
         }
+    }
+
+    fn own_proposal_over(&mut self, env: &mut Env, id: ProposalId) {
         if self.store.revocations.remove(&id).is_some() {
             self.store.expiry.revoked();
             self.expire(env);
@@ -278,6 +299,16 @@ impl Member {
 
     pub(super) fn store_tick(&mut self, env: &mut Env) -> Done {
         self.schedule_store_tick(env);
+        self.stop_if_removed(env)?;
+        let (now, election) = (self.now(env), Duration::from_nanos(env.config.election()));
+        if let Announced::Proposed(_, since) = self.store.announced
+            && now - since > Duration::from_secs(5) + 2 * election
+        {
+            self.store.announced = Announced::No;
+        }
+        if self.store.announced == Announced::No && self.store.leader != 0 {
+            self.announce(env);
+        }
         self.expire(env);
         self.begin_checkpoint(env);
         Ok(())
