@@ -30,6 +30,7 @@ mod read_index;
 pub mod repair;
 #[cfg(test)]
 mod testing;
+pub mod trace;
 
 pub use conf_change::{ConfChange, ConfChangeKind};
 pub use message::{Envelope, Forward, ForwardRefused, Lane, Message, PeerMessage};

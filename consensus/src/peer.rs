@@ -258,7 +258,7 @@ pub fn encoded_bytes_max(message: &PeerMessage) -> usize {
 /// # Errors
 /// An unknown kind, or a payload that breaks its table.
 pub fn decode(frame: &Frame) -> Result<PeerMessage, FrameError> {
-    let mut reader = Reader { bytes: frame.payload.clone() };
+    let mut reader = Reader::new(frame.payload.clone());
     let message = match frame.kind {
         KIND_RAFT => PeerMessage::Raft(decode_raft(&mut reader)?),
         KIND_FORWARD => PeerMessage::Forward(decode_forward(&mut reader)?),
@@ -528,11 +528,15 @@ fn encode_body(id: u64, body: &Bytes, out: &mut Vec<u8>) {
 }
 
 /// What is left of a payload.
-struct Reader {
+pub(crate) struct Reader {
     bytes: Bytes,
 }
 
 impl Reader {
+    pub fn new(bytes: Bytes) -> Reader {
+        Reader { bytes }
+    }
+
     fn take(&mut self, size: usize, part: &'static str) -> Result<Bytes, FrameError> {
         if size > self.bytes.len() {
             return Err(FrameError::Payload(part));
@@ -546,7 +550,7 @@ impl Reader {
         Ok(array)
     }
 
-    fn u8(&mut self, part: &'static str) -> Result<u8, FrameError> {
+    pub fn u8(&mut self, part: &'static str) -> Result<u8, FrameError> {
         self.array::<1>(part).map(|[byte]| byte)
     }
 
@@ -554,12 +558,12 @@ impl Reader {
         self.array(part).map(|bytes| u32::from_le_bytes(bytes) as usize)
     }
 
-    fn u64(&mut self, part: &'static str) -> Result<u64, FrameError> {
+    pub fn u64(&mut self, part: &'static str) -> Result<u64, FrameError> {
         self.array(part).map(u64::from_le_bytes)
     }
 
     /// A number of things that take `each` bytes or more: no more than the bytes that are there can hold.
-    fn count(&mut self, each: usize, part: &'static str) -> Result<usize, FrameError> {
+    pub fn count(&mut self, each: usize, part: &'static str) -> Result<usize, FrameError> {
         let count = self.u32(part)?;
         if count > self.bytes.len() / each {
             return Err(FrameError::Payload(part));
@@ -567,16 +571,16 @@ impl Reader {
         Ok(count)
     }
 
-    fn block(&mut self, part: &'static str) -> Result<Bytes, FrameError> {
+    pub fn block(&mut self, part: &'static str) -> Result<Bytes, FrameError> {
         let length = self.u32(part)?;
         self.take(length, part)
     }
 
-    fn rest(&mut self) -> Bytes {
+    pub fn rest(&mut self) -> Bytes {
         std::mem::take(&mut self.bytes)
     }
 
-    fn end(&self) -> Result<(), FrameError> {
+    pub fn end(&self) -> Result<(), FrameError> {
         if self.bytes.is_empty() { Ok(()) } else { Err(FrameError::Payload("end")) }
     }
 }

@@ -13,6 +13,7 @@ use super::*;
 use crate::log::{Fetcher, Identity, Log, Survey, recover};
 use crate::repair::{Promise, Voter, VoterInput, VoterOutput};
 use crate::testing::{Disk, Store, small_log};
+use crate::trace::{Recorded, Replay};
 use crate::{ConfChangeKind, ReadId};
 
 mod damage;
@@ -107,7 +108,9 @@ pub(super) struct Machine {
 }
 
 pub(super) struct Life {
-    pub node: Node,
+    pub node: Recorded,
+    /// All that it was told and has said.
+    trace: Vec<u8>,
     log: Log,
     pub store: Store,
     unapplied: VecDeque<Entry>,
@@ -120,6 +123,17 @@ pub(super) struct Life {
     stalled: bool,
     /// As raft has said last, since the store was asked last.
     raft_conf: Option<ConfState>,
+}
+
+impl Life {
+    /// A node is a function of its inputs: told the same, another one answers the same.
+    fn check_replay(&mut self) {
+        self.trace.append(&mut self.node.take());
+        match Replay::all(&self.trace) {
+            Ok(replayed) => assert!(replayed.calls > 0 && !replayed.torn, "{replayed:?}"),
+            Err(error) => panic!("{error}"),
+        }
+    }
 }
 
 /// What must hold in the end, and what has happened.
@@ -230,10 +244,11 @@ impl World {
         };
         let store = machine.checkpoint.clone();
         let log = Log::new(small_log(), identity, tail);
-        let node = Node::new(config, state, store.applied, store.conf.clone());
+        let node = Recorded::new(config, state, store.applied, store.conf.clone());
         let log_first = log.first_index();
         machine.life = Some(Life {
             node,
+            trace: Vec::new(),
             log,
             store,
             unapplied: VecDeque::new(),
@@ -251,7 +266,10 @@ impl World {
     /// The power fails.
     pub fn crash(&mut self, id: NodeId) {
         let Some(machine) = self.machines.get_mut(&id) else { return };
-        (machine.life, machine.repair) = (None, None);
+        if let Some(mut life) = machine.life.take() {
+            life.check_replay();
+        }
+        machine.repair = None;
         let sectors = mix(self.rng.below(u64::MAX));
         machine.disk.crash(|number| sectors >> (number % 64) & 1 == 1);
     }
@@ -739,6 +757,9 @@ impl World {
         let mut held: Vec<u64> = store.data.iter().filter_map(|(_, data)| payload(data)).collect();
         held.sort_unstable();
         assert_eq!(held, placed, "what was committed is there, once");
+        for machine in self.machines.values_mut() {
+            machine.life.iter_mut().for_each(Life::check_replay);
+        }
     }
 
     /// The members according to a leader who has committed in its term.

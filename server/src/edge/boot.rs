@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use consensus::log::{Log, LogConfig, RecoverError, Recovered, SegmentId, recover};
-use consensus::{ConfState, Index, LogPosition, Node, NodeId, Term};
+use consensus::{ConfState, Index, LogPosition, NodeId, Term};
 use engine::Store;
 use engine::tree::Damage;
 use node::Identity;
@@ -43,6 +43,7 @@ use super::segments;
 use super::shared::{Clients, Note, Shared};
 use super::snapshot_files;
 use super::store_core::{self, StoreCore};
+use super::trace::TracedNode;
 use super::tree_file::TreeFile;
 use super::wiring::Wiring;
 use crate::config::Config;
@@ -230,7 +231,7 @@ pub struct Opened {
     /// How it was opened; for one that a peer sends.
     pub settings: engine::Config,
     tree: Arc<TreeFile>,
-    node: Node,
+    node: TracedNode,
     log: Log,
     log_identity: consensus::log::Identity,
     segments: Vec<SegmentId>,
@@ -314,7 +315,8 @@ fn open_state(config: &Config, dir: &mut DataDir, identity: Identity) -> Result<
     failpoint("log-before-begun");
     dir.begin_log()?;
     failpoint("log-after-begun");
-    let node = Node::new(node_config(config, identity, nonce), state, applied, conf_state(config, &store)?);
+    let node =
+        TracedNode::new(node_config(config, identity, nonce), state, applied, conf_state(config, &store)?);
     Ok(Opened { store, settings, tree, node, log, log_identity, segments, log_dir })
 }
 

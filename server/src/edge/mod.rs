@@ -41,6 +41,8 @@ pub mod repair;
 pub mod replication;
 /// Snapshots as files.
 pub mod snapshot_files;
+/// What the raft node is told, for a replay.
+pub mod trace;
 
 /// When the tree is written, and by whom.
 pub mod checkpoint;

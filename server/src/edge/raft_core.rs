@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use consensus::{DropReason, Entry, Index, Input, Node, NodeId, Output, ProposalId, ReadId, Role};
+use consensus::{DropReason, Entry, Index, Input, NodeId, Output, ProposalId, ReadId, Role};
 use node::cluster::conf_changes::ConfChanges;
 use node::propose::{Command, Forwarded, Write};
 use rustc_hash::FxHashMap;
@@ -24,6 +24,7 @@ use super::peers::HeartbeatDue;
 use super::replication::{Replication, Seed};
 use super::ring::{Ready, Receiver, Sender, drain};
 use super::shared::Shared;
+use super::trace::TracedNode;
 use crate::config::limits::{CONF_CHANGES_OPEN_MAX, Queue};
 use crate::observe::metrics;
 use crate::sys::{Fatal, FatalReason};
@@ -33,7 +34,7 @@ const TURN_MESSAGES: usize = 4096;
 
 /// Everything the raft core owns.
 pub struct RaftCore {
-    node: Node,
+    node: TracedNode,
     from_clients: Vec<Receiver<ToRaft>>,
     from_store: Receiver<ToRaft>,
     from_log: Receiver<FromLog>,
@@ -84,7 +85,7 @@ pub struct Rings {
 
 impl RaftCore {
     /// Joins the node and its rings.
-    pub fn new(node: Node, rings: Rings, replication: Seed, shared: Arc<Shared>) -> RaftCore {
+    pub fn new(node: TracedNode, rings: Rings, replication: Seed, shared: Arc<Shared>) -> RaftCore {
         RaftCore {
             node,
             replication: Replication::new(replication, shared.clone()),

@@ -16,6 +16,8 @@ mod metrics;
 mod partitions;
 mod repair;
 mod tls;
+#[cfg(feature = "failpoints")]
+mod traces;
 
 use testkit::{Cluster, Program, ServerOptions};
 

@@ -60,6 +60,11 @@ enum What {
         #[arg(long)]
         story: bool,
     },
+    /// Tells what real servers told their raft nodes to others, and compares what they answer.
+    ReplayTrace {
+        /// Files that ringd wrote, built with the feature failpoints and started with RINGD_TRACE=<directory>.
+        traces: Vec<PathBuf>,
+    },
     /// Plants each bug in turn and says after how many seeds it is found (needs a build with --features planted).
     Bugs {
         /// Seeds A..B to look in.
@@ -108,6 +113,7 @@ fn main() -> ExitCode {
             run_many(&limits, keep.as_deref())
         }
         What::Replay { plans, story } => replay(&plans, story),
+        What::ReplayTrace { traces } => replay_traces(&traces),
         What::Bugs { seeds, only } => bugs(seeds, only.as_deref()),
         What::Speed => speed(),
     }
@@ -213,6 +219,20 @@ fn replay(plans: &[PathBuf], story: bool) -> ExitCode {
             Some((at, failure)) => {
                 failed = true;
                 print_failure(&plan, at, &failure);
+            }
+        }
+    }
+    if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+}
+
+fn replay_traces(traces: &[PathBuf]) -> ExitCode {
+    let mut failed = false;
+    for file in traces {
+        match runner::replay_trace(file) {
+            Ok(replayed) => println!("{}: the same, {replayed:?}", file.display()),
+            Err(why) => {
+                failed = true;
+                println!("{}: {why}", file.display());
             }
         }
     }

@@ -1,16 +1,24 @@
 //! Runs of plans: one, or many on several threads.
 
 use std::cell::RefCell;
+use std::fs::File;
+use std::io::Read;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
+
+use consensus::trace::{Replay, Replayed};
 
 use crate::check::Failure;
 use crate::plan::Plan;
 use crate::queue::Time;
 use crate::story::Story;
 use crate::world::{Counters, Ended, World};
+
+/// Bytes of a trace that are read at once.
+const TRACE_PIECE_BYTES: usize = 1 << 20;
 
 thread_local! {
     /// Where the last panic of this thread was, and what it said.
@@ -46,6 +54,25 @@ pub fn run_and_tell(plan: &Plan, story: Story) -> (Ended, Vec<String>) {
     };
     let lines = world.story().tail(usize::MAX).collect();
     (ended, lines)
+}
+
+/// Tells a trace that a server wrote to a node, piece by piece.
+///
+/// # Errors
+/// Why it does not replay, or can't be read.
+pub fn replay_trace(file: &Path) -> Result<Replayed, String> {
+    let replay = || {
+        let mut trace = File::open(file).map_err(|error| error.to_string())?;
+        let (mut replay, mut piece) = (Replay::default(), vec![0; TRACE_PIECE_BYTES]);
+        loop {
+            match trace.read(&mut piece).map_err(|error| error.to_string())? {
+                0 => return replay.finish().map_err(|error| error.to_string()),
+                size => replay.push(&piece[..size]).map_err(|error| error.to_string())?,
+            }
+        }
+    };
+    let panicked = |_| Err(PANIC.take().unwrap_or_else(|| "a panic without a text".to_owned()));
+    catch_unwind(replay).unwrap_or_else(panicked)
 }
 
 /// What many runs have come to.

@@ -22,7 +22,9 @@ impl World {
         while self.complete(id) {}
         let identity = Identity { cluster: 1, member: id };
         let machine = self.machines.get_mut(&id).expect("it exists");
-        machine.life = None;
+        if let Some(mut life) = machine.life.take() {
+            life.check_replay();
+        }
         let whole = machine.disk.clone();
         let survey = Survey::take(&whole, identity).expect("it is whole");
         let segments: Vec<_> = whole.segments.keys().copied().collect();

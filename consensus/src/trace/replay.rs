@@ -1,0 +1,342 @@
+//! A trace told to another node.
+
+use bytes::Bytes;
+
+use super::{KIND_ENTRIES, KIND_FLUSH, KIND_START, MAGIC, describe};
+use crate::log::State;
+use crate::peer::{self, Decoder, FRAME_BYTES_MAX, Frame, FrameError, Reader};
+use crate::{
+    ConfChange, ConfState, Config, Entry, EntryKind, HardState, Index, Input, LogPosition, Node, NodeId,
+    ProposalId, ReadId, ReadyNumber, Term,
+};
+
+/// Characters of an input that a difference shows.
+const SHOWN_MAX: usize = 600;
+
+/// Why a trace does not replay.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TraceError {
+    /// It begins with something else, or with a version that is not known here.
+    NotATrace,
+    /// The frame of this number (from zero: the start) is damaged.
+    Frame(u64, FrameError),
+    /// The node says something else than the recorded one did.
+    Difference {
+        /// Which call, from one.
+        call: u64,
+        /// What went in.
+        input: String,
+        /// What had come out, one line for each output.
+        recorded: String,
+        /// What comes out now.
+        replayed: String,
+    },
+}
+
+impl std::fmt::Display for TraceError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            TraceError::NotATrace => f.write_str("it is not a trace of this version"),
+            TraceError::Frame(number, error) => write!(f, "frame {number}: {error}"),
+            TraceError::Difference { call, input, recorded, replayed } => write!(
+                f,
+                "call {call} differs: {input}\nrecorded:\n{}\nreplayed:\n{}",
+                indented(recorded),
+                indented(replayed)
+            ),
+        }
+    }
+}
+
+impl std::error::Error for TraceError {}
+
+fn indented(lines: &str) -> String {
+    match lines.is_empty() {
+        true => "  nothing".to_owned(),
+        false => lines.lines().map(|line| format!("  {line}")).collect::<Vec<_>>().join("\n"),
+    }
+}
+
+/// What a replay has compared.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Replayed {
+    /// Inputs and flushes.
+    pub calls: u64,
+    /// Outputs of the node, all the same.
+    pub outputs: u64,
+    /// Entries among the inputs and outputs were committed up to here.
+    pub committed: Index,
+    /// The trace ends in the middle of a frame, as one of a killed process may.
+    pub torn: bool,
+}
+
+/// Takes a trace in pieces and tells it to a node of its own.
+pub struct Replay {
+    magic: Vec<u8>,
+    decoder: Decoder,
+    /// Bytes of a frame that is not whole.
+    open: bool,
+    frames: u64,
+    start: Option<(Config, State, LogPosition, ConfState)>,
+    node: Option<Node>,
+    replayed: Replayed,
+}
+
+impl Default for Replay {
+    fn default() -> Replay {
+        Replay {
+            magic: Vec::new(),
+            decoder: Decoder::new(FRAME_BYTES_MAX),
+            open: false,
+            frames: 0,
+            start: None,
+            node: None,
+            replayed: Replayed::default(),
+        }
+    }
+}
+
+impl Replay {
+    /// A whole trace.
+    ///
+    /// # Errors
+    /// It is damaged, or the node differs from the recorded one.
+    ///
+    /// # Panics
+    /// As [`Node`], if what it is told breaks the rules of its inputs: then the recorded node would have panicked too.
+    pub fn all(trace: &[u8]) -> Result<Replayed, TraceError> {
+        let mut replay = Replay::default();
+        replay.push(trace)?;
+        replay.finish()
+    }
+
+    /// The next bytes of a trace.
+    ///
+    /// # Errors
+    /// See [`Replay::all`]; there is no going on.
+    ///
+    /// # Panics
+    /// See [`Replay::all`].
+    pub fn push(&mut self, mut bytes: &[u8]) -> Result<(), TraceError> {
+        let size = bytes.len().min(MAGIC.len() - self.magic.len());
+        self.magic.extend_from_slice(&bytes[..size]);
+        bytes = &bytes[size..];
+        if !MAGIC.starts_with(&self.magic) {
+            return Err(TraceError::NotATrace);
+        }
+        while !bytes.is_empty() {
+            let frame = self.decoder.next(&mut bytes).map_err(|error| self.damaged(error))?;
+            self.open = frame.is_none();
+            let Some(frame) = frame else { return Ok(()) };
+            self.take(&frame)?;
+            self.frames += 1;
+        }
+        Ok(())
+    }
+
+    /// The end of the trace.
+    ///
+    /// # Errors
+    /// It has not even begun.
+    pub fn finish(mut self) -> Result<Replayed, TraceError> {
+        if self.node.is_none() && self.start.is_none() {
+            return Err(TraceError::NotATrace);
+        }
+        if let Some(node) = &self.node {
+            self.replayed.committed = node.status().committed;
+        }
+        self.replayed.torn = self.open;
+        Ok(self.replayed)
+    }
+
+    fn damaged(&self, error: FrameError) -> TraceError {
+        TraceError::Frame(self.frames, error)
+    }
+
+    fn take(&mut self, frame: &Frame) -> Result<(), TraceError> {
+        let mut reader = Reader::new(frame.payload.clone());
+        let begun = self.start.is_some() || self.node.is_some();
+        match frame.kind {
+            KIND_START if !begun => {
+                self.start = Some(take_start(&mut reader).map_err(|error| self.damaged(error))?);
+            }
+            KIND_ENTRIES => {
+                let entries = take_entries(&mut reader).map_err(|error| self.damaged(error))?;
+                let Some((_, state, ..)) = &mut self.start else {
+                    return Err(self.damaged(FrameError::Kind(frame.kind)));
+                };
+                state.entries.extend(entries);
+            }
+            kind @ KIND_FLUSH.. if begun => return self.call(kind, &mut reader),
+            kind => return Err(self.damaged(FrameError::Kind(kind))),
+        }
+        reader.end().map_err(|error| self.damaged(error))
+    }
+
+    fn call(&mut self, kind: u8, reader: &mut Reader) -> Result<(), TraceError> {
+        let frames = self.frames;
+        let damaged = |error| TraceError::Frame(frames, error);
+        let recorded = reader.block("outputs").map_err(damaged)?;
+        let input = take_input(kind, reader).map_err(damaged)?;
+        reader.end().map_err(damaged)?;
+        let told = input.as_ref().map_or("flush".to_owned(), |input| shown(format!("{input:?}")));
+        let start = self.start.take();
+        let node = match (&mut self.node, start) {
+            (Some(node), _) => node,
+            (none, Some((config, state, applied, conf))) => {
+                none.insert(Node::new(config, state, applied, conf))
+            }
+            (None, None) => return Err(damaged(FrameError::Kind(kind))),
+        };
+        let mut outputs = Vec::new();
+        match input {
+            Some(input) => node.step(input, &mut outputs),
+            None => node.flush(&mut outputs),
+        }
+        self.replayed.calls += 1;
+        self.replayed.outputs += outputs.len() as u64;
+        let replayed = describe(&outputs);
+        if replayed.as_bytes() == &recorded[..] {
+            return Ok(());
+        }
+        let recorded = String::from_utf8_lossy(&recorded).into_owned();
+        Err(TraceError::Difference { call: self.replayed.calls, input: told, recorded, replayed })
+    }
+}
+
+fn shown(mut text: String) -> String {
+    if let Some((at, _)) = text.char_indices().nth(SHOWN_MAX) {
+        text.truncate(at);
+        text.push('…');
+    }
+    text
+}
+
+fn take_start(reader: &mut Reader) -> Result<(Config, State, LogPosition, ConfState), FrameError> {
+    let size = |reader: &mut Reader| {
+        let size = reader.u64("configuration")?;
+        usize::try_from(size).map_err(|_| FrameError::Payload("configuration"))
+    };
+    let config = Config {
+        id: NodeId(reader.u64("configuration")?),
+        seed: reader.u64("configuration")?,
+        boot_nonce: reader.u64("configuration")?,
+        heartbeat_ticks: size(reader)?,
+        election_ticks: size(reader)?,
+        proposal_bytes_limit: size(reader)?,
+        entry_bytes_max: size(reader)?,
+        append_bytes: size(reader)?,
+        cache_bytes_limit: size(reader)?,
+        reads_limit: size(reader)?,
+        peer_bytes_in_flight: size(reader)?,
+        fetch_bytes: size(reader)?,
+    };
+    let hard_state = HardState {
+        term: Term(reader.u64("hard state")?),
+        vote: NodeId(reader.u64("hard state")?),
+        commit: Index(reader.u64("hard state")?),
+    };
+    let applied = take_position(reader)?;
+    let unwritten = take_flag(reader)?;
+    Ok((config, State { hard_state, entries: Vec::new(), unwritten }, applied, take_conf(reader)?))
+}
+
+/// What a frame of this kind says; `None` for a flush.
+fn take_input(kind: u8, reader: &mut Reader) -> Result<Option<Input>, FrameError> {
+    let input = match kind {
+        KIND_FLUSH => return Ok(None),
+        33 => Input::Tick,
+        34 => Input::Campaign,
+        35 => {
+            let from = NodeId(reader.u64("sender")?);
+            Input::Receive(from, Box::new(take_message(reader.rest())?))
+        }
+        36 => Input::Propose(ProposalId(reader.u64("id")?), reader.rest()),
+        37 => Input::ProposeConfChange(ProposalId(reader.u64("id")?), take_change(reader)?),
+        38 => {
+            let index = Index(reader.u64("index")?);
+            let change = take_flag(reader)?.then(|| take_change(reader)).transpose()?;
+            Input::ApplyConfChange(index, change)
+        }
+        39 => Input::ReadIndex(ReadId(reader.u64("id")?)),
+        40 => Input::Durable(ReadyNumber(reader.u64("number")?)),
+        41 => Input::Applied(Index(reader.u64("index")?)),
+        42 => Input::LogStartsAt(Index(reader.u64("index")?)),
+        43 => {
+            let (peer, first) = (NodeId(reader.u64("peer")?), Index(reader.u64("index")?));
+            let entries = take_flag(reader)?.then(|| take_entries(reader)).transpose()?;
+            Input::Fetched(peer, first, entries)
+        }
+        44 => Input::SnapshotPinned {
+            peer: NodeId(reader.u64("peer")?),
+            position: take_position(reader)?,
+            conf: take_conf(reader)?,
+        },
+        45 => Input::SnapshotSent(NodeId(reader.u64("peer")?), take_flag(reader)?),
+        46 => Input::SnapshotInstalled(ReadyNumber(reader.u64("number")?)),
+        47 => {
+            let to = take_flag(reader)?.then(|| reader.u64("peer").map(NodeId)).transpose()?;
+            Input::TransferLeader(to)
+        }
+        48 => Input::Unreachable(NodeId(reader.u64("peer")?)),
+        49 => Input::LogStalled(take_flag(reader)?),
+        kind => return Err(FrameError::Kind(kind)),
+    };
+    Ok(Some(input))
+}
+
+/// An input of this kind, whose bytes are all of `payload`.
+#[cfg(test)]
+pub(super) fn input_of(kind: u8, payload: Bytes) -> Result<Option<Input>, FrameError> {
+    let mut reader = Reader::new(payload);
+    let input = take_input(kind, &mut reader)?;
+    reader.end().map(|()| input)
+}
+
+fn take_message(bytes: Bytes) -> Result<crate::PeerMessage, FrameError> {
+    let mut rest = &bytes[..];
+    match Decoder::new(FRAME_BYTES_MAX).next(&mut rest)? {
+        Some(frame) if rest.is_empty() => peer::decode(&frame),
+        _ => Err(FrameError::Payload("message")),
+    }
+}
+
+fn take_change(reader: &mut Reader) -> Result<ConfChange, FrameError> {
+    ConfChange::decode(&reader.rest()).map_err(|_| FrameError::Payload("change"))
+}
+
+fn take_flag(reader: &mut Reader) -> Result<bool, FrameError> {
+    match reader.u8("flag")? {
+        0 => Ok(false),
+        1 => Ok(true),
+        _ => Err(FrameError::Payload("flag")),
+    }
+}
+
+fn take_position(reader: &mut Reader) -> Result<LogPosition, FrameError> {
+    Ok(LogPosition { index: Index(reader.u64("position")?), term: Term(reader.u64("position")?) })
+}
+
+fn take_conf(reader: &mut Reader) -> Result<ConfState, FrameError> {
+    let mut conf = ConfState::default();
+    for nodes in [&mut conf.voters, &mut conf.learners] {
+        for _ in 0..reader.count(8, "members")? {
+            nodes.push(NodeId(reader.u64("members")?));
+        }
+    }
+    Ok(conf)
+}
+
+fn take_entries(reader: &mut Reader) -> Result<Vec<Entry>, FrameError> {
+    let mut entries = Vec::new();
+    for _ in 0..reader.count(super::ENTRY_BYTES, "entries")? {
+        let LogPosition { index, term } = take_position(reader)?;
+        let kind = match reader.u8("entry")? {
+            1 => EntryKind::Normal,
+            2 => EntryKind::ConfChange,
+            _ => return Err(FrameError::Payload("entry")),
+        };
+        entries.push(Entry { index, term, kind, data: reader.block("entry")?, proposal: None });
+    }
+    Ok(entries)
+}

@@ -1,0 +1,267 @@
+use bytes::Bytes;
+
+use super::*;
+use crate::message::{Message, PeerMessage};
+use crate::{ConfChange, ConfChangeKind, Index, NodeId, ProposalId, ReadId, ReadyNumber};
+
+fn config() -> Config {
+    Config { cache_bytes_limit: 1000, ..Config::new(NodeId(1), 7, 9) }
+}
+
+fn recorded() -> Recorded {
+    let members = [(NodeId(1), Bytes::from("{}"))];
+    Recorded::new(config(), State::bootstrap(&members), LogPosition::default(), ConfState::default())
+}
+
+/// A turn that finds all durable and applied that the turn before has asked for.
+fn turn(node: &mut Recorded, inputs: Vec<Input>, out: &mut Vec<Output>) {
+    let mut settled = Vec::new();
+    for output in std::mem::take(out) {
+        match output {
+            Output::Append(append) => settled.push(Input::Durable(append.ready)),
+            Output::Commit(entries) => {
+                for entry in entries {
+                    if entry.kind == EntryKind::ConfChange {
+                        let change = ConfChange::decode(&entry.data).expect("as it was proposed");
+                        settled.push(Input::ApplyConfChange(entry.index, Some(change)));
+                    }
+                    settled.push(Input::Applied(entry.index));
+                }
+            }
+            _ => {}
+        }
+    }
+    for input in settled.into_iter().chain(inputs) {
+        node.step(input, out);
+    }
+    node.flush(out);
+}
+
+/// A lone voter from its bootstrap to a committed proposal.
+fn short_life() -> Vec<u8> {
+    let (mut node, mut out) = (recorded(), Vec::new());
+    for _ in 0..6 {
+        turn(&mut node, vec![Input::Tick], &mut out);
+    }
+    turn(
+        &mut node,
+        vec![Input::Propose(ProposalId(5), "value".into()), Input::ReadIndex(ReadId(6))],
+        &mut out,
+    );
+    for _ in 0..2 {
+        turn(&mut node, Vec::new(), &mut out);
+    }
+    assert_eq!(node.status().applied, Index(3));
+    node.take()
+}
+
+fn entries() -> Vec<Entry> {
+    let entry = |index, kind, data: &'static str| Entry {
+        index: Index(index),
+        term: crate::Term(3),
+        kind,
+        data: data.into(),
+        proposal: None,
+    };
+    vec![entry(8, EntryKind::Normal, "ab"), entry(9, EntryKind::ConfChange, "")]
+}
+
+fn inputs() -> Vec<Input> {
+    let change =
+        ConfChange { id: 4, kind: ConfChangeKind::AddLearnerNode, node: NodeId(9), context: "{}".into() };
+    let mut raft = raft::eraftpb::Message::default();
+    raft.set_msg_type(raft::eraftpb::MessageType::MsgHeartbeat);
+    (raft.to, raft.from, raft.term) = (1, 2, 3);
+    let message = PeerMessage::Raft(Message { raft, data: Vec::new() });
+    let conf = ConfState { voters: vec![NodeId(1), NodeId(2)], learners: vec![NodeId(3)] };
+    vec![
+        Input::Tick,
+        Input::Campaign,
+        Input::Receive(NodeId(2), Box::new(message)),
+        Input::Propose(ProposalId(1), "abc".into()),
+        Input::ProposeConfChange(ProposalId(2), change.clone()),
+        Input::ApplyConfChange(Index(3), Some(change)),
+        Input::ApplyConfChange(Index(3), None),
+        Input::ReadIndex(ReadId(4)),
+        Input::Durable(ReadyNumber(5)),
+        Input::Applied(Index(6)),
+        Input::LogStartsAt(Index(7)),
+        Input::Fetched(NodeId(2), Index(8), Some(entries())),
+        Input::Fetched(NodeId(2), Index(8), None),
+        Input::SnapshotPinned { peer: NodeId(2), position: LogPosition::new(9, 3), conf },
+        Input::SnapshotSent(NodeId(2), true),
+        Input::SnapshotInstalled(ReadyNumber(10)),
+        Input::TransferLeader(Some(NodeId(2))),
+        Input::TransferLeader(None),
+        Input::Unreachable(NodeId(2)),
+        Input::LogStalled(true),
+    ]
+}
+
+#[test]
+fn every_input_comes_back_as_it_was_written() {
+    let mut kinds = std::collections::BTreeSet::new();
+    for input in inputs() {
+        let mut bytes = Vec::new();
+        let kind = encode_input(&input, &mut bytes);
+        kinds.insert(kind);
+        let back = replay::input_of(kind, Bytes::from(bytes.clone())).unwrap().expect("not a flush");
+        assert_eq!(format!("{back:?}"), format!("{input:?}"));
+        bytes.push(0);
+        let longer = replay::input_of(kind, Bytes::from(bytes));
+        let open_end = matches!(input, Input::Propose(..));
+        assert_eq!(longer.is_err(), !open_end, "{input:?} with a byte more");
+    }
+    assert_eq!(kinds, (KIND_FLUSH + 1..=49).collect());
+}
+
+#[test]
+fn the_bytes_are_those_of_the_table() {
+    let cases: [(&str, Input, u8, &str); 4] = [
+        ("propose", Input::Propose(ProposalId(0x0102), "abc".into()), 36, "0201000000000000 616263"),
+        ("durable", Input::Durable(ReadyNumber(5)), 40, "0500000000000000"),
+        (
+            "fetched",
+            Input::Fetched(NodeId(2), Index(8), Some(entries())),
+            43,
+            "0200000000000000 0800000000000000 01 02000000 \
+             0800000000000000 0300000000000000 01 02000000 6162 \
+             0900000000000000 0300000000000000 02 00000000",
+        ),
+        ("transfer", Input::TransferLeader(Some(NodeId(2))), 47, "01 0200000000000000"),
+    ];
+    for (name, input, kind, want) in cases {
+        let mut bytes = Vec::new();
+        assert_eq!(encode_input(&input, &mut bytes), kind, "{name}");
+        assert_eq!(hex(&bytes), want.replace(' ', ""), "{name}");
+    }
+    // The start of a lone voter: magic, frame, configuration, state; and the first flush with its one output.
+    let mut node = recorded();
+    node.flush(&mut Vec::new());
+    assert_eq!(hex(&node.take()), include_str!("golden.hex").split_whitespace().collect::<String>());
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[test]
+fn a_recorded_life_replays_in_any_cut() {
+    let trace = short_life();
+    let whole = Replay::all(&trace).unwrap();
+    assert!(whole.calls >= 14 && whole.outputs >= 6 && !whole.torn, "{whole:?}");
+    assert_eq!(whole.committed, Index(3));
+    for size in [1, 7, 100] {
+        let mut replay = Replay::default();
+        trace.chunks(size).for_each(|bytes| replay.push(bytes).unwrap());
+        assert_eq!(replay.finish(), Ok(whole));
+    }
+}
+
+#[test]
+fn a_trace_may_end_anywhere() {
+    let trace = short_life();
+    let (mut torn, mut whole) = (0, 0);
+    for size in 0..trace.len() {
+        match Replay::all(&trace[..size]) {
+            Ok(replayed) if replayed.torn => torn += 1,
+            Ok(_) => whole += 1,
+            Err(error) => assert_eq!(error, TraceError::NotATrace, "{size} bytes"),
+        }
+    }
+    assert!(whole >= 14 && torn > whole, "{whole} {torn}");
+}
+
+#[test]
+fn a_changed_byte_is_noticed_wherever_it_is() {
+    let trace = short_life();
+    let whole = Replay::all(&trace).unwrap();
+    for at in 0..trace.len() {
+        for bit in [0, 7] {
+            let mut changed = trace.clone();
+            changed[at] ^= 1 << bit;
+            match Replay::all(&changed) {
+                // A length that says more than follows looks like a death in the middle of a frame.
+                Ok(replayed) => assert!(replayed.torn && replayed.calls < whole.calls, "byte {at}"),
+                Err(TraceError::Difference { .. }) => panic!("byte {at} passes the checksum"),
+                Err(_) => {}
+            }
+        }
+    }
+}
+
+/// The frames of a trace, changed, with checksums that are right.
+fn rewritten(trace: &[u8], mut change: impl FnMut(usize, &mut u8, &mut Vec<u8>)) -> Vec<u8> {
+    let mut out = MAGIC.to_vec();
+    let (mut rest, mut decoder) = (&trace[MAGIC.len()..], peer::Decoder::new(peer::FRAME_BYTES_MAX));
+    let mut number = 0;
+    while let Some(frame) = decoder.next(&mut rest).unwrap() {
+        let (mut kind, mut payload) = (frame.kind, frame.payload.to_vec());
+        change(number, &mut kind, &mut payload);
+        peer::encode_frame(kind, &mut out, |out| out.extend_from_slice(&payload));
+        number += 1;
+    }
+    out
+}
+
+#[test]
+fn an_input_or_an_output_that_differs_is_named() {
+    let trace = short_life();
+    assert_eq!(rewritten(&trace, |_, _, _| {}), trace);
+    // Another value is proposed than the recorded node was told.
+    let other = rewritten(&trace, |_, kind, payload| {
+        if *kind == 36 {
+            *payload.last_mut().unwrap() ^= 1;
+        }
+    });
+    let Err(TraceError::Difference { call, input, recorded, replayed }) = Replay::all(&other) else {
+        panic!("it is not noticed")
+    };
+    assert!(call > 10 && input == "flush", "{call} {input}");
+    assert!(recorded.contains("append ") && replayed.contains("append ") && recorded != replayed);
+    // An output that the node never gave, in each call that gave one.
+    let mut noticed = 0;
+    for number in 2.. {
+        let mut is_there = false;
+        let other = rewritten(&trace, |at, _, payload| {
+            if at == number {
+                is_there = true;
+                let last = 3 + payload[0] as usize; // short texts only: the length's first byte is all of it
+                if payload[0] > 0 && payload[1] == 0 {
+                    payload[last - 1] ^= 1;
+                    noticed += 1;
+                }
+            }
+        });
+        if !is_there {
+            break;
+        }
+        let expected = if other == trace { 0 } else { number as u64 - 1 };
+        match Replay::all(&other) {
+            Ok(_) => assert_eq!(expected, 0),
+            Err(TraceError::Difference { call, .. }) => assert_eq!(call, expected),
+            Err(error) => panic!("{error}"),
+        }
+    }
+    assert!(noticed >= 5, "{noticed}");
+}
+
+#[test]
+fn what_is_not_a_trace_is_refused() {
+    let trace = short_life();
+    let mut later = trace.clone();
+    later[6] = 2;
+    let start_twice = [&trace[..], &trace[MAGIC.len()..]].concat();
+    let no_start = [&MAGIC[..], &rewritten(&trace, |_, kind, _| *kind = KIND_FLUSH)[MAGIC.len()..]].concat();
+    let cases: [(&str, Vec<u8>); 5] = [
+        ("nothing", Vec::new()),
+        ("something else", b"RINGDLOG".to_vec()),
+        ("another version", later),
+        ("a second start", start_twice),
+        ("no start", no_start),
+    ];
+    for (name, bytes) in cases {
+        let refused = matches!(Replay::all(&bytes), Err(TraceError::NotATrace | TraceError::Frame(..)));
+        assert!(refused, "{name}");
+    }
+}
