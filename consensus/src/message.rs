@@ -45,8 +45,8 @@ pub enum PeerMessage {
 /// Proposals that another member is asked to append because it leads.
 ///
 /// They are appended at most once: only by the leader of `term`, and only if `sequence` is higher than any that this start
-/// of the origin has sent in that term before. A lost one is never sent again; whether its proposals were appended shows
-/// when they commit, or not at all.
+/// of the origin has sent in that term before. So it may be sent again as it is, if what was sent after it is sent again, too;
+/// whether its proposals were appended shows when they commit, or not at all.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Forward {
     /// The term in which the origin knows the addressee as leader.

@@ -14,8 +14,8 @@
 //! TCP's checksum lets one damaged segment in some thousands pass; a flipped bit in an entry would be applied on this
 //! member and on no other. A frame whose checksum is wrong ends the connection, as does one of an unknown kind or with
 //! bytes left over: the version of the protocol is agreed on when a connection begins, and there is no other way to
-//! change these tables. Nothing is sent again on the next connection: raft repeats what is still wanted, and a proposal
-//! that came twice would be applied twice.
+//! change these tables. Nothing is sent again on the next connection, because raft repeats what is still wanted, but for
+//! proposals: the leader knows those that it has taken by their sequence.
 //!
 //! | offset | bytes | raft |
 //! |---|---|---|

@@ -1,8 +1,8 @@
 //! Proposals: into the own log, or to the leader, and what became of them.
 //!
 //! A follower forwards what is proposed to it, as one [`Forward`] per turn, and forgets it: the entry has the request's id
-//! in its bytes and is recognised when it commits. Nothing is forwarded twice. raft's own forwarding is not used, because
-//! a repeated message would append its entries a second time.
+//! in its bytes and is recognised when it commits. The edge may repeat a forward as it
+//! is. raft's own forwarding is not used, because a repeated message would append its entries a second time.
 //!
 //! The leader takes a forward once. What it has taken in its term it remembers by (member, start of its process) and
 //! sequence; a leader that restarts can't lead that term again, so nobody else needs to know. A refusal says that the
@@ -17,8 +17,9 @@ use std::collections::{BTreeMap, VecDeque};
 use super::*;
 use crate::message::{Forward, ForwardRefused};
 
-/// Starts of processes that are told apart in one term; beyond, the smallest nonce is forgotten.
-const ORIGINS_MAX: usize = 64;
+/// Starts of one member's process that are told apart in one term. Beyond, the one that was heard first is forgotten: by then
+/// it is over, and so are the connections on which it could have repeated something.
+const STARTS_MAX: usize = 4;
 
 /// Proposals of this turn, and those already in raft that no Ready has shown yet.
 #[derive(Default)]
@@ -50,9 +51,9 @@ pub(super) struct Forwards {
     sequence: u64,
     /// A forward of this term or an earlier one may have been taken by the process before this one.
     term_at_start: Term,
-    /// The last sequence of each origin in this term.
+    /// The last sequence of each start of each member's process in this term, in the order in which they were heard first.
     term: Term,
-    taken: BTreeMap<Origin, u64>,
+    taken: BTreeMap<NodeId, VecDeque<(u64, u64)>>,
     /// Refusals of this turn.
     refused: BTreeMap<Origin, Vec<(ProposalId, DropReason)>>,
 }
@@ -72,13 +73,18 @@ impl Forwards {
             self.term = forward.term;
             self.taken.clear();
         }
-        let last = self.taken.entry(origin).or_default();
-        if forward.sequence <= *last && !planted::is("forward-taken-twice") {
-            return false;
-        }
-        *last = forward.sequence;
-        if self.taken.len() > ORIGINS_MAX {
-            self.taken.pop_first();
+        let starts = self.taken.entry(origin.node).or_default();
+        match starts.iter_mut().find(|(boot_nonce, _)| *boot_nonce == origin.boot_nonce) {
+            Some((_, last)) if forward.sequence <= *last && !planted::is("forward-taken-twice") => {
+                return false;
+            }
+            Some((_, last)) => *last = forward.sequence,
+            None => {
+                starts.push_back((origin.boot_nonce, forward.sequence));
+                if starts.len() > STARTS_MAX {
+                    starts.pop_front();
+                }
+            }
         }
         true
     }
@@ -312,5 +318,48 @@ impl Queue {
 impl Proposal {
     fn cost_bytes(&self) -> usize {
         self.data.len() + std::mem::size_of::<Entry>()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_repeated_forward_is_taken_once_however_often_members_start() {
+        let forward = |term, boot_nonce, sequence| Forward {
+            term: Term(term),
+            boot_nonce,
+            sequence,
+            proposals: Vec::new(),
+        };
+        let origin = |node, boot_nonce| Origin { node: NodeId(node), boot_nonce };
+        let mut forwards = Forwards::new(Term(4));
+        // member, term, start of its process, sequence, taken
+        let cases = [
+            (1, 4, 7, 1, false), // the process before this one may have taken it
+            (1, 5, 7, 1, true),
+            (1, 5, 7, 2, true),
+            (1, 5, 7, 1, false),
+            (1, 5, 7, 2, false),
+            (1, 5, 7, 3, true),
+            (1, 5, 8, 1, true), // it has started anew
+            (1, 5, 7, 3, false),
+            (2, 5, 7, 3, true), // another member
+        ];
+        for case in cases {
+            let (node, term, boot_nonce, sequence, taken) = case;
+            let forward = forward(term, boot_nonce, sequence);
+            assert_eq!(forwards.take(origin(node, boot_nonce), &forward), taken, "{case:?}");
+        }
+        // One member starts over and over; what the other repeats is still known.
+        for boot_nonce in 100..1000 {
+            assert!(forwards.take(origin(3, boot_nonce), &forward(5, boot_nonce, 1)));
+            assert!(!forwards.take(origin(3, boot_nonce), &forward(5, boot_nonce, 1)));
+        }
+        assert!(!forwards.take(origin(2, 7), &forward(5, 7, 3)));
+        assert_eq!(forwards.taken[&NodeId(3)].len(), STARTS_MAX);
+        assert!(forwards.take(origin(1, 7), &forward(6, 7, 4)), "a new term");
+        assert!(!forwards.take(origin(2, 7), &forward(5, 7, 9)), "an old one");
     }
 }

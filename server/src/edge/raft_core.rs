@@ -282,8 +282,19 @@ impl RaftCore {
         self.node.step(Input::Tick, &mut self.outputs);
         self.turn();
         self.replication.heartbeats_due(None);
+        self.forget_forwards();
         self.replication.tick(&self.node);
         self.release_log();
+    }
+
+    /// What has committed, or was forwarded to the leader of another term, need not be sent again.
+    fn forget_forwards(&self) {
+        let term = self.node.status().role.term;
+        let then = now().saturating_sub(self.shared.request_timeout());
+        self.replication.forget_forwards(then, |forward| {
+            let last = forward.proposals.last();
+            forward.term == term && last.is_some_and(|(_, kind, data)| self.forwarded.is_open(*kind, data))
+        });
     }
 
     /// A tick that was left out counts as one that came as late as this one.

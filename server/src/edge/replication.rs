@@ -17,8 +17,8 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use consensus::{
-    Index, Input, InstallSnapshot, Lane, LogPosition, Message, Node, NodeId, Output, PeerMessage, ProposalId,
-    ReadyNumber,
+    Forward, Index, Input, InstallSnapshot, Lane, LogPosition, Message, Node, NodeId, Output, PeerMessage,
+    ProposalId, ReadyNumber,
 };
 use node::forward::Request;
 use node::membership::Member;
@@ -440,6 +440,13 @@ impl Replication {
     /// The log is needed from here on, whatever the store's checkpoints cover.
     pub fn needed_from(&self) -> Option<Index> {
         self.behind.values().min().copied()
+    }
+
+    /// See [`Peers::forget_forwards`].
+    pub fn forget_forwards(&self, then: Duration, open: impl Fn(&Forward) -> bool) {
+        if let Some(peers) = &self.peers {
+            peers.forget_forwards(then, open);
+        }
     }
 
     /// See [`Peers::heartbeats_due`].

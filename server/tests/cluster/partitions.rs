@@ -25,6 +25,9 @@ fn cluster(network: &Network) -> Cluster {
     cluster
 }
 
+/// How long what a follower was asked may take after a cut between it and the leader has healed.
+const HEALED_MAX: Duration = Duration::from_secs(3);
+
 async fn term(cluster: &Cluster, at: usize) -> u64 {
     let status = cluster.client(at).await.maintenance.status(StatusRequest {}).await;
     status.expect("it serves").into_inner().raft_term
@@ -142,6 +145,36 @@ async fn a_leader_with_a_quorum_stays_whatever_the_third_does() {
         assert_eq!(term(&cluster, leader).await, before, "{what}: nobody was elected");
     }
     assert!(revision > 100, "{revision} puts were no load");
+}
+
+/// A follower whose words don't reach the leader for a while: what it is asked meanwhile and right afterwards is answered soon
+/// after the cut has healed, however long TCP would have waited until it sends again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_follower_is_asked_around_a_cut_reaches_the_leader_when_it_has_healed() {
+    let network = Network::new(3);
+    let cluster = cluster(&network);
+    let leader = cluster.leader(&[0, 1, 2]).await;
+    let [lost, _] = others(leader);
+    let mut client = cluster.client(lost).await;
+    until_put(&mut client, "k", "before").await;
+    for length in [300, 1500, 2500, 4000].map(Duration::from_millis) {
+        network.cut(lost, leader);
+        let mut writer = client.clone();
+        let during = tokio::spawn(async move { put(&mut writer, "during", "1").await });
+        tokio::time::sleep(length).await;
+        network.heal();
+        let healed = Instant::now();
+        let after = put(&mut client, "after", "1").await;
+        let (after, after_took) = (after.map(|_| "written"), healed.elapsed());
+        let during = during.await.expect("no writer panics").map(|_| "written");
+        println!(
+            "cut for {length:?}: after {after:?} in {after_took:?}, during {during:?} {:?}",
+            healed.elapsed()
+        );
+        assert!(after.is_ok() && after_took < HEALED_MAX, "asked after a cut of {length:?}");
+        assert!(during.is_ok() && healed.elapsed() < HEALED_MAX, "asked in a cut of {length:?}");
+        assert_eq!(cluster.leader(&[0, 1, 2]).await, leader);
+    }
 }
 
 /// Some way to lose messages, and what it was.

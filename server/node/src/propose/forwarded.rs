@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use bytes::Bytes;
 use consensus::{ConfChange, Entry, EntryKind, ProposalId};
 use rustc_hash::FxHashMap;
 
@@ -31,11 +32,12 @@ impl Forwarded {
         if self.open.is_empty() {
             return None;
         }
-        let request = match entry.kind {
-            EntryKind::Normal => request_id(&entry.data)?,
-            EntryKind::ConfChange => ConfChange::decode(&entry.data).ok()?.id,
-        };
-        self.open.remove(&request)
+        self.open.remove(&request_of(entry.kind, &entry.data)?)
+    }
+
+    /// Whether the proposal with these bytes is one of these, so that somebody may still wait for it.
+    pub fn is_open(&self, kind: EntryKind, data: &Bytes) -> bool {
+        request_of(kind, data).is_some_and(|request| self.open.contains_key(&request))
     }
 
     /// Forgets those handed over before `then`, whose outcome is unknown; gives their names.
@@ -61,11 +63,17 @@ impl Forwarded {
     }
 }
 
+fn request_of(kind: EntryKind, data: &Bytes) -> Option<u64> {
+    match kind {
+        EntryKind::Normal => request_id(data),
+        EntryKind::ConfChange => ConfChange::decode(data).ok().map(|change| change.id),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::propose::encode;
-    use bytes::Bytes;
     use consensus::{ConfChangeKind, Index, NodeId, Term};
 
     fn entry(kind: EntryKind, data: Bytes) -> Entry {
@@ -84,8 +92,9 @@ mod tests {
         let foreign = entry(EntryKind::Normal, encode(7, 4, b"put", &[]));
         assert!(forwarded.take(&foreign).is_none());
         let own = entry(EntryKind::Normal, encode(u64::MAX, 4, b"put", &[]));
+        assert!(!forwarded.is_open(foreign.kind, &foreign.data) && forwarded.is_open(own.kind, &own.data));
         assert_eq!(forwarded.take(&own).map(|(id, _)| id), Some(ProposalId(5)));
-        assert!(forwarded.take(&own).is_none());
+        assert!(forwarded.take(&own).is_none() && !forwarded.is_open(own.kind, &own.data));
         let change =
             ConfChange { id: 8, kind: ConfChangeKind::RemoveNode, node: NodeId(3), context: Bytes::new() };
         let change = entry(EntryKind::ConfChange, change.encode());

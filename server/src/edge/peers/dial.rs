@@ -19,14 +19,15 @@ use socket2::SockRef;
 use super::super::clock::now;
 use super::super::transport::Transport;
 use super::conn::{Conn, poll_conn};
-use super::{Inner, Peer};
+use super::{Inner, Peer, Settings};
 use crate::config::limits::{
     PEER_BULK_SEND_BYTES_MAX, PEER_SNAPSHOT_SEND_BYTES_MAX, PEER_VITAL_SEND_BYTES_MAX,
 };
 use crate::config::values::{Url, parse_urls};
 
-/// How long connecting may take; the address is tried again after a pause.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long connecting may take; the address is tried again after a pause. About as long as TCP waits until it asks a second
+/// time; after that it would wait for ever longer.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Unsent bytes in the kernel beyond which a bulk socket takes no more: what waits here can still be dropped.
 const BULK_NOTSENT_LOWAT_BYTES: u32 = 128 << 10;
@@ -98,7 +99,7 @@ pub(super) async fn connect(
     };
     let tls = client_tls(inner, &url).await?;
     let stream = TcpStream::connect_timeout(*address, CONNECT_TIMEOUT).await.map_err(io::Error::from)?;
-    set_options(&stream, lane, inner.settings.write_timeout)?;
+    set_options(&stream, lane, unacknowledged_max(&inner.settings, lane))?;
     let hello = Hello {
         lane,
         cluster_id: inner.settings.identity.cluster_id,
@@ -130,14 +131,23 @@ pub(super) fn parse(url: &str) -> io::Result<Url> {
     parsed.filter(Url::is_tcp).ok_or_else(|| invalid(format!("{url} cannot be dialed")))
 }
 
+/// How long bytes on this lane may stay unacknowledged.
+fn unacknowledged_max(settings: &Settings, lane: Lane) -> Duration {
+    match lane {
+        Lane::Vital | Lane::Bulk => settings.write_timeout.min(settings.stall_timeout),
+        // A receiver whose disk is slow may let it wait.
+        Lane::Snapshot => settings.write_timeout,
+    }
+}
+
 /// Options of a socket of either end. Vital messages are small and must leave at once; a bulk socket holds little that is
 /// not on its way, so that a message that has become useless can still be dropped here.
-pub(super) fn set_options(stream: &impl AsRawFd, lane: Lane, write_timeout: Duration) -> io::Result<()> {
+pub(super) fn set_options(stream: &impl AsRawFd, lane: Lane, user_timeout: Duration) -> io::Result<()> {
     // SAFETY: the stream owns its descriptor and outlives this borrow of it, which ends with this function.
     let fd = unsafe { BorrowedFd::borrow_raw(stream.as_raw_fd()) };
     let socket = SockRef::from(&fd);
     socket.set_tcp_nodelay(true)?;
-    socket.set_tcp_user_timeout(Some(write_timeout))?;
+    socket.set_tcp_user_timeout(Some(user_timeout))?;
     match lane {
         Lane::Vital => set_priority(&fd, VITAL_PRIORITY),
         Lane::Bulk | Lane::Snapshot => set_notsent_lowat(&fd, BULK_NOTSENT_LOWAT_BYTES),

@@ -15,6 +15,7 @@ use node::peer::{Accepted, Dropped, Hello, LaneConfig, Refusal};
 use super::super::clock::now;
 use super::conn::{Buffers, Conn, Conns, Handle, HeartbeatDue};
 use super::dial::{keep_dialed, send_bytes_limit};
+use super::forwards::Forwards;
 use super::origin::NameChecks;
 use super::queues::Queues;
 use super::rejections::Rejections;
@@ -57,6 +58,8 @@ pub(super) struct Peer {
     pub cells: &'static PeerCells,
     /// It belongs to the members.
     is_member: Cell<bool>,
+    /// Proposals on their way there.
+    pub forwards: RefCell<Forwards>,
     /// The snapshot on its way there.
     snapshot: RefCell<Option<Rc<Transfer>>>,
     lanes: [StandingLane; 2],
@@ -207,6 +210,7 @@ impl Inner {
             active_since: Cell::new(None),
             cells: peers::peer(node.0),
             is_member: Cell::new(is_member),
+            forwards: RefCell::default(),
             snapshot: RefCell::default(),
             lanes: Default::default(),
         });
@@ -248,6 +252,9 @@ impl Inner {
         standing.open.set(true);
         standing.told.set(false);
         standing.failure.borrow_mut().clear();
+        if lane == Lane::Bulk {
+            peer.forwards.borrow_mut().start_over();
+        }
         if peer.lanes.iter().all(|lane| lane.open.get()) {
             peer.active_since.set(Some(now()));
             peer.cells.active.set(1);
@@ -298,21 +305,12 @@ impl Inner {
             return self.queues.push(Incoming::SnapshotSent(to, false));
         }
         let standing = peer.lane(lane);
-        let conn = standing.conn.borrow();
-        let sent = match &*conn {
-            None => Err(Dropped::NotOpen),
-            Some(conn) => {
-                let mut conn = conn.borrow_mut();
-                let sent = conn.as_dialed().map_or(Err(Dropped::NotOpen), |dialed| dialed.send(message));
-                if let Some(due) = self.heartbeats_due.get()
-                    && sent.is_ok()
-                    && message.is_heartbeat()
-                {
-                    conn.handle.heartbeat(due);
-                }
-                conn.handle.wake();
-                sent
+        let sent = match message {
+            PeerMessage::Forward(forward) => {
+                peer.forwards.borrow_mut().push(now(), forward);
+                self.send_kept(peer)
             }
+            message => self.send_on(standing, message),
         };
         match sent {
             Ok(()) => standing.told.set(false),
@@ -321,6 +319,32 @@ impl Inner {
                 self.tell_unreachable(peer, standing);
             }
         }
+    }
+
+    /// Sends what could not be sent when it was forwarded.
+    pub fn send_forwards(&self) {
+        for peer in self.peers.borrow().values() {
+            let _ = self.send_kept(peer); // it stays
+        }
+    }
+
+    fn send_kept(&self, peer: &Peer) -> Result<(), Dropped> {
+        peer.forwards.borrow_mut().send(|message| self.send_on(peer.lane(Lane::Bulk), message))
+    }
+
+    fn send_on(&self, standing: &StandingLane, message: &PeerMessage) -> Result<(), Dropped> {
+        let conn = standing.conn.borrow();
+        let Some(conn) = &*conn else { return Err(Dropped::NotOpen) };
+        let mut conn = conn.borrow_mut();
+        let sent = conn.as_dialed().map_or(Err(Dropped::NotOpen), |dialed| dialed.send(message));
+        if let Some(due) = self.heartbeats_due.get()
+            && sent.is_ok()
+            && message.is_heartbeat()
+        {
+            conn.handle.heartbeat(due);
+        }
+        conn.handle.wake();
+        sent
     }
 
     /// A frame that an accepted connection has brought.

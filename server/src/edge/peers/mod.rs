@@ -11,7 +11,11 @@
 //! ```
 //!
 //! A message is dropped, never kept and never sent again, when its lane is down or has more bytes waiting than its budget:
-//! raft repeats what is still wanted, and a forwarded proposal must not come twice. The owner hears of it once.
+//! raft repeats what is still wanted. The owner hears of it once. Forwarded proposals alone, which raft does not repeat, are
+//! kept and sent again on the next connection ([`forwards`]).
+//!
+//! A standing lane whose bytes are not acknowledged for about two election timeouts is given up and dialed anew: TCP waits
+//! longer and longer until it tries again, so that after a cut that lasted for seconds it would be silent for seconds more.
 //!
 //! Nothing here waits on a disk or a name server: names are looked up on threads of their own, snapshot bytes are read and
 //! written on threads of their own.
@@ -19,6 +23,7 @@
 mod accept;
 mod conn;
 mod dial;
+mod forwards;
 mod inner;
 mod origin;
 mod queues;
@@ -35,7 +40,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use consensus::{Message, NodeId, PeerMessage};
+use consensus::{Forward, Message, NodeId, PeerMessage};
 use node::Identity;
 use node::membership::Member;
 use socket2::Socket;
@@ -59,6 +64,8 @@ pub struct Settings {
     pub read_timeout: Duration,
     /// `--raft-write-timeout`: so long may sent bytes stay unacknowledged.
     pub write_timeout: Duration,
+    /// The same for the standing lanes, if it is less.
+    pub stall_timeout: Duration,
     /// Certificates. Must be there if any URL is https.
     pub tls: Option<Tls>,
 }
@@ -165,6 +172,15 @@ impl Peers {
             conn.borrow_mut().tick(now);
         }
         self.0.receiver.tick(now);
+        self.0.send_forwards();
+    }
+
+    /// Forgets the forwards that came before `then` or that are no longer `open`. The others are sent again on the next
+    /// connection.
+    pub fn forget_forwards(&self, then: Duration, open: impl Fn(&Forward) -> bool) {
+        for peer in self.0.peers.borrow().values() {
+            peer.forwards.borrow_mut().forget(then, &open);
+        }
     }
 
     /// How long both standing lanes to that member have been unbroken. `None`: they are not.

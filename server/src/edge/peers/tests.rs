@@ -49,6 +49,7 @@ impl Site {
             data_dir: self.dir.path().to_owned(),
             read_timeout: Duration::from_secs(5),
             write_timeout: Duration::from_secs(5),
+            stall_timeout: Duration::from_secs(2),
             tls: self.tls.clone(),
         }
     }
