@@ -1,7 +1,7 @@
 //! Waiting, by a clock that stands while this process does.
 
 use std::pin::pin;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// The longest time that counts at once.
 const STEP: Duration = Duration::from_millis(50);
@@ -24,11 +24,40 @@ pub async fn within<T>(wait: Duration, work: impl Future<Output = T>) -> Option<
     None
 }
 
+/// The same for a loop: how long this process has run since the first look, if it looks more often than every 50 ms.
+#[derive(Debug)]
+pub(crate) struct Running {
+    last: Instant,
+    counted: Duration,
+}
+
+impl Running {
+    /// Begins to count.
+    pub fn start() -> Running {
+        Running { last: Instant::now(), counted: Duration::ZERO }
+    }
+
+    /// Time that counts so far.
+    pub fn time(&mut self) -> Duration {
+        let now = Instant::now();
+        self.counted += (now - self.last).min(STEP);
+        self.last = now;
+        self.counted
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use std::time::Instant;
-
     use super::*;
+
+    #[test]
+    fn a_loop_that_stood_has_not_waited() {
+        let mut running = Running::start();
+        std::thread::sleep(Duration::from_millis(300));
+        assert_eq!(running.time(), STEP);
+        std::thread::sleep(Duration::from_millis(10));
+        assert!(running.time() >= STEP + Duration::from_millis(10));
+    }
 
     /// A thread that stands still is what a stopped process looks like to its own timers.
     #[tokio::test]

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal};
 use tempfile::TempDir;
 
+use crate::patience::Running;
 use crate::{Client, oracle};
 
 /// How long a server may take from its start until it says that it serves.
@@ -360,11 +361,12 @@ impl Server {
     /// If it ends or does not serve in time, with its log.
     pub fn wait_ready(&mut self) {
         let started = Instant::now();
+        let mut running = Running::start();
         while !self.log().contains(READY) {
             if let Some(status) = self.exited() {
                 panic!("ended with {status} before it served:\n{}", self.log());
             }
-            if started.elapsed() > READY_TIMEOUT {
+            if running.time() > READY_TIMEOUT {
                 let log = self.log();
                 self.kill();
                 panic!("does not serve after {READY_TIMEOUT:?}:\n{log}");
