@@ -61,6 +61,8 @@ pub struct ClientCore {
     pub limits: Limits,
     /// Buffers for reading, used within one poll.
     pub read_buffers: RefCell<ReadBuffers>,
+    /// Where a connection gathers its output, within one poll; none if a stalled one has it.
+    pub output: RefCell<Vec<u8>>,
     /// Where short answers are put together.
     pub scratch: RefCell<Vec<u8>>,
     /// Entry ids.
@@ -125,6 +127,7 @@ impl ClientCore {
                 txn_ops_max: config.max_txn_ops as usize,
             },
             read_buffers: RefCell::default(),
+            output: RefCell::default(),
             scratch: RefCell::new(Vec::new()),
             ids: RefCell::new(ids),
             hub: RefCell::new(watches::new_hub(&shared, number, &view)),

@@ -23,7 +23,7 @@ use super::client_core::ClientCore;
 use super::clock::now;
 use super::pages::PageListener;
 use super::shared::Shared;
-use super::transport::{Received, Transport, release};
+use super::transport::{Received, Transport};
 use super::turnstile::Ticket;
 use crate::config::limits::CONNECTION_BYTES_SMALL;
 
@@ -302,10 +302,12 @@ impl Connection {
         }
     }
 
-    fn gather_output(&mut self) {
+    /// Output goes into the core's buffer, which is warm in the cache from the connection before.
+    fn gather_output(&mut self, core: &ClientCore) {
         if !self.out.is_empty() {
             return;
         }
+        std::mem::swap(&mut self.out, &mut core.output.borrow_mut());
         match &mut self.speaks {
             Speaks::Unknown(_) => {}
             Speaks::Grpc(grpc) => {
@@ -313,6 +315,19 @@ impl Connection {
             }
             Speaks::Http(http) => http.poll_transmit(&mut self.out),
         }
+    }
+
+    /// Writes what was gathered. The buffer goes back to the core, unless the socket is full: then what is left stays in it.
+    fn write(&mut self, core: &ClientCore, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let polled = self.transport.poll_write(cx, &mut self.out, &mut self.sent);
+        if self.out.is_empty() {
+            let emptied = std::mem::take(&mut self.out);
+            let mut output = core.output.borrow_mut();
+            if emptied.capacity() > output.capacity() {
+                *output = emptied;
+            }
+        }
+        polled
     }
 
     fn wants_read(&self) -> bool {
@@ -340,9 +355,9 @@ impl Connection {
         }
         let mut progress = false;
         self.handle_events(core); // back-pressure may have held some back
-        self.gather_output();
+        self.gather_output(core);
         let waiting = self.out.len() - self.sent;
-        let written = match self.transport.poll_write(cx, &mut self.out, &mut self.sent) {
+        let written = match self.write(core, cx) {
             Poll::Ready(result) => {
                 result?;
                 true
@@ -351,7 +366,7 @@ impl Connection {
         };
         core.shared.metrics.client_sent(waiting - (self.out.len() - self.sent));
         if written && self.is_finished() {
-            self.gather_output();
+            self.gather_output(core);
             if self.out.is_empty() {
                 return Ok(Round::End);
             }
@@ -424,7 +439,6 @@ pub fn poll_connection(
                 return Poll::Pending;
             }
             Ok(Round::Idle) => {
-                release(&mut connection.out);
                 connection.transport.release_memory();
                 return Poll::Pending;
             }
