@@ -7,9 +7,13 @@
 //! | offset | bytes | frame |
 //! |---|---|---|
 //! | 0 | 4 | length of kind and payload together: 1 to 67 108 864 |
-//! | 4 | 4 | CRC-32 of the length's bytes, the kind and the payload |
-//! | 8 | 1 | kind: 1 raft, 2 forward, 3 forward refused, 4 request, 5 response; from 16 on not messages |
-//! | 9 | … | payload |
+//! | 4 | 4 | CRC-32 of the length's four bytes |
+//! | 8 | 4 | CRC-32 of the kind and the payload |
+//! | 12 | 1 | kind: 1 raft, 2 forward, 3 forward refused, 4 request, 5 response; from 16 on not messages |
+//! | 13 | … | payload |
+//!
+//! The length has a checksum of its own because it is used before the payload is there: a damaged one would swallow all that
+//! comes after it, heartbeats and appends, for as long as the connection stays up.
 //!
 //! TCP's checksum lets one damaged segment in some thousands pass; a flipped bit in an entry would be applied on this
 //! member and on no other. A frame whose checksum is wrong ends the connection, as does one of an unknown kind or with
@@ -62,7 +66,7 @@ use crate::{DropReason, EntryKind, Forward, ForwardRefused, Message, NodeId, Pee
 mod tests;
 
 /// What precedes a frame's kind.
-pub const HEADER_BYTES: usize = 8;
+pub const HEADER_BYTES: usize = 12;
 
 /// Kind and payload of a frame: at most this many bytes.
 pub const FRAME_BYTES_MAX: usize = 64 << 20;
@@ -85,7 +89,7 @@ const FLAG_OWN_DATA: u8 = 4;
 pub enum FrameError {
     /// The length is zero or larger than allowed.
     Length(u32),
-    /// The checksum is not that of the bytes.
+    /// A checksum is not that of the bytes.
     Checksum,
     /// No message has this kind.
     Kind(u8),
@@ -165,7 +169,7 @@ impl Decoder {
         }
         self.header_len = 0;
         let body = std::mem::take(&mut self.body);
-        if checksum(&self.header[..4], &body) != u32_at(&self.header, 4) {
+        if crc32fast::hash(&body) != u32_at(&self.header, 8) {
             return Err(FrameError::Checksum);
         }
         let kind = body[0];
@@ -174,6 +178,9 @@ impl Decoder {
 
     fn length(&self) -> Result<usize, FrameError> {
         let length = u32_at(&self.header, 0);
+        if crc32fast::hash(&self.header[..4]) != u32_at(&self.header, 4) {
+            return Err(FrameError::Checksum);
+        }
         if length == 0 || length as usize > self.limit {
             return Err(FrameError::Length(length));
         }
@@ -183,13 +190,6 @@ impl Decoder {
 
 fn u32_at(header: &[u8; HEADER_BYTES], at: usize) -> u32 {
     u32::from_le_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]])
-}
-
-fn checksum(length: &[u8], body: &[u8]) -> u32 {
-    let mut hasher = crc32fast::Hasher::new();
-    hasher.update(length);
-    hasher.update(body);
-    hasher.finalize()
 }
 
 /// Appends a frame of `kind` whose payload `write` appends.
@@ -204,9 +204,10 @@ pub fn encode_frame(kind: u8, out: &mut Vec<u8>, write: impl FnOnce(&mut Vec<u8>
     let length = out.len() - start - HEADER_BYTES;
     assert!(length <= FRAME_BYTES_MAX, "a frame of {length} bytes");
     let length = (length as u32).to_le_bytes();
-    let checksum = checksum(&length, &out[start + HEADER_BYTES..]);
+    let checksum = crc32fast::hash(&out[start + HEADER_BYTES..]);
     out[start..start + 4].copy_from_slice(&length);
-    out[start + 4..start + 8].copy_from_slice(&checksum.to_le_bytes());
+    out[start + 4..start + 8].copy_from_slice(&crc32fast::hash(&length).to_le_bytes());
+    out[start + 8..start + 12].copy_from_slice(&checksum.to_le_bytes());
 }
 
 /// Appends `message` as one frame.

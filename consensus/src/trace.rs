@@ -5,7 +5,7 @@
 //! one in the server as well, and a node that misbehaved in a server can be looked at afterwards, step by step.
 //!
 //! A trace is of one life of a process. It begins with 8 bytes of magic and version, then come frames as between peers
-//! ([`peer`](crate::peer): length, checksum, kind, payload). All numbers are little-endian.
+//! ([`peer`](crate::peer): length, checksums, kind, payload). All numbers are little-endian.
 //!
 //! | bytes | trace |
 //! |---|---|

@@ -175,17 +175,12 @@ fn a_trace_may_end_anywhere() {
 #[test]
 fn a_changed_byte_is_noticed_wherever_it_is() {
     let trace = short_life();
-    let whole = Replay::all(&trace).unwrap();
     for at in 0..trace.len() {
         for bit in [0, 7] {
             let mut changed = trace.clone();
             changed[at] ^= 1 << bit;
-            match Replay::all(&changed) {
-                // A length that says more than follows looks like a death in the middle of a frame.
-                Ok(replayed) => assert!(replayed.torn && replayed.calls < whole.calls, "byte {at}"),
-                Err(TraceError::Difference { .. }) => panic!("byte {at} passes the checksum"),
-                Err(_) => {}
-            }
+            let noticed = matches!(Replay::all(&changed), Err(TraceError::NotATrace | TraceError::Frame(..)));
+            assert!(noticed, "byte {at}");
         }
     }
 }

@@ -13,7 +13,7 @@
 //! | request header | value |
 //! |---|---|
 //! | `:method`, `:path` | `POST`, `/ringd/peer/vital`, `/ringd/peer/bulk` or `/ringd/peer/snapshot` |
-//! | `x-ringd-protocol` | version of this page and of the frames, decimal: 1 |
+//! | `x-ringd-protocol` | version of this page and of the frames, decimal: 2 |
 //! | `x-etcd-cluster-id` | cluster id, hexadecimal without leading zeros, as in etcd |
 //! | `x-server-from` | id of the dialing member, so |
 //! | `x-raft-to` | id of the member it means to reach, so |
@@ -73,9 +73,9 @@ use std::time::Duration;
 use consensus::Lane;
 
 /// The version that `x-ringd-protocol` names.
-pub const PROTOCOL_VERSION: u32 = 1;
+pub const PROTOCOL_VERSION: u32 = 2;
 
-/// Kind and payload of one frame on the vital lane: its messages are short, and a damaged length must not swallow many.
+/// Kind and payload of one frame on the vital lane: its messages are short.
 pub const VITAL_FRAME_BYTES_MAX: usize = 64 << 10;
 
 /// Of a connection of either end.
