@@ -239,30 +239,39 @@ fn replay_traces(traces: &[PathBuf]) -> ExitCode {
     if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS }
 }
 
+/// Each bug is found, and the worlds that were lived through for it pass without it.
 fn bugs(seeds: (u64, u64), only: Option<&str>) -> ExitCode {
-    let mut missed = 0;
-    println!("| bug | seeds until it is found | checker | seed |\n|---|---|---|---|");
+    let mut wrong = 0;
+    let mut sound = seeds.0; // worlds before this one have passed without any bug
+    println!(
+        "| bug | seeds until it is found | checker | seed | the same seeds without it |\n|---|---|---|---|---|"
+    );
     for bug in ringsim::bugs::ALL.iter().filter(|bug| only.is_none_or(|only| only == bug.name)) {
-        let limits = Limits {
-            seeds,
-            simulated: None,
-            wall: None,
-            failures: 1,
-            jobs: cpus(),
-            planted: Some(bug.name),
-            members: None,
+        let found = runner::run_many(&limits_of(seeds, Some(bug.name)));
+        let Some((seed, _, failure)) = found.failed.first() else {
+            wrong += 1;
+            println!("| {} | not in {} | | | |", bug.name, seeds.1 - seeds.0);
+            continue;
         };
-        match runner::run_many(&limits).failed.first() {
-            Some((seed, _, failure)) => {
-                println!("| {} | {} | {} | {seed} |", bug.name, seed - seeds.0 + 1, failure.checker);
+        let without = runner::run_many(&limits_of((sound, seed + 1), None));
+        sound = sound.max(seed + 1);
+        let passes = match without.failed.first() {
+            None => "pass".to_owned(),
+            Some((seed, at, failure)) => {
+                wrong += 1;
+                print_failure(&runner::plan_of(*seed, None), *at, failure);
+                format!("{seed} FAILS")
             }
-            None => {
-                missed += 1;
-                println!("| {} | not in {} | | |", bug.name, seeds.1 - seeds.0);
-            }
-        }
+        };
+        let count = seed - seeds.0 + 1;
+        println!("| {} | {count} | {} | {seed} | {passes} |", bug.name, failure.checker);
     }
-    if missed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    if wrong == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// As many threads as there are CPUs, up to the first failure.
+fn limits_of(seeds: (u64, u64), planted: Option<&'static str>) -> Limits {
+    Limits { seeds, simulated: None, wall: None, failures: 1, jobs: cpus(), planted, members: None }
 }
 
 fn speed() -> ExitCode {

@@ -9,6 +9,8 @@ use serde::{Deserialize, Serialize};
 use crate::queue::{MS, S, Time, US};
 use crate::rng::Rng;
 
+mod keepers;
+
 /// A whole run.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Plan {
@@ -226,6 +228,12 @@ impl Plan {
     /// The plan of a seed, with as many members as given.
     pub fn draw_for(seed: u64, members: Option<usize>) -> Plan {
         let config = Config::draw(&mut Rng::of(seed, "config", 0), members);
+        let leases = &mut Rng::of(seed, "leases", 0);
+        if keepers::draws(&config, leases) {
+            let config = keepers::config(config);
+            let (ops, faults) = (keepers::ops(&config, leases), keepers::faults(&config, leases));
+            return Plan { seed, config, ops, faults };
+        }
         let ops = draw_ops(&config, &mut Rng::of(seed, "workload", 0));
         let faults = draw_faults(&config, &mut Rng::of(seed, "faults", 0));
         let mut plan = Plan { seed, config, ops, faults };
