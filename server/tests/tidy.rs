@@ -256,6 +256,7 @@ fn every_crate_is_linted_alike() {
         "server/node",
         "server",
         "tools/ctl",
+        "tools/medium",
         "tools/planted",
         "tools/sim",
         "tools/testkit",

@@ -52,4 +52,5 @@ pub const ALL: &[Bug] = &[
         "a change of the membership counts when it is appended, not when it is applied",
     ),
     bug("meta-before-pages-synced", "a checkpoint's meta page is written without the sync before it"),
+    bug("frame-length-unchecked", "a frame's length is believed before its checksum is known to be right"),
 ];

@@ -13,6 +13,7 @@ use crate::plan::Config;
 use crate::queue::{Queue, Time};
 use crate::rng::Rng;
 use crate::story::Story;
+use crate::wire::Segment;
 
 /// Number of a member, from 0.
 pub type NodeNumber = usize;
@@ -24,6 +25,15 @@ pub enum Event {
     Wake(NodeNumber, u32, Wake),
     /// A message between members arrives.
     Letter(Box<Letter>),
+    /// Bytes of a connection between members arrive.
+    Bytes(Box<Segment>),
+    /// A member's connection to another is broken.
+    Unreachable {
+        /// Who hears of it, in which life.
+        from: (NodeNumber, u32),
+        /// To whom it was.
+        to: NodeNumber,
+    },
     /// A member hears what came of a snapshot that it has sent.
     SnapshotSent {
         /// Who sent it, in which life.
@@ -214,6 +224,17 @@ impl Env {
     /// A member sends to another.
     pub fn send(&mut self, letter: Letter) {
         let now = self.queue.now();
+        if self.network.is_wire() {
+            let stream = self.network.stream(now, &letter);
+            for (at, segment) in stream.segments {
+                self.queue.at(at, Event::Bytes(Box::new(segment)));
+            }
+            if stream.broken {
+                let takes = self.config.latency.0;
+                self.queue.after(takes, Event::Unreachable { from: letter.from, to: letter.to });
+            }
+            return;
+        }
         for at in self.network.arrivals(now, &letter) {
             self.queue.at(at, Event::Letter(Box::new(letter.clone())));
         }

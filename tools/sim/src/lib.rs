@@ -10,7 +10,7 @@
 #![allow(clippy::wrong_self_convention)]
 
 /// Chance, split by domains.
-pub mod rng;
+pub use medium::rng;
 
 /// Virtual time.
 pub mod queue;
@@ -23,6 +23,9 @@ pub mod disk;
 
 /// Letters between members.
 pub mod network;
+
+/// Their bytes.
+pub mod wire;
 
 /// What surrounds the members.
 pub mod env;

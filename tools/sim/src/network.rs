@@ -6,10 +6,12 @@
 use bytes::Bytes;
 use consensus::PeerMessage;
 
+use crate::check::Failure;
 use crate::env::NodeNumber;
 use crate::plan::Config;
 use crate::queue::Time;
 use crate::rng::Rng;
+use crate::wire::{Segment, Wire};
 
 /// A message under way.
 #[derive(Clone, Debug)]
@@ -43,6 +45,16 @@ pub struct Network {
     last: Vec<Time>,
     /// Letters sent.
     pub sent: u64,
+    /// In worlds whose members talk in bytes.
+    wire: Option<Wire>,
+}
+
+/// What becomes of a letter that is sent as bytes.
+pub struct Stream {
+    /// What arrives when.
+    pub segments: Vec<(Time, Segment)>,
+    /// The sender learns that its connection is broken.
+    pub broken: bool,
 }
 
 impl Network {
@@ -50,6 +62,8 @@ impl Network {
     pub fn new(config: &Config, rng: Rng) -> Network {
         let hosts = config.hosts();
         let links = hosts * hosts;
+        let mut wire_rng = rng.clone();
+        let wire = config.wire.map(|flips| Wire::new(hosts, config.loss, flips, Rng::new(wire_rng.next())));
         Network {
             latency: config.latency,
             loss: config.loss,
@@ -63,7 +77,59 @@ impl Network {
             clogged: vec![0; hosts],
             last: vec![0; links],
             sent: 0,
+            wire,
         }
+    }
+
+    /// Whether members talk in bytes.
+    pub fn is_wire(&self) -> bool {
+        self.wire.is_some()
+    }
+
+    /// A letter as bytes on its connection.
+    ///
+    /// # Panics
+    /// In worlds whose members hand letters over.
+    pub fn stream(&mut self, now: Time, letter: &Letter) -> Stream {
+        self.sent += 1;
+        let link = letter.from.0 * self.members + letter.to;
+        let wire = self.wire.as_mut().expect("members talk in bytes");
+        if self.cuts[link] > 0 {
+            wire.cut(letter);
+            return Stream { segments: Vec::new(), broken: true };
+        }
+        let (segments, broken) = wire.send(letter);
+        let mut at = now + self.latency.0 + self.rng.exponential(self.latency.1);
+        at = at.max(self.clogged[letter.from.0]);
+        let last = &mut self.last[link]; // of both lanes together: near enough
+        let mut arrivals = Vec::new();
+        for segment in segments {
+            at = at.max(*last + 1);
+            *last = at;
+            arrivals.push((at, segment));
+            at += self.rng.exponential(self.latency.1 / 4);
+        }
+        Stream { segments: arrivals, broken }
+    }
+
+    /// What arrives with these bytes, and whether the receiver closes the connection because of them.
+    ///
+    /// # Errors
+    /// See [`Wire::receive`].
+    pub fn receive(&mut self, segment: &Segment) -> Result<(Vec<Box<PeerMessage>>, bool), Failure> {
+        self.wire.as_mut().expect("members talk in bytes").receive(segment)
+    }
+
+    /// A process ends.
+    pub fn reset(&mut self, node: NodeNumber) {
+        if let Some(wire) = &mut self.wire {
+            wire.reset(node);
+        }
+    }
+
+    /// Damaged frames that were noticed.
+    pub fn noticed(&self) -> u64 {
+        self.wire.as_ref().map_or(0, |wire| wire.noticed)
     }
 
     /// When a letter that is sent now arrives: never, once, or more often.
@@ -116,5 +182,8 @@ impl Network {
         self.replays = 0;
         self.cuts.fill(0);
         self.clogged.fill(0);
+        if let Some(wire) = &mut self.wire {
+            wire.heal();
+        }
     }
 }

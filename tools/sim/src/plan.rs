@@ -11,6 +11,9 @@ use crate::rng::Rng;
 
 mod keepers;
 
+/// Worlds whose members talk in bytes, of 1000.
+const WIRE_WORLDS: usize = 150;
+
 /// A whole run.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Plan {
@@ -87,6 +90,10 @@ pub struct Config {
     /// The rules of the membership, if it changes in this world.
     #[serde(default)]
     pub membership: Option<Membership>,
+    /// Members talk in bytes, over connections, and so many of 1000 frames are damaged on their way; otherwise whole messages
+    /// are handed over.
+    #[serde(default)]
+    pub wire: Option<usize>,
 }
 
 /// A world whose members come and go.
@@ -202,6 +209,22 @@ pub enum FaultKind {
     /// The power fails, and a bit of what was durable turns over. The member may refuse to start, or to go on; it must not
     /// be wrong. Never more members than a minority.
     Flip,
+    /// The same, with a write that the disk had said was durable and that never was.
+    LostWrite,
+    /// The same, with a block that the disk has written to another place.
+    MisdirectedWrite,
+    /// The same, with something that is read as it was before its last write, until the power fails again.
+    StaleRead,
+    /// The disk of log and tree is full, but for the bytes that `draw` leaves.
+    DiskFull,
+}
+
+impl FaultKind {
+    /// Whether the disk lies.
+    pub fn is_lie(self) -> bool {
+        use FaultKind::*;
+        matches!(self, Flip | LostWrite | MisdirectedWrite | StaleRead)
+    }
 }
 
 /// One fault.
@@ -227,7 +250,9 @@ impl Plan {
 
     /// The plan of a seed, with as many members as given.
     pub fn draw_for(seed: u64, members: Option<usize>) -> Plan {
-        let config = Config::draw(&mut Rng::of(seed, "config", 0), members);
+        let mut config = Config::draw(&mut Rng::of(seed, "config", 0), members);
+        let wire = &mut Rng::of(seed, "wire", 0);
+        config.wire = wire.permille(WIRE_WORLDS).then(|| wire.pick(&[0, 1, 20]));
         let leases = &mut Rng::of(seed, "leases", 0);
         if keepers::draws(&config, leases) {
             let config = keepers::config(config);
@@ -328,6 +353,7 @@ impl Config {
             clock_rate_max: 1200,
             lease_ttl_min: rng.pick(&[1, 1, 2]),
             membership: None,
+            wire: None,
         }
     }
 
@@ -406,6 +432,7 @@ const ALONE: &[(usize, FaultKind)] = &[
     (2, FaultKind::DiskStall),
     (1, FaultKind::WriteError),
     (4, FaultKind::CutAtMoment),
+    (2, FaultKind::DiskFull),
 ];
 
 /// The same for members that are several.
@@ -423,6 +450,10 @@ const TOGETHER: &[(usize, FaultKind)] = &[
     (1, FaultKind::WriteError),
     (3, FaultKind::CutAtMoment),
     (1, FaultKind::Flip),
+    (1, FaultKind::LostWrite),
+    (1, FaultKind::MisdirectedWrite),
+    (1, FaultKind::StaleRead),
+    (2, FaultKind::DiskFull),
 ];
 
 impl Plan {
@@ -450,9 +481,9 @@ impl Plan {
             at += rng.exponential(pace) + US;
         }
         self.ops.sort_by_key(|op| op.at);
-        // A bit that turns over may cost a member for good; who may be removed besides is more than a cluster can lose.
+        // A disk that lies may cost a member for good; who may be removed besides is more than a cluster can lose.
         self.faults = draw_faults(&self.config, rng);
-        self.faults.retain(|fault| fault.kind != FaultKind::Flip);
+        self.faults.retain(|fault| !fault.kind.is_lie());
     }
 }
 

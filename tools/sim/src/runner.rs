@@ -103,6 +103,7 @@ impl Summary {
         sum.watched += more.watched;
         sum.changes += more.changes;
         sum.letters += more.letters;
+        sum.damaged += more.damaged;
         if let Some((at, failure)) = ended.failure {
             self.failed.push((seed, at, failure));
         }

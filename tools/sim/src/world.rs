@@ -16,7 +16,7 @@ use prost::Message;
 use crate::audit;
 use crate::check::{Failure, fail};
 use crate::client::Client;
-use crate::disk::Disk;
+use crate::disk::{Disk, DiskLie};
 use crate::env::{Env, Event, NodeNumber, Request, RequestBody, Wake};
 use crate::member::{Member, Moment, REMOVED, node_id};
 use crate::network::Letter;
@@ -25,6 +25,7 @@ use crate::queue::{MS, S, Time};
 use crate::rng::Rng;
 use crate::story::Story;
 use crate::watcher::{WatchClient, message};
+use crate::wire::Segment;
 
 mod membership;
 
@@ -36,6 +37,9 @@ const PROBES: usize = 2;
 
 /// Events of one run before it counts as one that never ends.
 const EVENTS_MAX: u64 = 50_000_000;
+
+/// Bytes that a full disk has left, less than.
+const FULL_ROOM_BYTES: u64 = 256 << 10;
 
 /// A member as the world sees it.
 struct Host {
@@ -49,7 +53,7 @@ struct Host {
     /// The power fails at the next such moment; what is half done then comes from this number, and it starts again so much
     /// later.
     armed: Option<(Moment, u64, Time)>,
-    /// A bit of its disk has turned over: it may stop.
+    /// Its disk has lied: it may stop.
     flipped: bool,
     /// It has stopped because of that, for good.
     broken: bool,
@@ -77,6 +81,8 @@ pub struct Counters {
     pub changes: u64,
     /// Messages between members.
     pub letters: u64,
+    /// Of these, damaged on their way and noticed.
+    pub damaged: u64,
 }
 
 /// How a run ended.
@@ -181,6 +187,7 @@ impl World {
             watched: self.env.oracle.watches.checked,
             changes: self.env.oracle.members.changes(),
             letters: self.env.network.sent,
+            damaged: self.env.network.noticed(),
         }
     }
 
@@ -219,6 +226,20 @@ impl World {
                     self.leave(number, "a peer says that it was removed");
                 }
             }
+            Event::Bytes(segment) => {
+                let host = &mut self.hosts[segment.to];
+                if host.paused_until > now || !host.held.is_empty() {
+                    host.held.push(Event::Bytes(segment)); // in order
+                    return Ok(());
+                }
+                self.bytes(&segment)?;
+            }
+            Event::Unreachable { from, to } => {
+                let host = &mut self.hosts[from.0];
+                if let (Some(member), true) = (&mut host.member, host.life == from.1) {
+                    member.unreachable(&mut self.env, to);
+                }
+            }
             Event::SnapshotSent { from, to, ok } => {
                 let host = &mut self.hosts[from.0];
                 if let (Some(member), true) = (&mut host.member, host.life == from.1) {
@@ -240,6 +261,18 @@ impl World {
                         .try_for_each(|held| self.happen(held))?;
                 }
             }
+        }
+        Ok(())
+    }
+
+    fn bytes(&mut self, segment: &Segment) -> Done {
+        let (messages, closed) = self.env.network.receive(segment)?;
+        for message in messages {
+            self.letter(Letter { from: segment.from, to: segment.to, message, snapshot: None });
+        }
+        if closed {
+            let (from, to) = (segment.from, segment.to);
+            self.env.queue.after(self.plan.config.latency.0, Event::Unreachable { from, to });
         }
         Ok(())
     }
@@ -355,12 +388,12 @@ impl World {
         }
     }
 
-    /// The power fails, and a bit turns over, if a majority of sound disks is left.
-    fn flip(&mut self, node: NodeNumber, draw: u64) {
+    /// The power fails, and the disk lies, if a majority of sound disks is left.
+    fn lie(&mut self, node: NodeNumber, lie: DiskLie, draw: u64) {
         let flipped = self.hosts.iter().filter(|host| host.flipped).count();
         self.crash(node, true, draw);
         let may = self.hosts[node].flipped || (flipped + 1) * 2 < self.hosts.len();
-        if may && self.hosts[node].disk.flip(&mut Rng::new(draw)) {
+        if may && self.hosts[node].disk.lie(lie, &mut Rng::new(draw)) {
             self.hosts[node].flipped = true;
         }
     }
@@ -370,6 +403,7 @@ impl World {
         let host = &mut self.hosts[number];
         let Some(member) = host.member.take() else { return };
         drop(member);
+        self.env.network.reset(number);
         self.crashes += 1;
         let rng = &mut Rng::new(draw ^ host.rng.next());
         match power {
@@ -411,9 +445,13 @@ impl World {
                 let moment = Moment::ALL[fault.draw as usize % Moment::ALL.len()];
                 self.hosts[node].armed = Some((moment, fault.draw, fault.lasts));
             }
-            FaultKind::Flip => {
-                self.flip(node, fault.draw);
+            FaultKind::Flip | FaultKind::LostWrite | FaultKind::MisdirectedWrite | FaultKind::StaleRead => {
+                self.lie(node, lie_of(fault.kind), fault.draw);
                 self.env.queue.at(until, Event::Boot(node));
+            }
+            FaultKind::DiskFull => {
+                self.hosts[node].disk.fill_up((fault.draw % FULL_ROOM_BYTES) as usize);
+                self.env.queue.at(until, Event::FaultOver(number));
             }
             FaultKind::Pause => {
                 let host = &mut self.hosts[node];
@@ -445,6 +483,10 @@ impl World {
     }
 
     fn fault_over(&mut self, number: usize) {
+        let fault = self.plan.faults[number];
+        if fault.kind == FaultKind::DiskFull {
+            self.hosts[fault.node].disk.make_room();
+        }
         if !self.healed {
             for (from, to) in self.links(number) {
                 self.env.network.mend(from, to);
@@ -674,6 +716,7 @@ impl World {
         self.env.network.heal();
         for number in 0..self.hosts.len() {
             self.hosts[number].paused_until = 0;
+            self.hosts[number].disk.make_room();
             self.env.queue.at(now, Event::Resume(number));
             if let Some(member) = &mut self.hosts[number].member {
                 member.heal_disk();
@@ -759,5 +802,14 @@ impl World {
             self.hosts.iter().enumerate().filter(|(number, host)| !host.flipped && self.belongs(*number));
         let members: Vec<&Member> = sound.filter_map(|(_, host)| host.member.as_ref()).collect();
         audit::check_state(&members, &self.env.oracle.model, &self.env.oracle.members)
+    }
+}
+
+fn lie_of(kind: FaultKind) -> DiskLie {
+    match kind {
+        FaultKind::LostWrite => DiskLie::Lost,
+        FaultKind::MisdirectedWrite => DiskLie::Misdirected,
+        FaultKind::StaleRead => DiskLie::Stale,
+        _ => DiskLie::Flip,
     }
 }

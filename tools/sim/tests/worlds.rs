@@ -62,7 +62,24 @@ fn the_swarm_draws_everything() {
         ops.extend(plan.ops.iter().map(|op| format!("{:?}", op.kind)));
     }
     assert_eq!(sizes, BTreeSet::from([1, 3, 5]));
-    assert_eq!((faults.len(), ops.len()), (13, 23), "{faults:?} {ops:?}");
+    assert_eq!((faults.len(), ops.len()), (17, 23), "{faults:?} {ops:?}");
+}
+
+/// Members talk in bytes, some of which are damaged, and everything still holds.
+#[test]
+fn worlds_of_damaged_bytes_pass() {
+    let (mut worlds, mut damaged) = (0, 0);
+    for seed in 0..60 {
+        let plan = Plan::draw(seed);
+        if plan.config.wire.is_none_or(|damaged| damaged == 0) {
+            continue;
+        }
+        let ended = run(&plan);
+        assert_eq!(ended.failure, None, "ringsim run --seed {seed}");
+        worlds += 1;
+        damaged += ended.counters.damaged;
+    }
+    assert!(worlds > 2 && damaged > worlds, "{damaged} damaged frames in {worlds} worlds");
 }
 
 /// Members join, are promoted and leave, and everything still holds.

@@ -12,8 +12,8 @@ use node::api::Space;
 use node::{apply, read};
 
 use crate::model::{Kv, Kvs, Model, State};
-use crate::rng::Rng;
 use crate::world::store_config;
+use medium::rng::Rng;
 
 /// Fails with a sentence unless both are equal.
 pub fn same<T: PartialEq + std::fmt::Debug>(what: &str, found: T, expected: T) -> Result<(), String> {

@@ -10,8 +10,8 @@ use consensus::log::{NewSegment, ReadError, SegmentId, SegmentInfo, SegmentReade
 use engine::tree::{Map, PAGE_SIZE, PageId};
 use memmap2::{Mmap, MmapOptions};
 
-use crate::medium::Medium;
-use crate::rng::Rng;
+use medium::Medium;
+use medium::rng::Rng;
 
 /// Address space of the tree's map, in bytes; the file stays far below.
 const MAP_BYTES: usize = 64 << 20;

@@ -21,9 +21,9 @@ use crate::checks::{Replay, check_store, check_view, same};
 use crate::disk::Disk;
 use crate::fault::Fault;
 use crate::model::Model;
-use crate::rng::Rng;
 use crate::workload::Op;
 use crate::world::{Counters, MEMBER};
+use medium::rng::Rng;
 
 /// What outlives the process, and who watches.
 pub struct Outside<'w> {

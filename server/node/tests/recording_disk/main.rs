@@ -24,9 +24,7 @@ mod checks;
 mod disk;
 mod fault;
 mod life;
-mod medium;
 mod model;
-mod rng;
 mod workload;
 mod world;
 

@@ -10,7 +10,7 @@ use pb::request_op::Request as OpRequest;
 use prost::Message;
 
 use crate::model::State;
-use crate::rng::Rng;
+use medium::rng::Rng;
 
 /// Longest value: a run of several pages, and an entry that fills most of a segment. What is longer than the log allows is
 /// refused, as where a transaction holds several.

@@ -12,7 +12,7 @@ use crate::disk::Disk;
 use crate::fault::Fault;
 use crate::life::{Life, Outside, Weights};
 use crate::model::{LEASE_TTL_S_MIN, Model};
-use crate::rng::Rng;
+use medium::rng::Rng;
 
 pub const MEMBER: u64 = 7;
 const CLUSTER: u64 = 0xc1;

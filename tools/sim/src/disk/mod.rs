@@ -1,10 +1,8 @@
 //! What outlives a process: the tree file with its map, and the segments of the log in their directory.
 //!
-//! Sectors, not files, are what survives or does not ([`medium`]). The log's writes are direct and synchronous: one that
+//! Sectors, not files, are what survives or does not (the crate [`medium`]). The log's writes are direct and synchronous: one that
 //! completed is durable, of one that did not some sectors may be. The tree's go to a page cache, which a kill leaves as it
 //! is and a power cut drops.
-
-pub mod medium;
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -14,10 +12,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use consensus::log::{NewSegment, ReadError, SegmentId, SegmentInfo, SegmentReader, WritePlan};
 use engine::tree::{Map, PAGE_SIZE, PageId};
+use medium::{Lie, Medium};
 use memmap2::{Mmap, MmapOptions};
 
 use crate::rng::Rng;
-use medium::Medium;
 
 /// Address space of the tree's map, in bytes; the file stays far below.
 const MAP_BYTES: usize = 64 << 20;
@@ -88,6 +86,11 @@ impl TreeDisk {
         self.len() == 0
     }
 
+    /// By how many bytes the file must grow to hold so many pages.
+    pub fn growth_to_pages(&self, pages: u32) -> usize {
+        (pages as usize * PAGE_SIZE).next_multiple_of(GROWTH_BYTES).saturating_sub(self.len())
+    }
+
     /// Makes room.
     pub fn grow_to_pages(&mut self, pages: u32) {
         let len = (pages as usize * PAGE_SIZE).next_multiple_of(GROWTH_BYTES);
@@ -126,6 +129,14 @@ impl TreeDisk {
         self.cache.set_len(image.len());
         self.cache.write(0, &image);
     }
+
+    fn lie(&mut self, lie: DiskLie, rng: &mut Rng) -> bool {
+        let mut stale = self.medium.clone(); // as it is read, once
+        let medium = if lie == DiskLie::Stale { &mut stale } else { &mut self.medium };
+        let lied = medium.lie(lie.of_medium(), 0..medium.len(), rng);
+        self.cache.write(0, &medium.image());
+        lied
+    }
 }
 
 struct Segment {
@@ -142,6 +153,8 @@ pub struct LogDisk {
     in_flight: Option<(WritePlan, Vec<u8>)>,
     /// The last one that has: nothing later says yet that it was durable.
     last: Option<WritePlan>,
+    /// What a segment reads as until the next write.
+    stale: Option<(SegmentId, Vec<u8>)>,
 }
 
 impl LogDisk {
@@ -160,6 +173,7 @@ impl LogDisk {
     pub fn submit(&mut self, plan: WritePlan, bytes: Vec<u8>) {
         assert!(self.in_flight.is_none(), "one write at a time");
         assert_eq!(bytes.len(), plan.len);
+        self.stale = None;
         self.in_flight = Some((plan, bytes));
     }
 
@@ -192,6 +206,7 @@ impl LogDisk {
     }
 
     fn cut_power(&mut self, rng: &mut Rng) {
+        self.stale = None;
         self.segments.retain(|_, segment| segment.named || rng.permille(500));
         for segment in self.segments.values_mut() {
             segment.medium.cut_power(rng);
@@ -199,14 +214,25 @@ impl LogDisk {
         }
     }
 
-    /// A bit turns over in a batch that a later one has proven durable.
-    fn flip(&mut self, rng: &mut Rng) -> bool {
+    /// The disk lies about a batch that a later one has proven durable.
+    fn lie(&mut self, lie: DiskLie, rng: &mut Rng) -> bool {
         let ids: Vec<SegmentId> = self.segments.keys().copied().collect();
         let (Some(last), false) = (self.last, ids.is_empty()) else { return false };
         let id = rng.pick(&ids);
         let medium = self.medium(id);
         let end = if id == last.segment { last.offset as usize } else { medium.len() };
-        end > 0 && medium.flip(0..end, rng)
+        if lie != DiskLie::Stale {
+            return end > 0 && medium.lie(lie.of_medium(), 0..end, rng);
+        }
+        let mut stale = medium.clone();
+        let lied = end > 0 && stale.lie(lie.of_medium(), 0..end, rng);
+        self.stale = lied.then(|| (id, stale.image()));
+        lied
+    }
+
+    /// Bytes of all segments.
+    fn len(&self) -> usize {
+        self.segments.values().map(|segment| segment.medium.len()).sum()
     }
 
     /// Whether there is no segment.
@@ -216,7 +242,10 @@ impl LogDisk {
 
     /// What a reader sees now.
     pub fn image(&self) -> LogImage {
-        LogImage(self.segments.iter().map(|(id, segment)| (*id, segment.medium.image())).collect())
+        let mut image: BTreeMap<_, _> =
+            self.segments.iter().map(|(id, segment)| (*id, segment.medium.image())).collect();
+        image.extend(self.stale.clone());
+        LogImage(image)
     }
 }
 
@@ -235,6 +264,29 @@ impl SegmentReader for LogImage {
     }
 }
 
+/// How a disk lies; see [`Lie`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DiskLie {
+    /// A bit turns over.
+    Flip,
+    /// A write was lost.
+    Lost,
+    /// A write went to another place.
+    Misdirected,
+    /// What is read is older than what is there; after the next power cut it is read as it is.
+    Stale,
+}
+
+impl DiskLie {
+    fn of_medium(self) -> Lie {
+        match self {
+            DiskLie::Flip => Lie::Flip,
+            DiskLie::Lost | DiskLie::Stale => Lie::Lost,
+            DiskLie::Misdirected => Lie::Misdirected,
+        }
+    }
+}
+
 /// Everything that outlives the process.
 #[derive(Default)]
 pub struct Disk {
@@ -244,6 +296,8 @@ pub struct Disk {
     pub next_tree: Option<TreeDisk>,
     /// The log.
     pub log: LogDisk,
+    /// Bytes that log and tree may have together, while that is bounded.
+    capacity: Option<usize>,
 }
 
 impl Disk {
@@ -252,17 +306,27 @@ impl Disk {
         self.log.land(rng);
     }
 
-    /// A bit of the log or of the tree turns over. False: not this time.
-    pub fn flip(&mut self, rng: &mut Rng) -> bool {
+    /// The disk lies about the log or the tree. False: not this time.
+    pub fn lie(&mut self, lie: DiskLie, rng: &mut Rng) -> bool {
         match rng.permille(500) {
-            true => self.log.flip(rng),
-            false => {
-                let len = self.tree.len();
-                let flipped = self.tree.medium.flip(0..len, rng);
-                self.tree.cache.write(0, &self.tree.medium.image());
-                flipped
-            }
+            true => self.log.lie(lie, rng),
+            false => self.tree.lie(lie, rng),
         }
+    }
+
+    /// From now on there is room for so many bytes more, and then no more.
+    pub fn fill_up(&mut self, room: usize) {
+        self.capacity = Some(self.log.len() + self.tree.len() + room);
+    }
+
+    /// There is room again.
+    pub fn make_room(&mut self) {
+        self.capacity = None;
+    }
+
+    /// Whether the log or the tree may take so many bytes more.
+    pub fn has_room(&self, bytes: usize) -> bool {
+        self.capacity.is_none_or(|capacity| self.log.len() + self.tree.len() + bytes <= capacity)
     }
 
     /// The power fails.

@@ -149,6 +149,7 @@ impl Member {
                 writing_since: None,
                 is_stalled: false,
                 preparing: VecDeque::new(),
+                segments_from: 0,
                 stalled_until: 0,
                 fail_next: false,
                 completing: None,

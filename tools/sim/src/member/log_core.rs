@@ -6,9 +6,13 @@ use super::{Done, Member, Phase, RunningCheckpoint, ToRaft, ToStore};
 use crate::check::Failure;
 use crate::disk::Disk;
 use crate::env::{Env, Wake};
+use crate::queue::{S, Time};
 
 /// Bytes per write of a checkpoint.
 const WRITE_BYTES: usize = 16 << 10;
+
+/// How long after a failure (no space) the next segment or checkpoint is tried.
+const SEGMENT_RETRY: Time = S;
 
 impl Member {
     pub(super) fn log_turn(&mut self, env: &mut Env, disk: &mut Disk) -> Done {
@@ -85,6 +89,9 @@ impl Member {
     }
 
     fn want_segments(&mut self, env: &mut Env) {
+        if env.queue.now() < self.log.segments_from {
+            return;
+        }
         while let Some(new) = self.log.log.segment_wanted() {
             self.log.preparing.push_back((new, false));
             if self.log.preparing.len() == 1 {
@@ -101,6 +108,15 @@ impl Member {
     /// Written under another name and synced, renamed, directory synced.
     pub(super) fn prepare_segment(&mut self, env: &mut Env, disk: &mut Disk) -> Done {
         let Some((new, is_named)) = self.log.preparing.pop_front() else { return Ok(()) };
+        if !is_named && !disk.has_room(new.size as usize) {
+            self.log.log.segment_failed();
+            self.log.segments_from = env.queue.now() + SEGMENT_RETRY;
+            self.wake_after(env, SEGMENT_RETRY, Wake::Log);
+            if !self.log.preparing.is_empty() {
+                self.segment_step(env);
+            }
+            return Ok(());
+        }
         if !is_named {
             disk.log.name(&new);
             self.log.preparing.push_front((new, true));
@@ -157,6 +173,13 @@ impl Member {
             let done = self.store.checkpoint.take().expect("it was there");
             self.store.is_ending = true;
             self.to_store(env, ToStore::CheckpointDone(done.checkpoint, done.index));
+            return Ok(());
+        }
+        let growth = disk.tree.growth_to_pages(running.checkpoint.file_pages());
+        if matches!(running.phase, Phase::Grow) && !disk.has_room(growth) {
+            let done = self.store.checkpoint.take().expect("it was there");
+            self.store.is_ending = true;
+            self.to_store(env, ToStore::CheckpointAbandoned(done.checkpoint));
             return Ok(());
         }
         let tree = &mut disk.tree;

@@ -67,6 +67,7 @@ enum ToRaft {
     SnapshotPinned { peer: NodeId, position: LogPosition, conf: ConfState, view: Arc<View> },
     SnapshotInstalled(ReadyNumber),
     SnapshotSent(NodeNumber, bool),
+    Unreachable(NodeNumber),
     LogStalled(bool),
 }
 
@@ -95,6 +96,8 @@ enum ToStore {
     /// Its question for a read index is answered; whether this member led when it was put.
     ReadIndex(ReadId, bool),
     CheckpointDone(Box<Checkpoint>, Index),
+    /// There was no room for it.
+    CheckpointAbandoned(Box<Checkpoint>),
     PinSnapshot(NodeId),
     Install(ReadyNumber, Box<Store>),
 }
@@ -171,6 +174,8 @@ struct LogCore {
     writing_since: Option<Time>,
     is_stalled: bool,
     preparing: VecDeque<(NewSegment, bool)>,
+    /// No segment is asked for before then: there was no room.
+    segments_from: Time,
     /// No write completes before then.
     stalled_until: Time,
     fail_next: bool,
@@ -416,6 +421,12 @@ impl Member {
     /// A snapshot that it has sent has arrived, or not.
     pub fn snapshot_sent(&mut self, env: &mut Env, to: NodeNumber, ok: bool) {
         self.raft.inbox.push_back(ToRaft::SnapshotSent(to, ok));
+        self.wake(env, Wake::Raft);
+    }
+
+    /// What it has sent to another member is lost.
+    pub fn unreachable(&mut self, env: &mut Env, to: NodeNumber) {
+        self.raft.inbox.push_back(ToRaft::Unreachable(to));
         self.wake(env, Wake::Raft);
     }
 

@@ -89,6 +89,7 @@ impl Member {
             }
             ToRaft::SnapshotInstalled(ready) => Input::SnapshotInstalled(ready),
             ToRaft::SnapshotSent(to, ok) => Input::SnapshotSent(node_id(to), ok),
+            ToRaft::Unreachable(to) => Input::Unreachable(node_id(to)),
             ToRaft::LogStalled(stalled) => Input::LogStalled(stalled),
             ToRaft::Checkpointed(index) => {
                 self.log.log.checkpointed(index);

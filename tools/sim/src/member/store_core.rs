@@ -59,6 +59,11 @@ impl Member {
                     self.ask_raft(env, ToRaft::Checkpointed(index));
                     changed = true;
                 }
+                ToStore::CheckpointAbandoned(checkpoint) => {
+                    self.store.store.tree_mut().abandon_checkpoint(*checkpoint);
+                    self.store.is_ending = false;
+                    self.store.checkpointed_at = self.now(env);
+                }
             }
         }
         changed |= self.store.store.applied().index > before;

@@ -9,15 +9,21 @@
 //! A sector of 512 bytes is written whole or not at all. Nothing else is promised: not the order of sectors, not that a
 //! later write follows an earlier one, not that the length goes with the contents. Where the length falls back, what was
 //! beyond it is gone.
+//!
+//! A disk may also lie ([`Lie`]): about a write that it said was durable, or by a bit that turns over. What each sector held
+//! before its last durable write is kept for that.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 use crate::rng::Rng;
 
+/// Bytes that a disk writes whole or not at all.
 pub const SECTOR: usize = 512;
 
 type Sector = [u8; SECTOR];
 
+/// See the module's header.
 #[derive(Clone, Default)]
 pub struct Medium {
     durable: Vec<u8>,
@@ -25,6 +31,22 @@ pub struct Medium {
     pending: BTreeMap<usize, Vec<Sector>>,
     /// Lengths since the last sync, oldest first.
     lengths: Vec<usize>,
+    /// By number of the sector: what it held before what is durable in it now was written.
+    before: BTreeMap<usize, Sector>,
+}
+
+/// Sectors in a block: what programs write at least.
+const BLOCK_SECTORS: usize = 8;
+
+/// How a disk lies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lie {
+    /// One bit of what is durable turns over.
+    Flip,
+    /// A write, or a sector or a block of one, that was reported durable never was: what was there before still is.
+    Lost,
+    /// A block went to another place: it is there, and where it belongs is what was before.
+    Misdirected,
 }
 
 /// How a power cut treats the sectors that were not synced.
@@ -68,11 +90,17 @@ impl Medium {
         Medium { durable: vec![0; len], ..Medium::default() }
     }
 
+    /// Bytes, as a running machine sees it.
     pub fn len(&self) -> usize {
         self.lengths.last().copied().unwrap_or(self.durable.len())
     }
 
-    /// What is not durable yet.
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Whether all is durable.
     pub fn is_synced(&self) -> bool {
         self.pending.is_empty() && self.lengths.is_empty()
     }
@@ -88,7 +116,7 @@ impl Medium {
     pub fn write_through(&mut self, at: usize, bytes: &[u8]) {
         for (number, sector) in sectors(at, bytes, self.durable.len()) {
             self.pending.remove(&number);
-            self.durable[number * SECTOR..][..SECTOR].copy_from_slice(sector);
+            make_durable(&mut self.durable, &mut self.before, number, sector);
         }
     }
 
@@ -102,9 +130,85 @@ impl Medium {
         }
     }
 
+    /// The disk lies about something within these bytes. False: there is nothing to lie about where chance has looked.
+    pub fn lie(&mut self, lie: Lie, within: Range<usize>, rng: &mut Rng) -> bool {
+        match lie {
+            Lie::Flip => self.flip(within, rng),
+            Lie::Lost => self.pick_written(&within, rng).is_some_and(|at| {
+                let lost = match rng.below(3) {
+                    0 => at..at + 1,
+                    1 => block_of(at),
+                    _ => self.write_around(at),
+                };
+                self.lose(lost, &within)
+            }),
+            Lie::Misdirected => self.misdirect(&within, rng),
+        }
+    }
+
+    fn flip(&mut self, within: Range<usize>, rng: &mut Rng) -> bool {
+        for _ in 0..32 {
+            let sector = within.start / SECTOR + rng.below(((within.end - within.start) / SECTOR).max(1));
+            let Some(bytes) = self.durable.get_mut(sector * SECTOR..(sector + 1) * SECTOR) else {
+                return false;
+            };
+            if bytes.iter().any(|byte| *byte != 0) {
+                bytes[rng.below(SECTOR)] ^= 1 << rng.below(8);
+                return true;
+            }
+        }
+        false
+    }
+
+    /// A sector that was written.
+    fn pick_written(&self, within: &Range<usize>, rng: &mut Rng) -> Option<usize> {
+        let sectors = within.start.div_ceil(SECTOR)..within.end / SECTOR;
+        let count = self.before.range(sectors.clone()).count();
+        let nth = rng.below(count.max(1));
+        self.before.range(sectors).nth(nth).map(|(at, _)| *at)
+    }
+
+    /// All sectors without a gap that were written, up to 64: about what one write may have been.
+    fn write_around(&self, at: usize) -> Range<usize> {
+        let first = (0..32).take_while(|back| at >= *back && self.before.contains_key(&(at - back))).count();
+        let last = (0..32).take_while(|on| self.before.contains_key(&(at + on))).count();
+        at + 1 - first..at + last
+    }
+
+    /// These sectors hold what they held before. False: that is the same.
+    fn lose(&mut self, lost: Range<usize>, within: &Range<usize>) -> bool {
+        let mut changed = false;
+        for at in lost.filter(|at| within.contains(&(at * SECTOR))) {
+            let Some(sector) = self.durable.get_mut(at * SECTOR..(at + 1) * SECTOR) else { continue };
+            if let Some(before) = self.before.remove(&at) {
+                changed |= sector != before;
+                sector.copy_from_slice(&before);
+            }
+        }
+        changed
+    }
+
+    fn misdirect(&mut self, within: &Range<usize>, rng: &mut Rng) -> bool {
+        let Some(at) = self.pick_written(within, rng) else { return false };
+        let block = block_of(at);
+        let bytes = block.start * SECTOR..block.end * SECTOR;
+        let blocks = (within.end - within.start) / (BLOCK_SECTORS * SECTOR);
+        let to = within.start.next_multiple_of(BLOCK_SECTORS * SECTOR)
+            + rng.below(blocks.max(1)) * BLOCK_SECTORS * SECTOR;
+        let fits = bytes.end <= self.durable.len() && to + bytes.len() <= within.end.min(self.durable.len());
+        if !fits || to == bytes.start {
+            return false;
+        }
+        let written = self.durable[bytes].to_vec();
+        let changed = self.lose(block, within);
+        self.durable[to..to + written.len()].copy_from_slice(&written);
+        changed
+    }
+
     /// fallocate or ftruncate.
     pub fn set_len(&mut self, len: usize) {
         self.pending.retain(|number, _| number * SECTOR < len);
+        self.before.retain(|number, _| number * SECTOR < len);
         self.lengths.push(len);
     }
 
@@ -115,7 +219,7 @@ impl Medium {
         }
         for (number, versions) in std::mem::take(&mut self.pending) {
             let newest = versions.last().expect("a pending sector has a version");
-            self.durable[number * SECTOR..][..SECTOR].copy_from_slice(&newest[..]);
+            make_durable(&mut self.durable, &mut self.before, number, newest);
         }
     }
 
@@ -147,16 +251,30 @@ impl Medium {
             _ => rng.below(self.lengths.len() + 1),
         };
         let mut image = self.with_lengths(changes);
+        let mut before = std::mem::take(&mut self.before);
         for (nth, (number, versions)) in self.pending.iter().enumerate() {
             let Some(sector) = image.get_mut(number * SECTOR..(number + 1) * SECTOR) else { continue };
             if fate.keeps(nth, rng) {
                 let newest = versions.len() - 1;
+                before.remove(number);
                 let version = if rng.permille(800) { newest } else { rng.below(versions.len()) };
                 sector.copy_from_slice(&versions[version][..]);
             }
         }
-        *self = Medium { durable: image, ..Medium::default() };
+        *self = Medium { durable: image, before, ..Medium::default() };
     }
+}
+
+fn make_durable(durable: &mut [u8], before: &mut BTreeMap<usize, Sector>, number: usize, sector: &Sector) {
+    let place = &mut durable[number * SECTOR..][..SECTOR];
+    before.insert(number, (&*place).try_into().expect("a sector"));
+    place.copy_from_slice(sector);
+}
+
+/// The sectors of the block that this one is in.
+fn block_of(sector: usize) -> Range<usize> {
+    let first = sector / BLOCK_SECTORS * BLOCK_SECTORS;
+    first..first + BLOCK_SECTORS
 }
 
 /// Whole sectors with their numbers, within a file of `len` bytes.
@@ -229,5 +347,58 @@ mod tests {
         assert_eq!(medium.image()[SECTOR], 0);
         medium.sync();
         assert_eq!((medium.len(), medium.image()[SECTOR]), (2 * SECTOR, 0));
+    }
+
+    #[test]
+    fn a_lie_is_about_what_was_durable_and_within_its_bounds() {
+        let block = |byte: u8| vec![byte; BLOCK_SECTORS * SECTOR];
+        let bytes = BLOCK_SECTORS * SECTOR;
+        let mut seen = BTreeMap::new();
+        for seed in 0..300 {
+            let rng = &mut Rng::new(seed);
+            for lie in [Lie::Flip, Lie::Lost, Lie::Misdirected] {
+                let mut medium = Medium::zeros(4 * bytes);
+                medium.write_through(0, &[block(1), block(1), block(1)].concat());
+                medium.write(bytes, &[block(2), block(2)].concat());
+                medium.sync();
+                medium.cut_power(rng);
+                let told = medium.image();
+                let lied = medium.lie(lie, bytes..3 * bytes, rng);
+                let image = medium.image();
+                assert_eq!(lied, image != told, "{lie:?}");
+                assert_eq!((&image[..bytes], &image[3 * bytes..]), (&told[..bytes], &told[3 * bytes..]));
+                let changed = image.iter().zip(&told).filter(|(now, told)| now != told).count();
+                seen.entry(format!("{lie:?}"))
+                    .or_insert_with(std::collections::BTreeSet::new)
+                    .insert(changed);
+                if lie == Lie::Lost {
+                    assert!(image.iter().zip(&told).all(|(now, told)| now == told || *now == 1));
+                }
+            }
+        }
+        // A bit; a sector, a block, all of the write; a block that was and is full of the same goes nowhere.
+        assert_eq!(seen["Flip"], [1].into());
+        assert_eq!(seen["Lost"], [SECTOR, bytes, 2 * bytes].into());
+        assert_eq!(seen["Misdirected"], [0, bytes].into());
+    }
+
+    #[test]
+    fn a_misdirected_block_is_where_it_does_not_belong() {
+        let bytes = BLOCK_SECTORS * SECTOR;
+        let mut medium = Medium::zeros(2 * bytes);
+        medium.write_through(0, &vec![7; bytes]);
+        let lied = (0..20).any(|seed| medium.lie(Lie::Misdirected, 0..2 * bytes, &mut Rng::new(seed)));
+        assert!(lied);
+        assert_eq!(medium.image(), [vec![0; bytes], vec![7; bytes]].concat());
+    }
+
+    #[test]
+    fn nothing_is_lied_about_where_nothing_was_written() {
+        for lie in [Lie::Flip, Lie::Lost, Lie::Misdirected] {
+            let mut medium = Medium::zeros(8 * SECTOR);
+            medium.write(0, &sector(1));
+            assert!(!medium.lie(lie, SECTOR..8 * SECTOR, &mut Rng::new(1)), "{lie:?}");
+            assert!(!medium.lie(lie, 0..8 * SECTOR, &mut Rng::new(1)), "{lie:?}: it is not durable");
+        }
     }
 }
