@@ -111,7 +111,7 @@ pub fn start(config: Config) -> Result<Running, Fatal> {
     if let Some(damaged) = repair::begin(&config, &dir, identity, None)? {
         match repair::run(&config, &dir, identity, damaged, peer_listeners, peer_tls)? {}
     }
-    let opened = match open_state(&config, &mut dir, identity) {
+    let opened = match open_state(&config, &mut dir, identity, peer_tls.as_ref()) {
         Ok(opened) => opened,
         Err(fatal) => match repair::begin(&config, &dir, identity, Some(fatal))? {
             Some(damaged) => {
@@ -238,7 +238,12 @@ pub struct Opened {
     log_dir: PathBuf,
 }
 
-fn open_state(config: &Config, dir: &mut DataDir, identity: Identity) -> Result<Opened, Fatal> {
+fn open_state(
+    config: &Config,
+    dir: &mut DataDir,
+    identity: Identity,
+    peer_tls: Option<&super::peers::Tls>,
+) -> Result<Opened, Fatal> {
     let log_begun = dir.identity.is_some_and(|identity| identity.log_begun);
     let (tree, existed) =
         TreeFile::open(&config.data_dir).map_err(|error| probe::from_write(&config.data_dir, &error))?;
@@ -298,7 +303,7 @@ fn open_state(config: &Config, dir: &mut DataDir, identity: Identity) -> Result<
     snapshot_files::remove_leftovers(&config.data_dir)
         .map_err(|error| failed("remove what an interrupted snapshot has left", &error))?;
     let state = match (is_new, config.force_new_cluster) {
-        (true, _) => join::first_state(config, identity)?,
+        (true, _) => join::first_state(config, identity, peer_tls)?,
         (false, true) => force_new::rewrite(&store, identity, applied, state)?,
         (false, false) => state,
     };

@@ -66,11 +66,17 @@ pub fn find_cluster(config: &Config, tls: Option<&Tls>) -> Result<Found, Fatal> 
 /// nothing, votes for nobody's log but what its leader sends, and stays so if it ended before it got any of it.
 ///
 /// # Errors
-/// The flags found no cluster.
-pub fn first_state(config: &Config, identity: Identity) -> Result<State, Fatal> {
+/// The flags found no cluster; or another one than this directory was made for, which none of the peers knows.
+pub fn first_state(config: &Config, identity: Identity, tls: Option<&Tls>) -> Result<State, Fatal> {
     let flags = config.bootstrap.as_ref().map_err(|why| Fatal::new(FatalReason::Config, why.clone()))?;
     if joins(flags, identity) {
-        return Ok(State::default());
+        let fetched = fetch_members(&bootstrap::remote_peer_urls(flags), tls, FOUNDING_TIMEOUT);
+        let known = match fetched {
+            Some(cluster) => cluster.cluster_id == identity.cluster_id,
+            // Whoever joined may be started while all others are down.
+            None => flags.state == ClusterState::Existing,
+        };
+        return if known { Ok(State::default()) } else { Err(somebody_else(config, flags, identity)) };
     }
     let founders: Vec<_> = flags.members.iter().map(bootstrap::founding_entry).collect();
     Ok(State::bootstrap(&founders))
@@ -80,6 +86,23 @@ pub fn first_state(config: &Config, identity: Identity) -> Result<State, Fatal> 
 pub fn joins(flags: &Bootstrap, identity: Identity) -> bool {
     flags.state != ClusterState::New
         || (flags.member_id.0, flags.cluster_id.0) != (identity.member_id, identity.cluster_id)
+}
+
+/// A first start ended before its log held anything, and this one is told to be another member.
+fn somebody_else(config: &Config, flags: &Bootstrap, identity: Identity) -> Fatal {
+    Fatal::new(
+        FatalReason::IdentityMismatch,
+        format!(
+            "the data directory {} belongs to member {:x} of cluster {:x} and its log is empty, but --initial-cluster, \
+             --initial-cluster-token and --initial-advertise-peer-urls make this member {:x} of cluster {:x}: start it with the \
+             flags of its first start, or remove the data directory, in which nothing was written yet",
+            config.data_dir.display(),
+            identity.member_id,
+            identity.cluster_id,
+            flags.member_id.0,
+            flags.cluster_id.0,
+        ),
+    )
 }
 
 fn fetch_members(urls: &[String], tls: Option<&Tls>, timeout: Duration) -> Option<Fetched> {
@@ -146,15 +169,18 @@ mod tests {
     fn only_a_founder_writes_the_founding_entries() {
         let new = config(&["--name=a", THREE, ADVERTISE]);
         let found = find_cluster(&new, None).expect("nobody answers, so nobody knows it");
-        let state = first_state(&new, found.identity).expect("good flags");
+        let state = first_state(&new, found.identity, None).expect("good flags");
         assert_eq!((state.entries.len(), state.hard_state.commit.0, state.unwritten), (3, 3, true));
-        // A member that joined and is started again with other flags before its log holds anything.
-        let stranger = Identity { member_id: 77, ..found.identity };
-        assert_eq!(first_state(&new, stranger), Ok(State::default()));
-        let elsewhere = Identity { cluster_id: 77, ..found.identity };
-        assert_eq!(first_state(&new, elsewhere), Ok(State::default()));
         let existing = config(&["--name=a", THREE, "--initial-cluster-state=existing"]);
-        assert_eq!(first_state(&existing, found.identity), Ok(State::default()));
+        assert_eq!(first_state(&existing, found.identity, None), Ok(State::default()));
+        // Another member's directory: of one that joined, or of a founder that had other flags. No peer says which.
+        let stranger = Identity { member_id: 77, ..found.identity };
+        let elsewhere = Identity { cluster_id: 77, ..found.identity };
+        for identity in [stranger, elsewhere] {
+            assert_eq!(first_state(&existing, identity, None), Ok(State::default()));
+            let refused = first_state(&new, identity, None).expect_err("it would wait for ever");
+            assert_eq!(refused.reason, FatalReason::IdentityMismatch);
+        }
     }
 
     #[test]

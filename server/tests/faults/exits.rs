@@ -1,5 +1,6 @@
 //! Exit codes that need a fault: see the table in `sys/fatal.rs`. Those of a wrong start are in `tests/flags.rs`.
 
+use std::os::unix::process::ExitStatusExt;
 use std::time::{Duration, Instant};
 
 use testkit::pb::{DefragmentRequest, PutRequest};
@@ -25,6 +26,27 @@ async fn a_tree_file_of_another_member_is_refused() {
     assert_eq!(status.code(), Some(19), "{}", server.log());
     assert!(server.log().contains("belongs to member"), "{}", server.log());
     assert_eq!(std::fs::read(ours.path().join("data/tree")).unwrap(), before, "left as it was");
+}
+
+/// 19: a founder that died before its log held anything comes back with flags that make another member of it. The cluster that it
+/// began to found is not described any more, so nobody would ever send it anything.
+#[test]
+fn a_founder_that_comes_back_as_somebody_else_is_refused() {
+    let dir = directory();
+    let mut server = options(dir.path()).env("RINGD_FAILPOINTS", "log-after-begun=1").spawn();
+    let status = server.wait_exit(Duration::from_secs(20));
+    assert_eq!(status.signal(), Some(9), "{}", server.log());
+    server.remove_env("RINGD_FAILPOINTS");
+    server.add_arg("--initial-cluster-token=other");
+    server.restart_unready();
+    let status = server.wait_exit(Duration::from_secs(20));
+    assert_eq!(status.code(), Some(19), "{}", server.log());
+    for said in ["its log is empty", "--initial-cluster-token", "remove the data directory"] {
+        assert!(server.log().contains(said), "{said:?} is not in {}", server.log());
+    }
+    // The data stays as it was: with the flags of the first start it is what that start began.
+    server.add_arg("--initial-cluster-token=etcd-cluster");
+    server.restart();
 }
 
 /// 23: a write to the log that never ends, with the core that waits for it.
