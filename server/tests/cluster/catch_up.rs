@@ -1,5 +1,7 @@
 //! A follower that was away gets what it missed: from the leader's memory, from its log on disk, or as a snapshot.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
@@ -10,10 +12,13 @@ use testkit::pb::{
 use testkit::{Client, Cluster};
 
 use crate::ask::{assert_same, others, put};
-use crate::{options, program, three};
+use crate::{long_runs, options, program, three};
 
 /// How long a follower may take to get what it missed.
 const PATIENCE: Duration = Duration::from_secs(40);
+
+/// The same after very many writes.
+const CATCH_UP_MAX: Duration = Duration::from_secs(300);
 
 const VALUE_BYTES: usize = 200_000;
 
@@ -45,7 +50,11 @@ async fn write(client: &mut Client, count: usize) -> i64 {
 
 /// Waits until member `at` has applied `revision`.
 async fn reaches(cluster: &Cluster, at: usize, revision: i64) {
-    let deadline = Instant::now() + PATIENCE;
+    reaches_within(PATIENCE, cluster, at, revision).await;
+}
+
+async fn reaches_within(patience: Duration, cluster: &Cluster, at: usize, revision: i64) {
+    let deadline = Instant::now() + patience;
     let mut client = cluster.client(at).await;
     loop {
         let status = client.maintenance.status(StatusRequest {}).await.expect("it serves").into_inner();
@@ -53,7 +62,7 @@ async fn reaches(cluster: &Cluster, at: usize, revision: i64) {
         if applied >= revision {
             return;
         }
-        assert!(Instant::now() < deadline, "m{at} is at revision {applied} of {revision} after {PATIENCE:?}");
+        assert!(Instant::now() < deadline, "m{at} is at revision {applied} of {revision} after {patience:?}");
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
 }
@@ -175,4 +184,95 @@ async fn a_watch_lives_through_a_snapshot() {
         "it goes on"
     );
     assert_same(&cluster, &[0, 1, 2]).await;
+}
+
+/// How long each of these puts took, one every 10 ms, until `done` says so.
+async fn put_times(mut client: Client, mut done: impl FnMut() -> bool) -> Vec<Duration> {
+    let mut times = Vec::new();
+    let mut clock = tokio::time::interval(Duration::from_millis(10));
+    clock.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    while !done() {
+        clock.tick().await;
+        let asked = Instant::now();
+        put(&mut client, "timed", "1").await.expect("two of three");
+        times.push(asked.elapsed());
+    }
+    times.sort_unstable();
+    times
+}
+
+fn quantile(sorted: &[Duration], of: f64) -> Duration {
+    sorted[((sorted.len() - 1) as f64 * of) as usize]
+}
+
+/// Puts `count` small values, 256 at a time; the last revision.
+async fn write_many(cluster: &Cluster, at: usize, count: usize) -> i64 {
+    let mut writers = tokio::task::JoinSet::new();
+    let mut client = cluster.client(at).await;
+    for writer in 0..256 {
+        if writer % 16 == 0 {
+            client = cluster.client(at).await; // sixteen share a connection
+        }
+        writers.spawn(write_share(client.clone(), (writer..count).step_by(256)));
+    }
+    writers.join_all().await.into_iter().max().expect("256 of them")
+}
+
+async fn write_share(mut client: Client, numbers: impl Iterator<Item = usize>) -> i64 {
+    let mut revision = 0;
+    for n in numbers {
+        let key = format!("small/{}", n % 200_000);
+        revision = put(&mut client, &key, &format!("{n:0100}")).await.expect("two of three");
+    }
+    revision
+}
+
+/// The leader goes on while a follower gets what it missed in very many writes.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn after_very_many_writes() {
+    let count = if long_runs() { 1_000_000 } else { 20_000 };
+    let mut cluster = three();
+    let leader = cluster.leader(&[0, 1, 2]).await;
+    let away = others(leader)[0];
+    let second = Instant::now() + Duration::from_secs(if long_runs() { 10 } else { 1 });
+    let before = put_times(cluster.client(leader).await, || Instant::now() > second).await;
+
+    cluster.member(away).kill();
+    let started = Instant::now();
+    let revision = write_many(&cluster, leader, count).await;
+    println!("{count} puts in {:?}", started.elapsed());
+
+    cluster.member(away).restart_unready();
+    let started = Instant::now();
+    let caught_up = Arc::new(AtomicBool::new(false));
+    let done = caught_up.clone();
+    let timed = tokio::spawn(put_times(cluster.client(leader).await, move || done.load(Ordering::Relaxed)));
+    tokio::task::block_in_place(|| cluster.member(away).wait_ready());
+    reaches_within(CATCH_UP_MAX, &cluster, away, revision).await;
+    let took = started.elapsed();
+    caught_up.store(true, Ordering::Relaxed);
+    let during = timed.await.expect("every put succeeds");
+    let (p99_before, p99) = (quantile(&before, 0.99), quantile(&during, 0.99));
+    println!(
+        "caught up in {took:?} ({} snapshots); put p50 {:?} -> {:?}, p99 {p99_before:?} -> {p99:?} ({:.2}x), max {:?} -> {:?}, of {} and {}",
+        snapshots_sent(&cluster),
+        quantile(&before, 0.5),
+        quantile(&during, 0.5),
+        p99.as_secs_f64() / p99_before.as_secs_f64(),
+        quantile(&before, 1.0),
+        quantile(&during, 1.0),
+        before.len(),
+        during.len(),
+    );
+    assert_same(&cluster, &[0, 1, 2]).await;
+    assert_eq!(cluster.leader(&[0, 1, 2]).await, leader, "its return moved nothing");
+    let all = RangeRequest {
+        key: "small/".into(),
+        range_end: "small0".into(),
+        count_only: true,
+        serializable: true,
+        ..Default::default()
+    };
+    let held = cluster.client(away).await.kv.range(all).await.expect("it serves").into_inner().count;
+    assert_eq!(held, count.min(200_000) as i64);
 }
