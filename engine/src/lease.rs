@@ -53,6 +53,7 @@ pub enum Renewal {
 struct Lease {
     ttl: i64,
     remaining_ttl: i64,
+    granted_at: u64,
     /// When it runs out; meaningless on a member that does not lead.
     expiry: Duration,
     /// When it is due in `queue`: its expiry, or later if it has been reported already.
@@ -86,7 +87,8 @@ impl Lessor {
     }
 
     fn insert(&mut self, now: Duration, id: LeaseId, row: LeaseRow) {
-        let lease = Lease { ttl: row.ttl, remaining_ttl: row.remaining_ttl, expiry: now, due: now };
+        let LeaseRow { ttl, remaining_ttl, granted_at } = row;
+        let lease = Lease { ttl, remaining_ttl, granted_at, expiry: now, due: now };
         self.leases.insert(id, lease);
         if self.primary {
             self.schedule(id, now + lease.full());
@@ -187,7 +189,7 @@ impl Window {
 
 impl Store {
     /// Applies a LeaseGrant; answers the granted TTL in seconds. `now` is when, for its expiry if
-    /// this member leads.
+    /// this member leads. Its entry is taken to be the next one after what has been applied.
     pub fn lease_grant(&mut self, now: Duration, lease: LeaseId, ttl: i64) -> Result<i64, TxnError> {
         if lease == LeaseId::NONE {
             return Err(TxnError::LeaseNotFound { lease });
@@ -198,7 +200,8 @@ impl Store {
         if self.lessor.contains(lease) {
             return Err(TxnError::LeaseExists { lease });
         }
-        let row = LeaseRow { ttl: ttl.max(self.config.lease_ttl_s_min), remaining_ttl: 0 };
+        let ttl = ttl.max(self.config.lease_ttl_s_min);
+        let row = LeaseRow { ttl, remaining_ttl: 0, granted_at: self.applied().index + 1 };
         self.tree.put(Table::Leases, &row::lease_key(lease), &[row.encode().as_ref()])?;
         self.lessor.insert(now, lease, row);
         Ok(row.ttl)
@@ -231,6 +234,12 @@ impl Store {
     /// Whether there is such a lease, expired or not.
     pub fn lease_exists(&self, lease: LeaseId) -> bool {
         self.lessor.contains(lease)
+    }
+
+    /// Index of the entry that granted this lease; `None` if there is no such lease. A number may be granted again after
+    /// its lease has ended; the index then tells one from the other.
+    pub fn lease_granted_at(&self, lease: LeaseId) -> Option<u64> {
+        self.lessor.leases.get(&lease).map(|lease| lease.granted_at)
     }
 
     /// What is left of a lease; `None` if there is no such lease.

@@ -4,7 +4,7 @@
 //! |---|---|---|
 //! | `history` | main u64 BE, sub u64 BE | flags u8, varint previous main, varint previous sub, encoded `mvccpb.KeyValue` |
 //! | `keys` | the user's key | flags u8, then varints: row length, main, sub, create revision, version, previous main, previous sub, lease |
-//! | `leases` | lease id u64 BE | varint granted TTL in seconds, varint remaining TTL (0: not checkpointed) |
+//! | `leases` | lease id u64 BE | varint granted TTL in seconds, varint remaining TTL (0: not checkpointed), varint index of the entry that granted it (absent: 0) |
 //! | `lease_keys` | lease id u64 BE, the user's key | empty |
 //! | `meta` | see the constants [`META_APPLIED`] and on | see there |
 //!
@@ -295,21 +295,26 @@ pub struct LeaseRow {
     pub ttl: i64,
     /// Checkpointed remaining time in seconds, 0 if none.
     pub remaining_ttl: i64,
+    /// Index of the entry that granted it, which tells it from others of the same number. 0 in rows that were written
+    /// before this was noted; these end after `remaining_ttl`.
+    pub granted_at: u64,
 }
 
 impl LeaseRow {
     /// Reads a `leases` value.
     pub fn decode(value: &[u8]) -> Result<Self, BadRow> {
         let mut input = Input(value);
-        let row = LeaseRow { ttl: input.varint()? as i64, remaining_ttl: input.varint()? as i64 };
-        if input.0.is_empty() { Ok(row) } else { Err(BadRow) }
+        let (ttl, remaining_ttl) = (input.varint()? as i64, input.varint()? as i64);
+        let granted_at = if input.0.is_empty() { 0 } else { input.varint()? };
+        if input.0.is_empty() { Ok(LeaseRow { ttl, remaining_ttl, granted_at }) } else { Err(BadRow) }
     }
 
     /// Writes a `leases` value.
-    pub fn encode(&self) -> Short<20> {
+    pub fn encode(&self) -> Short<30> {
         let mut out = Short::new();
         out.varint(self.ttl as u64);
         out.varint(self.remaining_ttl as u64);
+        out.varint(self.granted_at);
         out
     }
 }
@@ -507,7 +512,10 @@ mod tests {
         assert_eq!(dead.encode().as_ref(), b"\x00\x00\x09\x02\x00\x00\x08\x00\x00");
 
         assert_eq!(lease_key(LeaseId(-2)), [255, 255, 255, 255, 255, 255, 255, 254]);
-        assert_eq!(LeaseRow { ttl: 300, remaining_ttl: 0 }.encode().as_ref(), b"\xac\x02\x00");
+        let lease = LeaseRow { ttl: 300, remaining_ttl: 0, granted_at: 129 };
+        assert_eq!(lease.encode().as_ref(), b"\xac\x02\x00\x81\x01");
+        assert_eq!(LeaseRow::decode(b"\xac\x02\x00\x81\x01"), Ok(lease));
+        assert_eq!(LeaseRow::decode(b"\xac\x02\x00"), Ok(LeaseRow { granted_at: 0, ..lease }));
         assert_eq!(encode_pair(5, 6), *b"\0\0\0\0\0\0\0\x05\0\0\0\0\0\0\0\x06");
     }
 
@@ -570,7 +578,7 @@ mod tests {
         assert_eq!(key_of(b"\x0a\x05abc"), Err(BadRow));
         assert_eq!(decode_history_key(b"short"), Err(BadRow));
         assert_eq!(decode_lease_key(b"short"), Err(BadRow));
-        assert_eq!(LeaseRow::decode(b"\x01\x00\x00"), Err(BadRow));
+        assert_eq!(LeaseRow::decode(b"\x01\x00\x00\x00"), Err(BadRow));
     }
 
     #[test]

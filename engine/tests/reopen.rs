@@ -17,6 +17,7 @@ fn reopened(disk: &Disk) -> Store {
 fn everything_is_as_it_was() {
     let disk = Disk::new();
     let mut store = Store::create(config(), disk.map());
+    store.set_applied(30, 3);
     store.lease_grant(Duration::ZERO, LeaseId(7), 100).unwrap();
     store.put(&put("a", "1")).unwrap();
     store.put(&with_lease(put("b", "2"), 7)).unwrap();
@@ -46,6 +47,7 @@ fn everything_is_as_it_was() {
     assert_eq!(store.members().unwrap(), [(2, "two".into())]);
     assert_eq!(store.leases(), [LeaseId(7)]);
     assert_eq!(store.lease_status(Duration::ZERO, LeaseId(7)).unwrap().granted_ttl, 100);
+    assert_eq!((store.lease_granted_at(LeaseId(7)), store.lease_granted_at(LeaseId(8))), (Some(31), None));
     assert_eq!(store.lease_keys(LeaseId(7)).unwrap(), ["b", "long"]);
     let after = store.publish().unwrap();
     for options in [range("\0", "\0"), engine::RangeOptions { revision: 3, ..range("\0", "\0") }] {

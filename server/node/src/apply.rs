@@ -207,6 +207,11 @@ fn execute(
                 Answer::of_message(store.revision(), &message)
             })
         }
+        Command::LeaseExpire { id, granted_at: Some(granted_at), .. }
+            if store.lease_granted_at(LeaseId(id)).is_some_and(|at| at != granted_at) =>
+        {
+            Err(TxnError::LeaseNotFound { lease: LeaseId(id) })
+        }
         Command::LeaseRevoke { id } | Command::LeaseExpire { id, .. } => {
             effect = Effect::LeaseRevoked(id);
             store.lease_revoke(LeaseId(id)).map(Answer::bare)

@@ -174,6 +174,16 @@ pub fn leases(store: &Store) -> Answer {
     Answer::of_message(store.revision(), &pb::LeaseLeasesResponse { header: None, leases })
 }
 
+/// A lease that has run out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Expired {
+    /// Its number.
+    pub lease: i64,
+    /// Index of the entry that granted it. Its number may be granted again before its revocation is applied: the
+    /// revocation is for this one alone. (etcd has no such name and ends the new one.)
+    pub granted_at: u64,
+}
+
 /// Which expired leases to propose for revocation now, and when to ask again.
 #[derive(Debug, Default)]
 pub struct Expiry {
@@ -189,7 +199,7 @@ impl Expiry {
     /// `confirmed` is the last moment at which this member is known to have led: a member alone may pass `now`, one
     /// among others when the newest round began that a quorum has answered. A leader that was cut off or paused doesn't
     /// know of the keep-alives that its successor took, so what has run out since then is not its to judge.
-    pub fn poll(&mut self, store: &mut Store, now: Duration, confirmed: Duration) -> Vec<i64> {
+    pub fn poll(&mut self, store: &mut Store, now: Duration, confirmed: Duration) -> Vec<Expired> {
         if now < self.next {
             return Vec::new();
         }
@@ -198,7 +208,10 @@ impl Expiry {
         self.full = expired.len() == room;
         self.next = now + EXPIRY_INTERVAL;
         self.in_flight += expired.len();
-        expired.into_iter().map(|lease| lease.0).collect()
+        let named = |lease: LeaseId| {
+            store.lease_granted_at(lease).map(|granted_at| Expired { lease: lease.0, granted_at })
+        };
+        expired.into_iter().filter_map(named).collect()
     }
 
     /// A revocation that [`Expiry::poll`] asked for was applied, refused or lost. If others wait for its place, the

@@ -7,6 +7,7 @@
 //! ```text
 //! a2 06 <len> 08 <ID varint>      header { ID }
 //!          … [78 <term varint>]   of a lease's expiry: in which term it was found (field 15, ours; etcd skips it)
+//!          … [70 <index varint>]  and which entry had granted that lease (field 14, ours)
 //! <field << 3 | 2> <len> <bytes>  the request, as the client sent it
 //! ```
 //!
@@ -20,6 +21,7 @@ use prost::Message;
 use prost::encoding::{WireType, decode_key, decode_varint, encode_varint, encoded_len_varint, skip_field};
 
 use crate::convert;
+use crate::lease::Expired;
 
 mod forwarded;
 
@@ -42,6 +44,9 @@ pub mod field {
 
 /// Field of the entry's header that says in which term a lease was found expired.
 const TERM_IN_HEADER: u32 = 15;
+
+/// Field of the entry's header that says which entry had granted the lease that was found expired.
+const GRANT_IN_HEADER: u32 = 14;
 
 /// What a normal entry asks of the store, decoded.
 #[derive(Clone, Debug)]
@@ -78,6 +83,9 @@ pub enum Command {
         id: i64,
         /// The term of the leader that proposes it.
         term: u64,
+        /// Index of the entry that granted it: a lease that was granted later under the same number lives on. `None`
+        /// in entries of before this was said: whichever has the number.
+        granted_at: Option<u64>,
     },
     /// List, raise or clear alarms.
     Alarm(pb::AlarmRequest),
@@ -139,11 +147,13 @@ impl IdGenerator {
 
 /// The entry for `message` under `field`, followed by `suffix`, which overrides fields of the message.
 pub fn encode(id: u64, field: u32, message: &[u8], suffix: &[u8]) -> Bytes {
-    encode_in_term(id, None, field, message, suffix)
+    encode_with(id, &[], field, message, suffix)
 }
 
-fn encode_in_term(id: u64, term: Option<u64>, field: u32, message: &[u8], suffix: &[u8]) -> Bytes {
-    let header_size = 1 + encoded_len_varint(id) + term.map_or(0, |term| 1 + encoded_len_varint(term));
+/// `more`: fields of the header behind the ID, all varints below field 16.
+fn encode_with(id: u64, more: &[(u32, u64)], field: u32, message: &[u8], suffix: &[u8]) -> Bytes {
+    let more_size: usize = more.iter().map(|&(_, value)| 1 + encoded_len_varint(value)).sum();
+    let header_size = 1 + encoded_len_varint(id) + more_size;
     let request_size = message.len() + suffix.len();
     let key = u64::from(field) << 3 | 2;
     let size = 2
@@ -157,9 +167,9 @@ fn encode_in_term(id: u64, term: Option<u64>, field: u32, message: &[u8], suffix
     out.put_u8(header_size as u8);
     out.put_u8(0x08);
     encode_varint(id, &mut out);
-    if let Some(term) = term {
-        out.put_u8((TERM_IN_HEADER << 3) as u8);
-        encode_varint(term, &mut out);
+    for &(field, value) in more {
+        out.put_u8((field << 3) as u8);
+        encode_varint(value, &mut out);
     }
     encode_varint(key, &mut out);
     encode_varint(request_size as u64, &mut out);
@@ -187,11 +197,14 @@ pub(crate) fn lease_id_field(id: i64) -> Vec<u8> {
 }
 
 /// The revocation of a lease that the leader of `term` found expired.
-pub fn lease_expired(ids: &mut IdGenerator, lease: i64, term: u64) -> Write {
+pub fn lease_expired(ids: &mut IdGenerator, expired: Expired, term: u64) -> Write {
+    let Expired { lease, granted_at } = expired;
     let message = pb::LeaseRevokeRequest { id: lease }.encode_to_vec();
     let id = ids.next_id();
-    let entry = encode_in_term(id, Some(term), field::LEASE_REVOKE, &message, &[]);
-    Write { command: Command::LeaseExpire { id: lease, term }, entry, id }
+    let more = [(TERM_IN_HEADER, term), (GRANT_IN_HEADER, granted_at)];
+    let entry = encode_with(id, &more, field::LEASE_REVOKE, &message, &[]);
+    let command = Command::LeaseExpire { id: lease, term, granted_at: Some(granted_at) };
+    Write { command, entry, id }
 }
 
 /// A compaction that the server asks for itself; its rows go in the background.
@@ -274,7 +287,7 @@ impl From<prost::DecodeError> for EntryError {
 pub fn decode(data: &Bytes) -> Result<Command, EntryError> {
     let mut rest = data.clone();
     let mut command = Command::Nothing;
-    let mut term = None;
+    let mut header = OwnHeader::default();
     while !rest.is_empty() {
         let (number, wire) = decode_key(&mut rest)?;
         if wire != WireType::LengthDelimited {
@@ -287,27 +300,37 @@ pub fn decode(data: &Bytes) -> Result<Command, EntryError> {
         }
         let message = rest.split_to(size as usize);
         match number {
-            field::HEADER => term = term_in_header(message)?,
+            field::HEADER => header = OwnHeader::decode(message)?,
             number => command = decode_request(number, message)?,
         }
     }
-    Ok(match (command, term) {
-        (Command::LeaseRevoke { id }, Some(term)) => Command::LeaseExpire { id, term },
+    Ok(match (command, header.term) {
+        (Command::LeaseRevoke { id }, Some(term)) => {
+            Command::LeaseExpire { id, term, granted_at: header.granted_at }
+        }
         (command, _) => command,
     })
 }
 
-fn term_in_header(mut header: Bytes) -> Result<Option<u64>, EntryError> {
-    let mut term = None;
-    while !header.is_empty() {
-        let (number, wire) = decode_key(&mut header)?;
-        if (number, wire) == (TERM_IN_HEADER, WireType::Varint) {
-            term = Some(decode_varint(&mut header)?);
-        } else {
-            skip_field(wire, number, &mut header, Default::default())?;
+/// The fields of an entry's header that are not etcd's.
+#[derive(Default)]
+struct OwnHeader {
+    term: Option<u64>,
+    granted_at: Option<u64>,
+}
+
+impl OwnHeader {
+    fn decode(mut header: Bytes) -> Result<OwnHeader, EntryError> {
+        let mut own = OwnHeader::default();
+        while !header.is_empty() {
+            match decode_key(&mut header)? {
+                (TERM_IN_HEADER, WireType::Varint) => own.term = Some(decode_varint(&mut header)?),
+                (GRANT_IN_HEADER, WireType::Varint) => own.granted_at = Some(decode_varint(&mut header)?),
+                (number, wire) => skip_field(wire, number, &mut header, Default::default())?,
+            }
         }
+        Ok(own)
     }
-    Ok(term)
 }
 
 fn decode_request(number: u32, message: Bytes) -> Result<Command, EntryError> {
@@ -376,11 +399,20 @@ mod tests {
     }
 
     #[test]
-    fn an_expired_lease_says_in_which_term_it_was_found() {
+    fn an_expired_lease_says_in_which_term_it_was_found_and_which_it_was() {
         let mut ids = IdGenerator::new(0, 0, 0, 1);
-        let write = lease_expired(&mut ids, 5, 300);
-        assert_eq!(&write.entry[..], b"\xa2\x06\x05\x08\x01\x78\xac\x02\x4a\x02\x08\x05");
-        assert!(matches!(decode(&write.entry), Ok(Command::LeaseExpire { id: 5, term: 300 })));
+        let write = lease_expired(&mut ids, Expired { lease: 5, granted_at: 129 }, 300);
+        assert_eq!(&write.entry[..], b"\xa2\x06\x08\x08\x01\x78\xac\x02\x70\x81\x01\x4a\x02\x08\x05");
+        assert!(matches!(
+            decode(&write.entry),
+            Ok(Command::LeaseExpire { id: 5, term: 300, granted_at: Some(129) })
+        ));
+        let before_grants_were_named =
+            Bytes::from_static(b"\xa2\x06\x05\x08\x01\x78\xac\x02\x4a\x02\x08\x05");
+        assert!(matches!(
+            decode(&before_grants_were_named),
+            Ok(Command::LeaseExpire { id: 5, term: 300, granted_at: None })
+        ));
         assert_eq!(request_id(&write.entry), Some(write.id));
         // etcd reads the same revocation, and a client that sends the field in its own message gets no expiry.
         let whole = pb::InternalRaftRequest::decode(write.entry.clone()).unwrap();

@@ -531,8 +531,8 @@ impl StoreCore {
     /// The first entry of our term is applied: what an earlier leader did is all here.
     fn start_leading(&mut self) {
         self.leadership = Leadership::Leads;
-        self.ask_again();
         self.store.lease_promote(now(), self.shared.config.election_timeout);
+        self.ask_again(); // behind the promotion: a question that waited is answered by one who times leases
         if self.announced == Announced::No {
             self.announce();
         }
@@ -583,9 +583,9 @@ impl StoreCore {
             return;
         }
         let confirmed = self.confirmed();
-        for lease in self.expiry.poll(&mut self.store, now(), confirmed) {
+        for expired in self.expiry.poll(&mut self.store, now(), confirmed) {
             metrics::here().plain.lease_expired.inc();
-            let write = propose::lease_expired(&mut self.ids, lease, self.lead_term);
+            let write = propose::lease_expired(&mut self.ids, expired, self.lead_term);
             let id = self.propose(write);
             self.revocations.insert(id);
         }

@@ -6,6 +6,7 @@ use pb::alarm_request::AlarmAction;
 use prost::Message;
 
 use super::*;
+use crate::lease::Expired;
 use crate::propose::{IdGenerator, cluster_version_set, encode, field, member_attributes_set, raise_alarm};
 use crate::testing::{WHO, delete, put, put_leased, store};
 
@@ -241,7 +242,7 @@ fn bytes_and_memory_say_the_same() {
     let mut ids = IdGenerator::new(1, 1, 0, 1);
     let writes = [
         raise_alarm(&mut ids, 7, pb::AlarmType::Nospace),
-        crate::propose::lease_expired(&mut ids, 9, 3),
+        crate::propose::lease_expired(&mut ids, Expired { lease: 9, granted_at: 1 }, 3),
         cluster_version_set(&mut ids, "3.7.0"),
     ];
     for write in writes {
@@ -280,19 +281,42 @@ fn a_lease_that_an_earlier_leader_found_expired_lives_on() {
     let _: pb::LeaseGrantResponse = w.answer(Command::LeaseGrant { id: 5, ttl: 60 }).unwrap();
     w.answer::<pb::PutResponse>(Command::Put(put_leased("k", "v", 5))).unwrap();
     // The entries of this world have term 3.
+    let expired = Expired { lease: 5, granted_at: 1 };
     for (term, bytes) in [(2, true), (4, true), (2, false)] {
-        let write = crate::propose::lease_expired(&mut w.ids, 5, term);
+        let write = crate::propose::lease_expired(&mut w.ids, expired, term);
         let entry = w.entry(EntryKind::Normal, write.entry);
         let command = (!bytes).then_some(write.command);
         let applied = apply(&mut w.store, NOW, w.space, &entry, command).unwrap().expect("a new entry");
         assert_eq!((applied.result, applied.effect), (Err(Error::NotPrimary), Effect::None), "term {term}");
         assert!(w.store.lease_exists(LeaseId(5)), "term {term}");
     }
-    let write = crate::propose::lease_expired(&mut w.ids, 5, 3);
+    let write = crate::propose::lease_expired(&mut w.ids, expired, 3);
     let entry = w.entry(EntryKind::Normal, write.entry);
     let applied = apply(&mut w.store, NOW, w.space, &entry, None).unwrap().expect("a new entry");
     assert_eq!((applied.result.unwrap().revision, applied.effect), (3, Effect::LeaseRevoked(5)));
     assert!(!w.store.lease_exists(LeaseId(5)));
+}
+
+/// An expiry on its way ends the lease that had run out, not one that has its number by now. In etcd it does.
+#[test]
+fn a_number_granted_again_outlives_the_expiry_of_its_predecessor() {
+    let mut w = World::new();
+    let _: pb::LeaseGrantResponse = w.answer(Command::LeaseGrant { id: 5, ttl: 60 }).unwrap(); // entry 1
+    w.apply(Command::LeaseRevoke { id: 5 }).result.unwrap();
+    let _: pb::LeaseGrantResponse = w.answer(Command::LeaseGrant { id: 5, ttl: 60 }).unwrap(); // entry 3
+    assert_eq!(w.store.lease_granted_at(LeaseId(5)), Some(3));
+    let mut expire = |granted_at, as_bytes: bool| {
+        let write = crate::propose::lease_expired(&mut w.ids, Expired { lease: 5, granted_at }, 3);
+        let entry = w.entry(EntryKind::Normal, write.entry);
+        let command = (!as_bytes).then_some(write.command);
+        let applied = apply(&mut w.store, NOW, w.space, &entry, command).unwrap().expect("a new entry");
+        (applied.result.map(|answer| answer.revision), applied.effect, w.store.lease_exists(LeaseId(5)))
+    };
+    assert_eq!(expire(1, true), (Err(Error::LeaseNotFound), Effect::None, true));
+    assert_eq!(expire(1, false), (Err(Error::LeaseNotFound), Effect::None, true));
+    assert_eq!(expire(3, true), (Ok(1), Effect::LeaseRevoked(5), false));
+    // Who waits for the end of one that is gone already must hear of it.
+    assert_eq!(expire(3, true), (Err(Error::LeaseNotFound), Effect::LeaseRevoked(5), false));
 }
 
 #[test]

@@ -3,8 +3,7 @@
 //! A lease's time begins anew with every keep-alive that was answered; the member may have renewed it at any moment after
 //! the request was made. Its clock may run faster than true time, by what the plan says, and no more.
 //!
-//! A lease is known by its number alone, here as in etcd. One that is granted again under the number of one whose expiry is
-//! on its way is ended by that expiry; within a while after such a grant nothing is said.
+//! An expiry is of one grant, which it names: one that is granted again under the same number lives on.
 
 use net::pb::etcdserverpb as pb;
 use rustc_hash::FxHashMap;
@@ -20,12 +19,9 @@ pub struct Leases {
     since: FxHashMap<i64, Time>,
     /// Index of the entry that ended it.
     ended: FxHashMap<i64, u64>,
-    /// How often each number was granted, and when last.
-    granted: FxHashMap<i64, (u32, Time)>,
+    /// Index of the entry that granted each number last.
+    granted: FxHashMap<i64, u64>,
 }
-
-/// How long an expiry may be on its way.
-const AGAIN: Time = 3 * S;
 
 impl Leases {
     /// No lease. `clock_rate_max` is that of the fastest clock, in thousandths.
@@ -41,6 +37,11 @@ impl Leases {
     /// Where in the log a lease ended, if it did.
     pub fn ended_at(&self, lease: i64) -> Option<u64> {
         self.ended.get(&lease).copied()
+    }
+
+    /// Whether the expiry of the grant at this index is about a lease that is gone, while another has its number.
+    pub fn is_of_another(&self, lease: i64, granted_at: u64) -> bool {
+        self.granted.get(&lease).is_some_and(|at| *at != granted_at)
     }
 
     /// A grant or a keep-alive that was asked at `asked` is answered.
@@ -61,8 +62,7 @@ impl Leases {
         if let Some(grant) = &request.lease_grant
             && !model.leases.contains_key(&grant.id)
         {
-            let granted = self.granted.entry(grant.id).or_insert((0, 0));
-            *granted = (granted.0 + 1, now);
+            self.granted.insert(grant.id, index);
         }
         let Some(revoke) = &request.lease_revoke else { return Ok(()) };
         if model.leases.contains_key(&revoke.id) {
@@ -71,10 +71,8 @@ impl Leases {
         let (Some(lease), Some(since)) = (model.leases.get(&revoke.id), self.since.get(&revoke.id)) else {
             return Ok(());
         };
-        // The number was another lease's a moment ago.
-        let again = self.granted.get(&revoke.id).is_some_and(|(count, at)| *count > 1 && now < at + AGAIN);
         let lives = lease.ttl as u64 * S / self.clock_rate_max * 1000;
-        if expires && !again && now < since + lives {
+        if expires && now < since + lives {
             return fail(
                 "lease",
                 format!(

@@ -189,9 +189,15 @@ impl Oracle {
         if let Some(said) = &request.cluster_member_attr_set {
             self.members.attributes(index, said);
         }
-        let term = in_term.header.map_or(0, |header| header.term);
+        let Term { term, granted_at } = in_term.header.unwrap_or_default();
         if term > 0 && term != entry.term.0 {
             return Ok((id, None)); // a leader's decision about leases counts in its own term only
+        }
+        if let Some(revoke) = &request.lease_revoke
+            && term > 0
+            && self.leases.is_of_another(revoke.id, granted_at)
+        {
+            return Ok((id, None));
         }
         self.leases.before_entry(now, index, &request, &self.model, term > 0)?;
         Ok((id, self.model.apply(&request)))
@@ -250,7 +256,8 @@ impl Oracle {
     }
 }
 
-/// The part of an entry that is not etcd's: the term in which its proposer leads.
+/// The part of an entry that is not etcd's: of a lease's expiry, the term in which its proposer leads and the entry that
+/// granted the lease.
 #[derive(Clone, PartialEq, prost::Message)]
 struct InTerm {
     #[prost(message, optional, tag = "100")]
@@ -262,6 +269,8 @@ struct InTerm {
 struct Term {
     #[prost(uint64, tag = "15")]
     term: u64,
+    #[prost(uint64, tag = "14")]
+    granted_at: u64,
 }
 
 /// Over what members must agree on.

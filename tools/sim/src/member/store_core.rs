@@ -265,11 +265,11 @@ impl Member {
     /// The same for those that had run out at a moment at which this member is known to have led.
     fn expire_until(&mut self, env: &mut Env, confirmed: Duration) {
         let now = self.now(env);
-        for lease in self.store.expiry.poll(&mut self.store.store, now, confirmed) {
+        for expired in self.store.expiry.poll(&mut self.store.store, now, confirmed) {
             let term = self.store.term;
-            let write = propose::lease_expired(&mut self.store.ids, lease, term);
+            let write = propose::lease_expired(&mut self.store.ids, expired, term);
             let id = self.propose_own(env, write, Proposer::Expiry { term });
-            self.store.revocations.insert(id, lease);
+            self.store.revocations.insert(id, expired.lease);
         }
     }
 
