@@ -99,7 +99,7 @@ fn say_ready(running: &Running) {
         "local-member-name" = %config.name,
         "published local member to cluster through raft"
     );
-    for listen in &config.listen_client {
+    for listen in config.listen_client.iter().chain(&config.listen_client_http) {
         if listen.tls {
             tracing::info!(address = %listen.url, "serving client traffic securely");
         } else {

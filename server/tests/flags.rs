@@ -307,6 +307,50 @@ fn the_metrics_port_serves_metrics_and_health() {
 }
 
 #[test]
+fn pages_and_grpc_cannot_have_a_listener_each_on_one_address() {
+    let (dir, url) = (scratch(), unused_url());
+    let mut args = own(&dir.path().join("data"), &url);
+    args.push(format!("--listen-client-http-urls={url}"));
+    let (code, sentence) = failing_start(&args);
+    assert_eq!(code, 1, "{sentence}");
+    let want =
+        format!("cannot bind both --listen-client-urls and --listen-client-http-urls on the same url {url}");
+    assert!(sentence.contains(&want), "{sentence}");
+}
+
+/// Bytes that a process has locked into memory.
+fn locked_bytes(pid: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("it runs");
+    let line = status.lines().find_map(|line| line.strip_prefix("VmLck:")).expect("the kernel says");
+    let number = line.trim().strip_suffix(" kB").expect("in kB").trim();
+    number.parse::<u64>().expect("a number") * 1024
+}
+
+/// The tree file's pages, also of a file that grows; nothing else is locked.
+#[test]
+fn the_tree_is_locked_into_memory_if_asked_for() {
+    let (dir, url) = (scratch(), unused_url());
+    let args = own(&dir.path().join("data"), &url);
+    let tree = dir.path().join("data/tree");
+    let plain = Server::start(&args, &url);
+    let without = locked_bytes(plain.pid());
+    drop(plain);
+    let args = [args, vec!["--memory-mlock".into()]].concat();
+    let server = Server::start(&args, &url);
+    // The first checkpoint, which makes the file grow, may still be to come.
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let bytes = std::fs::metadata(&tree).expect("it is there").len();
+        let locked = locked_bytes(server.pid()) - without;
+        if bytes > 0 && locked == bytes.next_multiple_of(4096) {
+            break;
+        }
+        assert!(Instant::now() < deadline, "{locked} of {bytes} bytes are locked");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+#[test]
 fn a_second_server_on_the_directory_or_the_port_is_turned_away() {
     let (dir, other, url) = (scratch(), scratch(), unused_url());
     let data = dir.path().join("data");

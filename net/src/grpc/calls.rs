@@ -51,6 +51,8 @@ pub(crate) struct Calls {
     /// Plain HTTP requests.
     http_requests: VecDeque<(CallId, http1::Request)>,
     pub plain_http: bool,
+    /// No request is a call, whatever it says of itself.
+    pub no_calls: bool,
     /// Bytes of messages in both queues of events.
     waiting_bytes: usize,
     /// Bytes of messages that are not complete.
@@ -69,6 +71,7 @@ impl Calls {
             events: VecDeque::new(),
             http_requests: VecDeque::new(),
             plain_http: false,
+            no_calls: false,
             waiting_bytes: 0,
             assembly_bytes: 0,
             executing: 0,
@@ -118,7 +121,8 @@ impl Calls {
             let status = Status::new(Code::ResourceExhausted, "header list too large");
             return self.refuse(h2, key, 431, &status, true);
         }
-        let method = match head.check() {
+        let checked = if self.no_calls { Err(Refusal::not_grpc_here()) } else { head.check() };
+        let method = match checked {
             Ok(method) => method,
             // What is no gRPC at all is answered when it is complete, as an HTTP server does: then all of it has been
             // checked. A gRPC client of a stream may wait for the answer before it sends more.

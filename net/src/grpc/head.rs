@@ -56,6 +56,14 @@ pub struct Refusal {
     pub is_grpc: bool,
 }
 
+impl Refusal {
+    /// Of any request where no gRPC is spoken.
+    pub fn not_grpc_here() -> Refusal {
+        let status = Status::new(Code::Unimplemented, "gRPC is not spoken here");
+        Refusal { http: 415, status, is_grpc: false }
+    }
+}
+
 impl Head for RequestHead {
     fn field(&mut self, field: Field, name: &[u8], value: &[u8]) {
         match field {

@@ -98,6 +98,13 @@ impl Server {
         self.calls.plain_http = true;
     }
 
+    /// From now on all requests come out of [`Server::poll_http`], also those that look like gRPC: this connection is one
+    /// for pages alone.
+    pub fn serve_only_plain_http(&mut self) {
+        self.calls.plain_http = true;
+        self.calls.no_calls = true;
+    }
+
     /// The next plain HTTP request (after `serve_plain_http`), to be answered with `respond_http` (or `release`). Its body
     /// was read and dropped.
     pub fn poll_http(&mut self) -> Option<(CallId, http1::Request)> {

@@ -68,6 +68,15 @@ pub(super) fn config(mut given: Given) -> Result<Config, String> {
     };
     let client_tls = tls::client(&mut given, &data_dir, &urls.client)?;
     let listen_client = listen(&mut given, &urls.client, client_tls.as_ref(), "client")?;
+    let listen_client_http = listen(&mut given, &urls.client_http, client_tls.as_ref(), "client")?;
+    if let Some(both) = listen_client_http.iter().find(|http| {
+        listen_client.iter().any(|client| (&client.host, client.port) == (&http.host, http.port))
+    }) {
+        return Err(format!(
+            "cannot bind both --listen-client-urls and --listen-client-http-urls on the same url {}",
+            both.url
+        ));
+    }
     let listen_metrics = listen(&mut given, &urls.metrics, client_tls.as_ref(), "metrics")?;
     let peer_tls = tls::peer(&mut given, &data_dir, &urls.peer)?;
     let listen_peer = listen_peer(&mut given, &urls.peer, peer_tls.is_some())?;
@@ -84,6 +93,7 @@ pub(super) fn config(mut given: Given) -> Result<Config, String> {
         bootstrap,
         advertise_client_urls: urls.advertise_client.into_iter().map(|url| url.text).collect(),
         listen_client,
+        listen_client_http,
         listen_peer,
         listen_metrics,
         http_access: HttpAccess::parse(given.text("cors"), given.text("host-whitelist"))
@@ -102,6 +112,7 @@ pub(super) fn config(mut given: Given) -> Result<Config, String> {
         max_learners: max_learners(&given)?,
         force_new_cluster: given.bool("force-new-cluster"),
         quota_backend_bytes: quota(&mut given),
+        memory_mlock: given.bool("memory-mlock"),
         max_txn_ops: bounded(&given, "max-txn-ops", u64::from(u32::MAX))?,
         max_request_bytes: max_request_bytes(&mut given)?,
         max_concurrent_streams: bounded(&given, "max-concurrent-streams", u64::from(u32::MAX))?,
@@ -165,6 +176,7 @@ fn same_value(kind: Kind, a: &str, b: &str) -> bool {
 
 struct ListenUrls {
     client: Vec<Url>,
+    client_http: Vec<Url>,
     peer: Vec<Url>,
     metrics: Vec<Url>,
     advertise_client: Vec<Url>,
@@ -174,9 +186,10 @@ struct ListenUrls {
 impl ListenUrls {
     fn read(given: &Given) -> Result<ListenUrls, String> {
         let client = urls(given, "listen-client-urls");
+        let client_http = urls(given, "listen-client-http-urls");
         let metrics = urls(given, "listen-metrics-urls");
         let peer = urls(given, "listen-peer-urls");
-        for listed in [&peer, &client, &metrics] {
+        for listed in [&peer, &client, &client_http, &metrics] {
             values::check_bind(listed)?;
         }
         let advertise_peer = urls(given, "initial-advertise-peer-urls");
@@ -202,7 +215,7 @@ impl ListenUrls {
         if client.is_empty() {
             return Err("--listen-client-urls names no URL: without one nobody could be served".into());
         }
-        Ok(ListenUrls { client, peer, metrics, advertise_client, advertise_peer })
+        Ok(ListenUrls { client, client_http, peer, metrics, advertise_client, advertise_peer })
     }
 }
 

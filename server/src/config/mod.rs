@@ -60,6 +60,8 @@ pub struct Config {
 
     /// `--listen-client-urls`: gRPC, and HTTP/1.1 if `listen_client_http` is empty.
     pub listen_client: Vec<Listen>,
+    /// `--listen-client-http-urls`: HTTP without gRPC; then `listen_client` is for gRPC alone.
+    pub listen_client_http: Vec<Listen>,
     /// `--listen-peer-urls`: the other members.
     pub listen_peer: Vec<Listen>,
     /// `--listen-metrics-urls`: `/metrics`, `/health`, `/livez`, `/readyz` only.
@@ -96,6 +98,8 @@ pub struct Config {
 
     /// `--quota-backend-bytes`: bytes of the tree file that may be allocated; `None` = no quota.
     pub quota_backend_bytes: Option<u64>,
+    /// `--memory-mlock`: the tree file's pages stay in memory.
+    pub memory_mlock: bool,
     /// `--max-txn-ops`
     pub max_txn_ops: u32,
     /// `--max-request-bytes`: of one marshalled request.

@@ -30,7 +30,7 @@ use super::failpoint::failpoint;
 use super::fetches::Fetches;
 use super::force_new;
 use super::join;
-use super::listen;
+use super::listen::{self, Serves};
 use super::log_core::LogCore;
 use super::messages::{FromLog, ToClient, ToLog};
 use super::raft_core::RaftCore;
@@ -46,8 +46,8 @@ use super::store_core::{self, StoreCore};
 use super::trace::TracedNode;
 use super::tree_file::TreeFile;
 use super::wiring::Wiring;
-use crate::config::Config;
 use crate::config::limits::{DESCRIPTORS_RESERVED, PEER_CACHE_BYTES, PROPOSALS_IN_FLIGHT_BYTES_MAX};
+use crate::config::{self, Config};
 use crate::observe::metrics::{self, Facts};
 use crate::placement::{self, Plan, Role};
 use crate::sys::data_dir::{DataDir, TREE_FILE};
@@ -87,7 +87,7 @@ impl Running {
     /// Removes the names of unix sockets, as etcd does when it closes them.
     pub fn remove_unix_sockets(&self) {
         let config = &self.shared.config;
-        for url in config.listen_client.iter().chain(&config.listen_metrics).filter(|url| url.unix) {
+        for (url, _) in client_urls(config).filter(|(url, _)| url.unix) {
             let _ = fs::remove_file(&url.host); // where that fails the next start does it
         }
     }
@@ -121,6 +121,9 @@ pub fn start(config: Config) -> Result<Running, Fatal> {
         },
     };
     let clients = Clients { cores: plan.clients().len(), connections_max };
+    if config.memory_mlock {
+        lock_in_memory(&opened.tree)?;
+    }
     let (shared, notes) = Shared::new(config, identity, clients, opened.tree.clone());
     describe(&shared);
     let peers = boot_cluster::peers(&shared, &opened, remotes, peer_listeners, peer_tls)?;
@@ -325,6 +328,21 @@ fn open_state(
     Ok(Opened { store, settings, tree, node, log, log_identity, segments, log_dir })
 }
 
+/// `--memory-mlock`
+fn lock_in_memory(tree: &TreeFile) -> Result<(), Fatal> {
+    probe::raise_memlock();
+    tree.lock_in_memory().map_err(|error| {
+        Fatal::new(
+            FatalReason::MemlockTooLow,
+            format!(
+                "--memory-mlock: the {} KiB of the tree file cannot be locked into memory ({error}): raise the limit with \
+                 LimitMEMLOCK= in the systemd unit, --ulimit memlock= for containers, or /etc/security/limits.conf",
+                tree.bytes() / 1024
+            ),
+        )
+    })
+}
+
 /// A log without a batch is new, unless it lacks the segment that every log begins with: no other is made before that
 /// one is complete and its name durable.
 fn refuse_lost_beginning(log_dir: &Path, files: &SegmentFiles) -> Result<(), Fatal> {
@@ -442,7 +460,7 @@ fn bind_all(config: &Config) -> Result<Vec<Socket>, Fatal> {
         reuse_port: config.socket_reuse_port,
         user_timeout: Some(keepalive.timeout).filter(|time| !keepalive.interval.is_zero() && !time.is_zero()),
     };
-    let urls = config.listen_client.iter().chain(&config.listen_metrics);
+    let urls = client_urls(config).map(|(url, _)| url);
     urls.map(|url| {
         patiently(
             |error: &io::Error| error.kind() == io::ErrorKind::AddrInUse,
@@ -475,12 +493,17 @@ pub fn patiently<T, E>(
 
 fn listeners(config: &Config) -> Result<Vec<Listener>, Fatal> {
     let tls = config.client_tls.clone().map(Certificates::start).transpose()?;
-    let of = |url: &crate::config::Listen, metrics_only| Listener {
-        tls: if url.tls { tls.clone() } else { None },
-        metrics_only,
-    };
-    let clients = config.listen_client.iter().map(|url| of(url, false));
-    Ok(clients.chain(config.listen_metrics.iter().map(|url| of(url, true))).collect())
+    let of = |(url, serves): (&config::Listen, _)| Listener { tls: tls.clone().filter(|_| url.tls), serves };
+    Ok(client_urls(config).map(of).collect())
+}
+
+/// Every URL for clients, and what is served there.
+fn client_urls(config: &Config) -> impl Iterator<Item = (&config::Listen, Serves)> {
+    let serves = if config.listen_client_http.is_empty() { Serves::All } else { Serves::Grpc };
+    let with = |serves| move |url| (url, serves);
+    let pages = config.listen_client_http.iter().map(with(Serves::Pages));
+    let metrics = config.listen_metrics.iter().map(with(Serves::Metrics));
+    config.listen_client.iter().map(with(serves)).chain(pages).chain(metrics)
 }
 
 fn launch(

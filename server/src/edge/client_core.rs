@@ -31,6 +31,7 @@ use rustc_hash::FxHashMap;
 use super::certificates::Certificates;
 use super::clock::now;
 use super::connection::{self, Calls, Connection, ConnectionId, Grpc, Speaks};
+use super::listen::Serves;
 use super::messages::{Query, QueryAnswer, QueryId, ToClient, ToRaft, ToStore};
 use super::ring::{Ready, Sender};
 use super::shared::{Note, Shared};
@@ -104,8 +105,8 @@ pub struct ClientCore {
 pub struct Listener {
     /// TLS, if it is spoken here.
     pub tls: Option<Arc<Certificates>>,
-    /// Serves only health and metrics.
-    pub metrics_only: bool,
+    /// What they are served.
+    pub serves: Serves,
 }
 
 impl ClientCore {
@@ -556,7 +557,7 @@ impl ClientCore {
         if handshaking {
             self.begin_handshake(id);
         }
-        let connection = Connection::new(id, Transport::new(stream, tls), peer, listener.metrics_only);
+        let connection = Connection::new(id, Transport::new(stream, tls), peer, listener.serves);
         let connection = Rc::new(RefCell::new(connection));
         self.connections.borrow_mut().insert(id, connection.clone());
         self.shared.metrics.connection_opened();

@@ -21,6 +21,7 @@ use rustc_hash::FxHashMap;
 use super::calls::Call;
 use super::client_core::ClientCore;
 use super::clock::now;
+use super::listen::Serves;
 use super::pages::PageListener;
 use super::shared::Shared;
 use super::transport::{Received, Transport};
@@ -55,8 +56,8 @@ pub struct Connection {
     /// When it must have said what it speaks.
     first_bytes_due: Duration,
     waker: Option<Waker>,
-    /// It came by a listener for health and metrics alone.
-    metrics_only: bool,
+    /// What its listener is for.
+    serves: Serves,
     peer_closed: bool,
     dead: bool,
     /// What it held when that was last counted.
@@ -135,7 +136,7 @@ impl Connection {
         id: ConnectionId,
         transport: Transport,
         peer: Option<SocketAddr>,
-        metrics_only: bool,
+        serves: Serves,
     ) -> Connection {
         Connection {
             id,
@@ -146,7 +147,7 @@ impl Connection {
             sent: 0,
             first_bytes_due: now() + FIRST_BYTES_DEADLINE,
             waker: None,
-            metrics_only,
+            serves,
             peer_closed: false,
             dead: false,
             accounted: 0,
@@ -242,17 +243,27 @@ impl Connection {
             Some(Alpn::Http1) => Protocol::Http1,
             Some(Alpn::None) | None => net::sniff(seen),
         };
-        let speaks = match protocol {
-            Protocol::Undecided => return None,
-            Protocol::Http2 if !self.metrics_only => {
+        // Under TLS a browser or curl chooses HTTP/2 for the pages, too.
+        let tls = self.transport.tls().is_some();
+        let speaks = match (protocol, self.serves) {
+            (Protocol::Undecided, _) => return None,
+            (Protocol::Http1, Serves::Grpc) => {
+                self.dead = true; // as grpc-go, to which these are no HTTP/2
+                return None;
+            }
+            (Protocol::Http2, Serves::All | Serves::Grpc) => {
                 let mut grpc = core.new_grpc();
-                if self.transport.tls().is_some() {
-                    // Under TLS a browser or curl chooses HTTP/2 for the pages, too.
+                if tls && self.serves == Serves::All {
                     grpc.server.serve_plain_http();
                 }
                 Speaks::Grpc(Box::new(grpc))
             }
-            Protocol::Http1 | Protocol::Http2 => Speaks::Http(Box::new(core.new_http())),
+            (Protocol::Http2, Serves::Pages | Serves::Metrics) if tls => {
+                let mut grpc = core.new_grpc();
+                grpc.server.serve_only_plain_http();
+                Speaks::Grpc(Box::new(grpc))
+            }
+            (Protocol::Http1 | Protocol::Http2, _) => Speaks::Http(Box::new(core.new_http())),
         };
         match std::mem::replace(&mut self.speaks, speaks) {
             Speaks::Unknown(seen) => Some(seen),
@@ -281,7 +292,7 @@ impl Connection {
     }
 
     fn handle_events(&mut self, core: &Rc<ClientCore>) {
-        let listener = PageListener { metrics_only: self.metrics_only, tls: self.transport.tls().is_some() };
+        let listener = PageListener { serves: self.serves, tls: self.transport.tls().is_some() };
         match &mut self.speaks {
             Speaks::Unknown(_) => {}
             Speaks::Grpc(grpc) => {

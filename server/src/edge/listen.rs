@@ -35,6 +35,19 @@ pub struct Options {
     pub user_timeout: Option<Duration>,
 }
 
+/// What is served to the connections of a listener.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Serves {
+    /// gRPC and pages: `--listen-client-urls`, unless pages have a listener of their own.
+    All,
+    /// gRPC alone: `--listen-client-urls` beside `--listen-client-http-urls`.
+    Grpc,
+    /// Pages alone: `--listen-client-http-urls`.
+    Pages,
+    /// Health and metrics alone: `--listen-metrics-urls`.
+    Metrics,
+}
+
 /// The kernel asks a silent peer whether it is still there after this time, and again (etcd: `keepalive_listener.go`).
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
 

@@ -7,6 +7,7 @@ use node::api::http::{self, Health, HttpMethod};
 use node::read;
 
 use super::client_core::ClientCore;
+use super::listen::Serves;
 use crate::observe::metrics::{self, Check};
 
 /// An answer to an HTTP request.
@@ -24,8 +25,8 @@ pub struct Page<'r> {
 /// What a request's listener is.
 #[derive(Clone, Copy, Debug)]
 pub struct PageListener {
-    /// It is one of `--listen-metrics-urls`.
-    pub metrics_only: bool,
+    /// What is served there.
+    pub serves: Serves,
     /// It speaks TLS.
     pub tls: bool,
 }
@@ -37,8 +38,9 @@ impl ClientCore {
     /// Answers an HTTP request, whatever version of HTTP it came by.
     pub fn page(&self, request: &Request, listener: PageListener) -> Page<'_> {
         let access = &self.shared.config.http_access;
+        let metrics_only = listener.serves == Serves::Metrics;
         if !listener.tls
-            && !listener.metrics_only
+            && !metrics_only
             && let Some(host) = access.refused_host(request.host.as_deref())
         {
             tracing::warn!(host, "rejecting HTTP request to prevent DNS rebinding attacks");
@@ -61,9 +63,7 @@ impl ClientCore {
             let body = self.shared.metrics.render().into_bytes();
             return Page { status: 200, content_type: metrics::CONTENT_TYPE, headers, body };
         }
-        let path = match listener.metrics_only
-            && !METRICS_PATHS.iter().any(|known| is_below(&request.path, known))
-        {
+        let path = match metrics_only && !METRICS_PATHS.iter().any(|known| is_below(&request.path, known)) {
             true => "/", // which is not found
             false => &request.path,
         };

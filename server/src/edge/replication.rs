@@ -258,10 +258,16 @@ impl Replication {
         self.imported = None;
         self.importing = Importing::Running;
         metrics::here().plain.snapshot_apply_in_progress.set(1);
-        let dir = self.shared.config.data_dir.clone();
+        let (dir, locks) = (self.shared.config.data_dir.clone(), self.shared.config.memory_mlock);
         let (store, answer) = (self.store.clone(), self.done_sender.clone());
         self.background.run(move || {
             let result = snapshot_files::import(&dir, &path, store);
+            if locks
+                && let Ok(imported) = &result
+                && let Err(error) = imported.tree.lock_in_memory()
+            {
+                tracing::warn!(%error, "cannot lock the tree file that a snapshot has brought into memory");
+            }
             answer_with(&answer, Done::Imported(from, message, result));
         });
     }

@@ -9,7 +9,7 @@ use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use engine::tree::{Map, PAGE_SIZE, PageId};
 use memmap2::{Mmap, MmapOptions};
@@ -34,6 +34,8 @@ pub struct TreeFile {
     map: Mmap,
     /// Length of the file: how much of the map may be touched. Raised only after the file has grown.
     file_bytes: AtomicU64,
+    /// What the file grows by is locked into memory.
+    locked: AtomicBool,
 }
 
 impl TreeFile {
@@ -60,8 +62,8 @@ impl TreeFile {
         file.sync_all()?;
         File::open(dir)?.sync_all()?;
         let map = reserve(&file)?;
-        let tree = TreeFile { file, map, file_bytes: AtomicU64::new(found.max(NEW_BYTES)) };
-        Ok((Arc::new(tree), found > 0))
+        let file_bytes = AtomicU64::new(found.max(NEW_BYTES));
+        Ok((Arc::new(TreeFile { file, map, file_bytes, locked: AtomicBool::new(false) }), found > 0))
     }
 
     /// Writes `bytes` at page `first`, growing the file when needed. Not durable before [`TreeFile::sync`].
@@ -107,8 +109,32 @@ impl TreeFile {
             ));
         }
         rustix::fs::fallocate(&self.file, rustix::fs::FallocateFlags::empty(), 0, length)?;
-        self.file_bytes.store(length, Ordering::Release);
+        let before = self.file_bytes.swap(length, Ordering::AcqRel);
+        if self.locked.load(Ordering::Relaxed)
+            && let Err(error) = self.lock(before, length)
+        {
+            tracing::warn!(%error, bytes = length - before, "cannot lock what the tree file has grown by into memory");
+        }
         Ok(())
+    }
+
+    /// `--memory-mlock`: from now on the file's pages stay in memory, also those that it will grow by. Reads all of it.
+    ///
+    /// # Errors
+    /// mlock(2): `OutOfMemory` if that is more than may be locked.
+    pub fn lock_in_memory(&self) -> io::Result<()> {
+        self.locked.store(true, Ordering::Relaxed);
+        self.lock(0, self.bytes())
+    }
+
+    fn lock(&self, from: u64, to: u64) -> io::Result<()> {
+        let Some(range) = self.map.get(from as usize..to as usize) else { return Ok(()) };
+        // SAFETY: the range is one of our own map, which lives until `self` is dropped; that its pages stay in memory
+        // changes nothing that can be read there. A part that is later cut from the file is let go by the kernel.
+        match unsafe { libc::mlock(range.as_ptr().cast(), range.len()) } {
+            0 => Ok(()),
+            _ => Err(io::Error::last_os_error()),
+        }
     }
 
     /// Fills the page table for the first `bytes` of the map, so that the first reads after a start don't fault.

@@ -41,6 +41,12 @@ pub fn memlock(need: u64) -> Result<(), Fatal> {
     ))
 }
 
+/// Raises RLIMIT_MEMLOCK to what it may be.
+pub fn raise_memlock() {
+    let limit = getrlimit(Resource::Memlock);
+    let _ = setrlimit(Resource::Memlock, Rlimit { current: limit.maximum, maximum: limit.maximum });
+}
+
 /// `None` is no limit.
 fn holds(limit: Option<u64>, need: u64) -> bool {
     limit.is_none_or(|limit| limit >= need)
