@@ -5,23 +5,24 @@ use etcd_client::{
     WatchOptions,
 };
 
+use crate::connect::Servers;
 use crate::{Command, EndpointCommand, MemberCommand, Range};
 
 /// Runs one command.
-pub fn run(endpoints: &[String], command: Command) -> Result<(), String> {
+pub fn run(servers: &Servers, command: Command) -> Result<(), String> {
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|e| e.to_string())?;
     runtime.block_on(async {
         match command {
-            Command::Endpoint { cluster: false, command } => return each_endpoint(endpoints, &command).await,
+            Command::Endpoint { cluster: false, command } => return each_endpoint(servers, &command).await,
             Command::Endpoint { cluster: true, command } => {
-                let all = client_urls(endpoints).await?;
-                return each_endpoint(&all, &command).await;
+                let all = client_urls(servers).await?;
+                return each_endpoint(&servers.with(all), &command).await;
             }
-            Command::MoveLeader { id } => return move_leader(endpoints, id).await,
+            Command::MoveLeader { id } => return move_leader(servers, id).await,
             _ => {}
         }
-        let mut client = Client::connect(endpoints, None).await.map_err(text)?;
+        let mut client = servers.first().await.map_err(text)?;
         match command {
             Command::Get { range, rev, limit } => get(&mut client, range, rev, limit).await,
             Command::Put { key, value, lease } => put(&mut client, key, value, lease).await,
@@ -181,16 +182,16 @@ fn initial_cluster(members: &[Member], added: u64, name: &str) -> String {
 }
 
 /// Where clients reach each member that has started.
-async fn client_urls(endpoints: &[String]) -> Result<Vec<String>, String> {
-    let mut client = Client::connect(endpoints, None).await.map_err(text)?;
+async fn client_urls(servers: &Servers) -> Result<Vec<String>, String> {
+    let mut client = servers.first().await.map_err(text)?;
     let answer = client.member_list().await.map_err(text)?;
     Ok(answer.members().iter().flat_map(|member| member.client_urls().to_vec()).collect())
 }
 
 /// Only the leader hands leadership over, so it is looked for first.
-async fn move_leader(endpoints: &[String], id: u64) -> Result<(), String> {
-    for endpoint in endpoints {
-        let Ok(mut client) = Client::connect([endpoint], None).await else { continue };
+async fn move_leader(servers: &Servers, id: u64) -> Result<(), String> {
+    for endpoint in &servers.endpoints {
+        let Ok(mut client) = servers.connect(endpoint).await else { continue };
         let Ok(status) = client.status().await else { continue };
         let member = status.header().map_or(0, |header| header.member_id());
         if member != 0 && status.leader() == member {
@@ -199,15 +200,15 @@ async fn move_leader(endpoints: &[String], id: u64) -> Result<(), String> {
             return Ok(());
         }
     }
-    Err(format!("none of {} endpoints leads", endpoints.len()))
+    Err(format!("none of {} endpoints leads", servers.endpoints.len()))
 }
 
-async fn each_endpoint(endpoints: &[String], command: &EndpointCommand) -> Result<(), String> {
+async fn each_endpoint(servers: &Servers, command: &EndpointCommand) -> Result<(), String> {
     let mut failed = 0;
-    for endpoint in endpoints {
+    for endpoint in &servers.endpoints {
         let result = match command {
-            EndpointCommand::Status => status(endpoint).await,
-            EndpointCommand::Health => health(endpoint).await,
+            EndpointCommand::Status => status(servers, endpoint).await,
+            EndpointCommand::Health => health(servers, endpoint).await,
         };
         match result {
             Ok(line) => println!("{endpoint}  {line}"),
@@ -217,11 +218,11 @@ async fn each_endpoint(endpoints: &[String], command: &EndpointCommand) -> Resul
             }
         }
     }
-    if failed > 0 { Err(format!("{failed} of {} endpoints failed", endpoints.len())) } else { Ok(()) }
+    if failed > 0 { Err(format!("{failed} of {} endpoints failed", servers.endpoints.len())) } else { Ok(()) }
 }
 
-async fn status(endpoint: &str) -> Result<String, Error> {
-    let mut client = Client::connect([endpoint], None).await?;
+async fn status(servers: &Servers, endpoint: &str) -> Result<String, Error> {
+    let mut client = servers.connect(endpoint).await?;
     let status = client.status().await?;
     let member = status.header().map_or(0, |header| header.member_id());
     let role = match status.leader() {
@@ -242,8 +243,8 @@ async fn status(endpoint: &str) -> Result<String, Error> {
 }
 
 /// As etcdctl does it: a linearizable read of a key that need not be there.
-async fn health(endpoint: &str) -> Result<String, Error> {
-    let mut client = Client::connect([endpoint], None).await?;
+async fn health(servers: &Servers, endpoint: &str) -> Result<String, Error> {
+    let mut client = servers.connect(endpoint).await?;
     let started = std::time::Instant::now();
     client.get("health", None).await?;
     Ok(format!("healthy, answered in {:?}", started.elapsed()))

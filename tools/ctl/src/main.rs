@@ -4,6 +4,7 @@
 //! `log dump` and `store check` read a data directory whose server is stopped, and change nothing.
 
 mod client;
+mod connect;
 mod data_dir;
 mod log_dump;
 mod store_check;
@@ -17,9 +18,8 @@ use clap::{Args, Parser, Subcommand};
 #[derive(Debug, Parser)]
 #[command(name = "ringctl", version)]
 struct Arguments {
-    /// Where servers listen, by commas.
-    #[arg(long, global = true, default_value = "127.0.0.1:2379", value_delimiter = ',')]
-    endpoints: Vec<String>,
+    #[command(flatten)]
+    servers: connect::Flags,
     #[command(subcommand)]
     command: Command,
 }
@@ -190,7 +190,9 @@ fn main() -> ExitCode {
         Command::Store { command: StoreCommand::Check { data_dir } } => {
             store_check::run(&data_dir, &mut std::io::stdout().lock())
         }
-        command => client::run(&arguments.endpoints, command),
+        command => {
+            connect::Servers::new(arguments.servers).and_then(|servers| client::run(&servers, command))
+        }
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -112,6 +112,92 @@ fn members_and_endpoints() {
     assert!(error.starts_with("ringctl: ") && error.lines().count() == 1, "{error}");
 }
 
+/// A CA, and a certificate of "localhost" that it signed, as files; both sides show it.
+fn certificates() -> tempfile::TempDir {
+    let dir = tempfile::TempDir::new_in(testkit::scratch_dir()).expect("writable");
+    let mut params = rcgen::CertificateParams::new(vec![]).expect("no names");
+    params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    params.distinguished_name.push(rcgen::DnType::CommonName, "authority");
+    let key = rcgen::KeyPair::generate().expect("a key");
+    std::fs::write(dir.path().join("ca"), params.self_signed(&key).expect("signed").pem()).expect("writable");
+    let authority = rcgen::Issuer::new(params, key);
+    let key = rcgen::KeyPair::generate().expect("a key");
+    let params = rcgen::CertificateParams::new(vec!["localhost".to_owned()]).expect("a name");
+    let signed = params.signed_by(&key, &authority).expect("signed").pem();
+    std::fs::write(dir.path().join("cert"), signed).expect("writable");
+    std::fs::write(dir.path().join("key"), key.serialize_pem()).expect("writable");
+    dir
+}
+
+/// Every command against three members that want certificates, one of which is gone.
+#[test]
+fn a_cluster_under_tls() {
+    let files = certificates();
+    let file = |name: &str| files.path().join(name).display().to_string();
+    let ports: Vec<u16> = (0..3)
+        .map(|_| std::net::TcpListener::bind("127.0.0.1:0").expect("a free port"))
+        .map(|listener| listener.local_addr().expect("bound").port())
+        .collect();
+    let url = |port: &u16| format!("https://localhost:{port}");
+    let each = ports.iter().map(|port| {
+        ServerOptions::new(Program::Ringd(ringd()))
+            .arg("--ringd-placement=unpinned")
+            .arg(format!("--listen-client-urls={}", url(port)))
+            .arg(format!("--advertise-client-urls={}", url(port)))
+            .arg(format!("--cert-file={}", file("cert")))
+            .arg(format!("--key-file={}", file("key")))
+            .arg(format!("--trusted-ca-file={}", file("ca")))
+            .arg("--client-cert-auth")
+    });
+    let mut cluster = testkit::Cluster::spawn_each(each.collect(), None);
+    (0..3).for_each(|i| cluster.member(i).wait_ready());
+    let endpoints = ports.iter().map(url).collect::<Vec<_>>().join(",");
+    let run = |with: &[&str], args: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_ringctl"));
+        let output = command.args(with).args(args).stdin(Stdio::null()).output().expect("ringctl runs");
+        (output.status.success(), text(&output.stdout), text(&output.stderr))
+    };
+    let (ca, cert, key) = (file("ca"), file("cert"), file("key"));
+    let all = ["--endpoints", &endpoints, "--cacert", &ca, "--cert", &cert, "--key", &key];
+    let good = |args: &[&str]| {
+        let (success, printed, error) = run(&all, args);
+        assert!(success, "{args:?}: {printed}{error}");
+        printed
+    };
+    good(&["put", "k", "1"]);
+    assert!(good(&["get", "k"]).starts_with("k = 1  "));
+    let status = good(&["endpoint", "status"]);
+    assert_eq!(status.lines().filter(|line| line.contains("  leader  ")).count(), 1, "{status}");
+    assert_eq!(good(&["endpoint", "health", "--cluster"]).matches("  healthy, ").count(), 3);
+    let members = good(&["member", "list"]);
+    let leader = status.lines().position(|line| line.contains("  leader  ")).expect("one leads");
+    let follower = url(&ports[(leader + 1) % 3]);
+    let line = members.lines().find(|line| line.contains(&follower)).expect("it is a member");
+    let id = line.split(' ').next().expect("the id");
+    assert!(good(&["move-leader", id]).starts_with("leadership moved from "));
+
+    let without = ["--endpoints", &endpoints, "--cacert", &ca];
+    assert!(!run(&without, &["get", "k"]).0, "a certificate is wanted");
+    let (_, _, error) = run(&["--endpoints", &endpoints], &["get", "k"]);
+    assert_eq!(error, "ringctl: TLS needs --cacert: the system's CAs are not used\n");
+    let (_, _, error) = run(&["--endpoints", &endpoints, "--cacert", "/nonexistent"], &["get", "k"]);
+    assert!(error.starts_with("ringctl: cannot read /nonexistent: "), "{error}");
+    // Without a scheme it is https where a CA is given.
+    let bare = endpoints.replace("https://", "");
+    assert!(run(&["--endpoints", &bare, "--cacert", &ca, "--cert", &cert, "--key", &key], &["get", "k"]).0);
+
+    // The first of the endpoints is gone; so may the leader be for a moment.
+    cluster.member(0).kill();
+    good(&["put", "k", "2"]);
+    assert!(good(&["get", "k"]).starts_with("k = 2  "));
+    assert_eq!(good(&["member", "list"]).lines().count(), 3);
+    assert!(good(&["watch", "k", "--rev=2", "--count=2"]).starts_with("PUT k = 1  "));
+    assert_eq!(good(&["del", "k"]), "1 deleted  (revision 4)\n");
+    let (success, printed, error) = run(&all, &["endpoint", "health"]);
+    assert!(!success && printed.matches("  healthy, ").count() == 2, "{printed}{error}");
+    assert_eq!(error, "ringctl: 1 of 3 endpoints failed\n");
+}
+
 /// With no checkpoint, with one, and with entries above it; and never beside a running server.
 #[tokio::test]
 async fn a_stopped_servers_files() {
