@@ -8,9 +8,9 @@ use testkit::pb::compare::{CompareResult, CompareTarget, TargetUnion};
 use testkit::pb::request_op::Request;
 use testkit::pb::response_op::Response;
 use testkit::pb::{
-    CompactionRequest, Compare, DefragmentRequest, DeleteRangeRequest, HashKvRequest, LeaseGrantRequest,
-    LeaseRevokeRequest, LeaseTimeToLiveRequest, PutRequest, RangeRequest, RangeResponse, RequestOp,
-    ResponseHeader, TxnRequest, TxnResponse,
+    AlarmRequest, CompactionRequest, Compare, DefragmentRequest, DeleteRangeRequest, HashKvRequest,
+    LeaseGrantRequest, LeaseKeepAliveRequest, LeaseLeasesRequest, LeaseRevokeRequest, LeaseTimeToLiveRequest,
+    PutRequest, RangeRequest, RangeResponse, RequestOp, ResponseHeader, TxnRequest, TxnResponse,
 };
 use testkit::{Client, Program, ServerOptions};
 use tonic::Status;
@@ -18,9 +18,13 @@ use tonic::Status;
 use crate::{long_runs, start};
 
 /// A small generator of its own, so that a seed means the same for ever (splitmix64).
-struct Random(u64);
+pub(crate) struct Random(u64);
 
 impl Random {
+    pub fn new(seed: u64) -> Random {
+        Random(seed)
+    }
+
     fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
@@ -29,15 +33,15 @@ impl Random {
         z ^ (z >> 31)
     }
 
-    fn below(&mut self, limit: u64) -> u64 {
+    pub fn below(&mut self, limit: u64) -> u64 {
         self.next() % limit
     }
 
-    fn one_in(&mut self, n: u64) -> bool {
+    pub fn one_in(&mut self, n: u64) -> bool {
         self.below(n) == 0
     }
 
-    fn key(&mut self) -> Vec<u8> {
+    pub fn key(&mut self) -> Vec<u8> {
         const KEYS: [&[u8]; 9] = [b"a", b"aa", b"ab", b"b", b"ba", b"c", b"c\x00", b"\xff", b"d/e"];
         match self.below(40) {
             0 => Vec::new(),
@@ -46,7 +50,7 @@ impl Random {
         }
     }
 
-    fn range_end(&mut self) -> Vec<u8> {
+    pub fn range_end(&mut self) -> Vec<u8> {
         match self.below(6) {
             0 | 1 => self.key(),
             2 => vec![0],
@@ -55,7 +59,7 @@ impl Random {
         }
     }
 
-    fn value(&mut self) -> Vec<u8> {
+    pub fn value(&mut self) -> Vec<u8> {
         vec![b'v'; self.below(4) as usize * 7]
     }
 
@@ -63,8 +67,13 @@ impl Random {
         if self.one_in(3) { self.below(4) as i64 } else { 0 }
     }
 
+    /// A lease that may be there; not 0, with which the server chooses. Any number may name one.
+    fn lease_id(&mut self) -> i64 {
+        [1, 2, 3, -2][self.below(4) as usize]
+    }
+
     /// A revision about the present one: compacted, past, present, future, or none.
-    fn revision(&mut self, now: i64) -> i64 {
+    pub fn revision(&mut self, now: i64) -> i64 {
         match self.below(8) {
             0 => now + 1 + self.below(3) as i64,
             1 => now,
@@ -171,7 +180,11 @@ enum Call {
     Grant(LeaseGrantRequest),
     Revoke(LeaseRevokeRequest),
     TimeToLive(LeaseTimeToLiveRequest),
+    /// One stream, these requests on it, then its end.
+    KeepAlive(Vec<i64>),
+    Leases,
     HashKv(HashKvRequest),
+    Alarm(AlarmRequest),
 }
 
 /// etcd 3.7.1 checks before a transaction that the keys of its `ignore_value` and `ignore_lease` puts exist. If the same
@@ -216,9 +229,14 @@ fn draw(random: &mut Random, now: i64) -> Call {
             Call::Txn(txn)
         }
         87..=88 => Call::Compact(CompactionRequest { revision: random.revision(now), physical: true }),
-        89..=92 => Call::Grant(LeaseGrantRequest { id: 1 + random.below(3) as i64, ttl: 1000 }),
-        93..=94 => Call::Revoke(LeaseRevokeRequest { id: 1 + random.below(3) as i64 }),
-        95..=97 => Call::TimeToLive(LeaseTimeToLiveRequest { id: 1 + random.below(3) as i64, keys: true }),
+        89..=91 => {
+            let ttl = if random.one_in(6) { 9_000_000_001 } else { 1000 };
+            Call::Grant(LeaseGrantRequest { id: random.lease_id(), ttl })
+        }
+        92..=93 => Call::Revoke(LeaseRevokeRequest { id: random.lease_id() }),
+        94..=95 => Call::TimeToLive(LeaseTimeToLiveRequest { id: random.lease_id(), keys: random.one_in(2) }),
+        96 => Call::KeepAlive((0..random.below(4)).map(|_| random.lease_id()).collect()),
+        97 => Call::Leases,
         _ => Call::HashKv(HashKvRequest { revision: random.revision(now) }),
     }
 }
@@ -285,7 +303,27 @@ async fn ask(client: &mut Client, call: Call) -> String {
             answer.ttl = answer.ttl.min(900); // time passes
             answer
         }),
+        Call::KeepAlive(leases) => {
+            let mut stream = client.open_keep_alive();
+            for &id in &leases {
+                stream.send(LeaseKeepAliveRequest { id });
+            }
+            stream.half_close();
+            let mut answers = Vec::new();
+            loop {
+                match stream.next().await {
+                    Ok(Some(mut answer)) => {
+                        plain_header(&mut answer.header);
+                        answers.push(format!("{answer:?}"));
+                    }
+                    Ok(None) => break format!("{answers:#?} and the end"),
+                    Err(status) => break format!("{answers:#?}, {:?}: {}", status.code(), status.message()),
+                }
+            }
+        }
+        Call::Leases => headed!(client.lease.lease_leases(LeaseLeasesRequest {}).await),
         Call::HashKv(request) => headed!(client.maintenance.hash_kv(request).await),
+        Call::Alarm(request) => headed!(client.maintenance.alarm(request).await),
     }
 }
 
@@ -431,6 +469,64 @@ async fn hashes_of_compactions_are_kept_and_forgotten_as_etcd_does() {
         steps.extend([put("k"), compact(revision), hash(0), hash(revision), hash(2)]);
     }
     tell("ten are kept", steps).await;
+}
+
+/// What each kind of request says while an alarm is on, whoever raised it, and when it is off again.
+#[tokio::test]
+async fn alarms_refuse_what_they_refuse_in_etcd() {
+    assert!(testkit::oracle().is_current, "the comparison needs etcd 3.7 (Go >= 1.26)");
+    // NONE, NOSPACE, CORRUPT, and one that nobody knows; GET, ACTIVATE, DEACTIVATE and another.
+    let alarm = |action, member_id, alarm| Step::Ask(Call::Alarm(AlarmRequest { action, member_id, alarm }));
+    let list = || (0..4).map(move |kind| alarm(0, 77, kind));
+    let txn = |request| {
+        let success = vec![RequestOp { request: Some(request) }];
+        Step::Ask(Call::Txn(TxnRequest { success, ..Default::default() }))
+    };
+    let range = |serializable| RangeRequest { key: "k".into(), serializable, ..Default::default() };
+    let requests = || {
+        vec![
+            put("k"),
+            Step::Ask(Call::Range(range(false))),
+            Step::Ask(Call::Range(range(true))),
+            txn(Request::RequestRange(range(false))),
+            txn(Request::RequestPut(PutRequest { key: "k".into(), ..Default::default() })),
+            txn(Request::RequestDeleteRange(DeleteRangeRequest { key: "k".into(), ..Default::default() })),
+            txn(Request::RequestTxn(TxnRequest::default())),
+            delete("k"),
+            put(""),
+            Step::Ask(Call::Grant(LeaseGrantRequest { id: 5, ttl: 1000 })),
+            Step::Ask(Call::KeepAlive(vec![4, 5])),
+            Step::Ask(Call::TimeToLive(LeaseTimeToLiveRequest { id: 4, keys: true })),
+            Step::Ask(Call::Leases),
+            Step::Ask(Call::Revoke(LeaseRevokeRequest { id: 5 })),
+            Step::Ask(Call::Revoke(LeaseRevokeRequest { id: 6 })),
+            compact(1),
+            compact(99),
+            hash(0),
+        ]
+    };
+    let mut steps = vec![Step::Ask(Call::Grant(LeaseGrantRequest { id: 4, ttl: 1000 })), put("k"), put("l")];
+    steps.extend(list());
+    for kind in [1, 2] {
+        steps.push(alarm(1, 5, kind));
+        steps.push(alarm(1, 5, kind));
+        steps.push(alarm(1, 0, kind));
+        steps.extend(list());
+        steps.extend(requests());
+        steps.push(alarm(2, 6, kind));
+        steps.push(alarm(2, 5, 0));
+        steps.push(alarm(2, 5, kind));
+        steps.extend(list());
+        steps.extend(requests());
+        steps.push(alarm(2, 0, kind));
+        steps.push(alarm(2, 0, kind));
+        steps.extend(requests());
+    }
+    for action in 0..4 {
+        steps.extend([0, 3, 9].map(|kind| alarm(action, 5, kind)));
+        steps.extend(list());
+    }
+    tell("alarms", steps).await;
 }
 
 async fn tell(name: &str, steps: Vec<Step>) {

@@ -13,10 +13,12 @@ mod errors;
 mod etcdctl;
 mod kubernetes;
 mod lease;
+mod listeners;
 mod metrics;
 mod process;
 mod tls;
 mod watch;
+mod watch_differential;
 
 use testkit::{Program, Server, ServerOptions};
 
