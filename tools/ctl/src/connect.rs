@@ -19,10 +19,10 @@ pub struct Flags {
     #[arg(long, global = true)]
     cacert: Option<PathBuf>,
     /// PEM file of the certificate that is shown to servers.
-    #[arg(long, global = true, requires = "key")]
+    #[arg(long, global = true, requires = "tls-key")]
     cert: Option<PathBuf>,
     /// PEM file of its key.
-    #[arg(long, global = true, requires = "cert")]
+    #[arg(id = "tls-key", long = "key", value_name = "KEY", global = true, requires = "cert")]
     key: Option<PathBuf>,
 }
 
