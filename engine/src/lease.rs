@@ -5,6 +5,11 @@
 //! clock, and what it finds expired it proposes to revoke. A new leader gives every lease its full
 //! time again, plus an election timeout for the keep-alives that went to the old one. So a lease
 //! never ends early, and may live longer.
+//!
+//! Where leases are checkpointed (etcd's feature gate LeaseCheckpoint), the leader has what is left
+//! of long ones written down from time to time, and a new leader gives them that instead. A
+//! keep-alive must then undo the checkpoint before it is answered, and one that is on its way too:
+//! whoever leads next would else go by what was left before. (etcd forgets the latter.)
 
 use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
@@ -23,6 +28,13 @@ use crate::write::Changes;
 
 /// Longest TTL that is granted, in seconds. etcd lessor.go: MaxLeaseTTL.
 pub const LEASE_TTL_S_MAX: i64 = 9_000_000_000;
+
+/// How often what is left of a lease is written down, and of which: those with more than this.
+/// etcd lessor.go: defaultLeaseCheckpointInterval.
+pub const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(300);
+
+/// The most leases of which one entry says what is left. etcd lessor.go: maxLeaseCheckpointBatchSize.
+pub const CHECKPOINTS_PER_ENTRY_MAX: usize = 1000;
 
 /// How long after a lease was reported expired it is reported again, if it still exists.
 /// etcd lessor.go: defaultExpiredleaseRetryInterval.
@@ -45,8 +57,22 @@ pub enum Renewal {
     NotFound,
     /// It has run out and waits to be revoked: the answer must wait for that, too.
     Expired,
+    /// What was left of it has been written down, or is about to be: a checkpoint of 0 must be
+    /// applied first, then it can be renewed.
+    Checkpointed,
     /// This member does not time leases: the leader must be asked.
     NotPrimary,
+}
+
+/// What is left of a lease, to be written down.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Checkpoint {
+    /// The lease.
+    pub lease: LeaseId,
+    /// Index of the entry that granted it: one that has its number later is not meant.
+    pub granted_at: u64,
+    /// Seconds, rounded up; 0: it has its full time again.
+    pub remaining_ttl: i64,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -58,6 +84,10 @@ struct Lease {
     expiry: Duration,
     /// When it is due in `queue`: its expiry, or later if it has been reported already.
     due: Duration,
+    /// When it is due in `checkpoints`.
+    checkpoint_due: Option<Duration>,
+    /// A checkpoint of it may be on its way.
+    checkpointing: bool,
 }
 
 impl Lease {
@@ -78,6 +108,10 @@ pub(crate) struct Lessor {
     leases: HashMap<LeaseId, Lease, FxBuildHasher>,
     /// Of a leader: every lease by when it is due.
     queue: BTreeSet<(Duration, LeaseId)>,
+    /// Of a leader: leases by when what is left of them is to be written down.
+    checkpoints: BTreeSet<(Duration, LeaseId)>,
+    /// Whether leases are checkpointed.
+    checkpointed: bool,
     primary: bool,
 }
 
@@ -88,17 +122,54 @@ impl Lessor {
 
     fn insert(&mut self, now: Duration, id: LeaseId, row: LeaseRow) {
         let LeaseRow { ttl, remaining_ttl, granted_at } = row;
-        let lease = Lease { ttl, remaining_ttl, granted_at, expiry: now, due: now };
+        let (expiry, due, checkpoint_due, checkpointing) = (now, now, None, false);
+        let lease = Lease { ttl, remaining_ttl, granted_at, expiry, due, checkpoint_due, checkpointing };
         self.leases.insert(id, lease);
         if self.primary {
             self.schedule(id, now + lease.full());
+            self.schedule_checkpoint(now, id);
         }
     }
 
     fn remove(&mut self, id: LeaseId) {
         if let Some(lease) = self.leases.remove(&id) {
             self.queue.remove(&(lease.due, id));
+            if let Some(due) = lease.checkpoint_due {
+                self.checkpoints.remove(&(due, id));
+            }
         }
+    }
+
+    /// Only long leases: of the others a new leader gives little more than is left.
+    fn schedule_checkpoint(&mut self, now: Duration, id: LeaseId) {
+        let lease = self.leases.get_mut(&id).expect("only known leases are scheduled");
+        if let Some(due) = lease.checkpoint_due.take() {
+            self.checkpoints.remove(&(due, id));
+        }
+        if self.checkpointed && self.primary && lease.full() > CHECKPOINT_INTERVAL {
+            let due = now + CHECKPOINT_INTERVAL;
+            lease.checkpoint_due = Some(due);
+            self.checkpoints.insert((due, id));
+        }
+    }
+
+    fn checkpoints_due(&mut self, now: Duration, limit: usize) -> Vec<Checkpoint> {
+        let mut all = Vec::new();
+        while let Some(&(due, id)) = self.checkpoints.first()
+            && due <= now
+            && all.len() < limit
+        {
+            self.schedule_checkpoint(now, id); // also if this one gets lost
+            let lease = self.leases.get_mut(&id).expect("the queue holds known leases");
+            let left = lease.expiry.saturating_sub(now);
+            let remaining_ttl = left.as_secs() as i64 + i64::from(left.subsec_nanos() > 0);
+            // One that has run out is revoked; one that was just renewed has all of its time.
+            if (1..lease.ttl).contains(&remaining_ttl) {
+                lease.checkpointing = true;
+                all.push(Checkpoint { lease: id, granted_at: lease.granted_at, remaining_ttl });
+            }
+        }
+        all
     }
 
     fn schedule(&mut self, id: LeaseId, expiry: Duration) {
@@ -110,8 +181,8 @@ impl Lessor {
     }
 
     fn promote(&mut self, now: Duration, extend: Duration) {
+        self.stop();
         self.primary = true;
-        self.queue.clear();
         let mut order: Vec<(Duration, LeaseId)> =
             self.leases.iter().map(|(&id, lease)| (lease.full_again() + extend, id)).collect();
         order.sort_unstable();
@@ -120,12 +191,17 @@ impl Lessor {
         for (remaining, id) in order {
             let delay = if spread { window.delay(remaining) } else { Duration::ZERO };
             self.schedule(id, now + remaining + delay);
+            self.schedule_checkpoint(now, id);
         }
     }
 
-    fn demote(&mut self) {
+    fn stop(&mut self) {
         self.primary = false;
         self.queue.clear();
+        self.checkpoints.clear();
+        for lease in self.leases.values_mut() {
+            (lease.checkpoint_due, lease.checkpointing) = (None, false);
+        }
     }
 
     fn renew(&mut self, now: Duration, id: LeaseId) -> Renewal {
@@ -135,6 +211,7 @@ impl Lessor {
         match self.leases.get(&id).copied() {
             None => Renewal::NotFound,
             Some(lease) if lease.expiry <= now => Renewal::Expired,
+            Some(lease) if lease.remaining_ttl > 0 || lease.checkpointing => Renewal::Checkpointed,
             Some(lease) => {
                 self.schedule(id, now + lease.full());
                 Renewal::Renewed { ttl: lease.ttl }
@@ -269,7 +346,37 @@ impl Store {
 
     /// This member leads no more: it stops timing leases.
     pub fn lease_demote(&mut self) {
-        self.lessor.demote();
+        self.lessor.stop();
+    }
+
+    /// Whether what is left of long leases is written down from time to time, from the next
+    /// [`Store::lease_promote`] on.
+    pub fn lease_checkpointing(&mut self, on: bool) {
+        self.lessor.checkpointed = on;
+    }
+
+    /// At most `limit` leases of which it is time to write down what is left, for the caller to
+    /// propose.
+    pub fn lease_checkpoints_due(&mut self, now: Duration, limit: usize) -> Vec<Checkpoint> {
+        self.lessor.checkpoints_due(now, limit)
+    }
+
+    /// Applies a checkpoint. Nothing happens to a lease that is gone or was granted by another
+    /// entry.
+    ///
+    /// # Errors
+    /// The tree is damaged.
+    pub fn lease_checkpoint(&mut self, now: Duration, checkpoint: Checkpoint) -> Result<(), Damage> {
+        let Checkpoint { lease: id, granted_at, remaining_ttl } = checkpoint;
+        let Some(lease) = self.lessor.leases.get_mut(&id) else { return Ok(()) };
+        if lease.granted_at != granted_at {
+            return Ok(());
+        }
+        let row = LeaseRow { ttl: lease.ttl, remaining_ttl: remaining_ttl.clamp(0, lease.ttl), granted_at };
+        (lease.remaining_ttl, lease.checkpointing) = (row.remaining_ttl, false);
+        self.tree.put(Table::Leases, &row::lease_key(id), &[row.encode().as_ref()])?;
+        self.lessor.schedule_checkpoint(now, id);
+        Ok(())
     }
 
     /// At most `limit` leases that have run out, for the caller to propose their revocation. One

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use common::{bytes, delete, put, store, txn, with_lease};
 use crossbeam::epoch;
-use engine::lease::Renewal;
+use engine::lease::{Checkpoint, Renewal};
 use engine::{EventKind, LeaseId, LeaseStatus, Op, Revision, Store, TxnError};
 
 const fn s(seconds: u64) -> Duration {
@@ -98,6 +98,63 @@ fn only_a_leader_times_leases() {
     assert_eq!(store.next_lease_expiry(), None);
     store.lease_promote(s(300), s(1));
     assert_eq!(store.lease_renew(s(305), LeaseId(1)), Renewal::Renewed { ttl: 10 }, "it lives again");
+}
+
+/// What is left of a long lease is written down every five minutes, and a keep-alive waits until that is undone.
+#[test]
+fn what_is_left_of_long_leases_is_written_down() {
+    let left =
+        |lease, granted_at, remaining_ttl| Checkpoint { lease: LeaseId(lease), granted_at, remaining_ttl };
+    let mut store = store();
+    store.lease_checkpointing(true);
+    store.lease_grant(s(0), LeaseId(1), 1000).unwrap();
+    store.lease_promote(s(100), s(0));
+    store.set_applied(1, 1);
+    store.lease_grant(s(100), LeaseId(2), 1000).unwrap();
+    store.lease_grant(s(100), LeaseId(3), 300).unwrap();
+    assert_eq!(store.lease_checkpoints_due(s(399), 10), []);
+    assert_eq!(store.lease_renew(s(399), LeaseId(2)), Renewal::Renewed { ttl: 1000 });
+    // The second has all of its time, the third is short.
+    let now = s(400) + Duration::from_millis(1);
+    assert_eq!(store.lease_checkpoints_due(now, 10), [left(1, 1, 700), left(2, 2, 999)]);
+    assert_eq!(store.lease_checkpoints_due(now, 10), [], "they are on their way");
+    assert_eq!(store.lease_renew(s(401), LeaseId(1)), Renewal::Checkpointed, "also before it is applied");
+    store.lease_checkpoint(s(402), left(1, 1, 700)).unwrap();
+    store.lease_checkpoint(s(402), left(2, 9, 5)).unwrap(); // of another grant
+    store.lease_checkpoint(s(402), left(7, 1, 5)).unwrap(); // of none
+    assert_eq!(store.lease_renew(s(403), LeaseId(1)), Renewal::Checkpointed);
+    assert_eq!(store.lease_status(s(403), LeaseId(1)), Some(LeaseStatus { granted_ttl: 1000, ttl: 697 }));
+    // One that got lost comes again, and meanwhile stands in the way of keep-alives.
+    assert_eq!(store.lease_renew(s(403), LeaseId(2)), Renewal::Checkpointed);
+    assert_eq!(store.lease_checkpoints_due(s(701), 10), [left(2, 2, 698)]);
+    assert_eq!(store.lease_checkpoints_due(s(702), 10), [left(1, 1, 398)]);
+    store.lease_checkpoint(s(703), left(2, 2, 0)).unwrap();
+    assert_eq!(store.lease_renew(s(703), LeaseId(2)), Renewal::Renewed { ttl: 1000 });
+
+    store.lease_demote();
+    assert_eq!(store.lease_checkpoints_due(s(9999), 10), []);
+    store.lease_promote(s(10_000), s(1));
+    assert_eq!(store.next_lease_expiry(), Some(s(10_301)), "the short one");
+    assert_eq!(store.lease_status(s(10_000), LeaseId(1)).unwrap().ttl, 701, "what was left, and not more");
+    assert_eq!(store.lease_status(s(10_000), LeaseId(2)).unwrap().ttl, 1001);
+    store.lease_checkpoint(s(10_000), left(1, 1, 0)).unwrap();
+    assert_eq!(store.lease_renew(s(10_000), LeaseId(1)), Renewal::Renewed { ttl: 1000 });
+    assert_eq!(store.lease_status(s(10_000), LeaseId(1)).unwrap().ttl, 1000);
+    store.lease_revoke(LeaseId(1)).unwrap();
+    store.lease_revoke(LeaseId(2)).unwrap();
+    assert_eq!(store.lease_checkpoints_due(s(99_999), 10), []);
+}
+
+/// etcd's default: nothing is written down.
+#[test]
+fn without_checkpoints_a_new_leader_gives_all_of_the_time() {
+    let mut store = store();
+    store.lease_grant(s(0), LeaseId(1), 1000).unwrap();
+    store.lease_promote(s(0), s(0));
+    assert_eq!(store.lease_checkpoints_due(s(900), 10), []);
+    store.lease_demote();
+    store.lease_promote(s(900), s(1));
+    assert_eq!(store.next_lease_expiry(), Some(s(1901)));
 }
 
 #[test]

@@ -7,6 +7,7 @@ use std::time::Duration;
 use common::{Disk, config, delete, put, range, read, with_lease};
 use crossbeam::epoch;
 use engine::compact::Progress;
+use engine::lease::Checkpoint;
 use engine::{Alarm, AlarmKind, Applied, LeaseId, Store, TxnError};
 
 fn reopened(disk: &Disk) -> Store {
@@ -34,6 +35,8 @@ fn everything_is_as_it_was() {
     store.set_member(9, None).unwrap();
     store.compact(2).unwrap();
     store.set_applied(42, 3);
+    let left = Checkpoint { lease: LeaseId(7), granted_at: 31, remaining_ttl: 40 };
+    store.lease_checkpoint(Duration::ZERO, left).unwrap();
     let before = store.publish().unwrap();
     disk.checkpoint(&mut store);
     store.put(&put("later", "lost with the process")).unwrap();
@@ -59,6 +62,8 @@ fn everything_is_as_it_was() {
 
     assert_eq!(store.put(&put("a", "again")).unwrap().revision, 6);
     assert!(matches!(store.lease_grant(Duration::ZERO, LeaseId(7), 5), Err(TxnError::LeaseExists { .. })));
+    store.lease_promote(Duration::ZERO, Duration::ZERO);
+    assert_eq!(store.next_lease_expiry(), Some(Duration::from_secs(40)), "what was left of it");
     assert_eq!(store.lease_revoke(LeaseId(7)).unwrap(), 7);
 }
 

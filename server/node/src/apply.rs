@@ -46,6 +46,8 @@ pub enum Effect {
     None,
     /// This lease is gone: keep-alives that wait for that can be answered.
     LeaseRevoked(i64),
+    /// What is left of these leases has been written down: keep-alives that wait for that can be tried again.
+    LeasesCheckpointed(Vec<i64>),
     /// Answer only when the compaction has deleted its rows ([`engine::Store::compact_slice`] says so).
     AnswerWhenCompacted,
     /// This member ran over its quota: propose its NOSPACE alarm.
@@ -126,6 +128,9 @@ pub fn apply(
                 Command::LeaseExpire { term, .. }
                     if term != entry.term.0 && !planted::is("old-leader-revokes-leases") =>
                 {
+                    (Err(Error::NotPrimary), Effect::None)
+                }
+                Command::LeaseCheckpoint { term: Some(term), .. } if term != entry.term.0 => {
                     (Err(Error::NotPrimary), Effect::None)
                 }
                 command => apply_command(store, now, space, command)?,
@@ -215,6 +220,13 @@ fn execute(
         Command::LeaseRevoke { id } | Command::LeaseExpire { id, .. } => {
             effect = Effect::LeaseRevoked(id);
             store.lease_revoke(LeaseId(id)).map(Answer::bare)
+        }
+        Command::LeaseCheckpoint { checkpoints, .. } => {
+            for &checkpoint in &checkpoints {
+                store.lease_checkpoint(now, checkpoint)?;
+            }
+            effect = Effect::LeasesCheckpointed(checkpoints.iter().map(|one| one.lease.0).collect());
+            Ok(Answer::bare(store.revision()))
         }
         Command::Alarm(request) => Ok(apply_alarm(store, &request)?),
         Command::ClusterVersionSet { version } => {

@@ -35,6 +35,8 @@ pub fn entry(data: &Bytes) -> String {
         write!(out, "lease_grant:<ttl:{}-second id:{:016x}>", grant.ttl, grant.id)
     } else if let Some(revoke) = &r.lease_revoke {
         write!(out, "lease_revoke:<id:{:016x}>", revoke.id)
+    } else if let Some(checkpoint) = &r.lease_checkpoint {
+        write!(out, "lease_checkpoint:<{} leases>", checkpoint.checkpoints.len())
     } else if let Some(alarm) = &r.alarm {
         write!(out, "alarm:<action:{} memberID:{} alarm:{}>", alarm.action, alarm.member_id, alarm.alarm)
     } else {

@@ -4,12 +4,15 @@
 //! "renewed" would revive a dead lease, answering "gone" would be wrong if leadership changes first (etcd `lessor.go`,
 //! `Renew`). [`Renewals`] holds such keep-alives. On the client core [`InOrder`] keeps the answers of one stream in the
 //! order of its requests, whichever of them has to wait.
+//!
+//! One of a lease of which a checkpoint says what is left waits, too, until another checkpoint has taken that back:
+//! [`Renewals::take_clears`] says of which.
 
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
 use bytes::Bytes;
-use engine::lease::Renewal;
+use engine::lease::{CHECKPOINTS_PER_ENTRY_MAX, Checkpoint, Renewal};
 use engine::{LeaseId, Store};
 use net::pb::etcdserverpb as pb;
 use rustc_hash::FxHashMap;
@@ -34,11 +37,15 @@ pub type KeepAliveResult = Result<i64, Error>;
 pub struct Renewals<T> {
     /// Waiting for the lease's revocation, in the order they came.
     waiting: FxHashMap<LeaseId, Vec<T>>,
+    /// Waiting until the lease's checkpoint is taken back.
+    clearing: FxHashMap<LeaseId, Vec<T>>,
+    /// Leases in `clearing` of which nobody has proposed that yet.
+    clears: Vec<LeaseId>,
 }
 
 impl<T> Default for Renewals<T> {
     fn default() -> Self {
-        Renewals { waiting: HashMap::default() }
+        Renewals { waiting: HashMap::default(), clearing: HashMap::default(), clears: Vec::new() }
     }
 }
 
@@ -60,32 +67,73 @@ impl<T> Renewals<T> {
                 self.waiting.entry(lease).or_default().push(who);
                 None
             }
+            Renewal::Checkpointed => {
+                let waiting = self.clearing.entry(lease).or_default();
+                if waiting.is_empty() {
+                    self.clears.push(lease);
+                }
+                waiting.push(who);
+                None
+            }
         }
+    }
+
+    /// Checkpoints to propose, at most [`CHECKPOINTS_PER_ENTRY_MAX`]: their leases have all of their time again, so that
+    /// they can be renewed.
+    pub fn take_clears(&mut self, store: &Store) -> Vec<Checkpoint> {
+        let count = self.clears.len().min(CHECKPOINTS_PER_ENTRY_MAX);
+        let clear = |lease: LeaseId| {
+            store.lease_granted_at(lease).map(|granted_at| Checkpoint { lease, granted_at, remaining_ttl: 0 })
+        };
+        self.clears.drain(..count).filter_map(clear).collect()
+    }
+
+    /// A proposal of what [`Renewals::take_clears`] gave may have been lost: it gives all that still wait again.
+    pub fn clear_again(&mut self) {
+        self.clears = self.clearing.keys().copied().collect();
+        self.clears.sort_unstable();
+    }
+
+    /// A checkpoint of `lease` has been applied: tries those again who waited for it. Some may wait on.
+    pub fn checkpointed(
+        &mut self,
+        store: &mut Store,
+        now: Duration,
+        lease: i64,
+    ) -> Vec<(T, KeepAliveResult)> {
+        let waited = self.clearing.remove(&LeaseId(lease)).unwrap_or_default();
+        waited.into_iter().filter_map(|who| self.renew(store, now, lease, who)).collect()
     }
 
     /// The revocation of `lease` has been applied: answers those who waited for it.
     pub fn revoked(&mut self, lease: i64) -> impl Iterator<Item = (T, KeepAliveResult)> + use<T> {
-        self.waiting.remove(&LeaseId(lease)).into_iter().flatten().map(|who| (who, Ok(0)))
+        let clearing = self.clearing.remove(&LeaseId(lease));
+        let waiting = self.waiting.remove(&LeaseId(lease));
+        waiting.into_iter().chain(clearing).flatten().map(|who| (who, Ok(0)))
     }
 
     /// This member times leases no more: nobody here will revoke them.
     pub fn demoted(&mut self) -> impl Iterator<Item = (T, KeepAliveResult)> + use<T> {
-        let mut leases: Vec<_> = std::mem::take(&mut self.waiting).into_iter().collect();
+        self.clears.clear();
+        let clearing = std::mem::take(&mut self.clearing);
+        let mut leases: Vec<_> = std::mem::take(&mut self.waiting).into_iter().chain(clearing).collect();
         leases.sort_unstable_by_key(|(lease, _)| *lease);
         leases.into_iter().flat_map(|(_, all)| all).map(|who| (who, Err(Error::NotPrimary)))
     }
 
     /// How many keep-alives wait.
     pub fn waiting_count(&self) -> usize {
-        self.waiting.values().map(Vec::len).sum()
+        self.waiting.values().chain(self.clearing.values()).map(Vec::len).sum()
     }
 
     /// Forgets those that `keep` refuses (their streams are gone).
     pub fn retain(&mut self, mut keep: impl FnMut(&T) -> bool) {
-        self.waiting.retain(|_, all| {
-            all.retain(&mut keep);
-            !all.is_empty()
-        });
+        for waiting in [&mut self.waiting, &mut self.clearing] {
+            waiting.retain(|_, all| {
+                all.retain(&mut keep);
+                !all.is_empty()
+            });
+        }
     }
 }
 

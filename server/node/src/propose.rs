@@ -14,7 +14,8 @@
 //! The member that proposed keeps the decoded [`Command`] beside the entry; the others, and a replay, decode it here.
 
 use bytes::{BufMut, Bytes, BytesMut};
-use engine::{DeleteOptions, PutOptions, Txn};
+use engine::lease::Checkpoint;
+use engine::{DeleteOptions, LeaseId, PutOptions, Txn};
 use net::pb::etcdserverpb as pb;
 use net::pb::membershippb;
 use prost::Message;
@@ -37,6 +38,7 @@ pub mod field {
     pub const LEASE_GRANT: u32 = 8;
     pub const LEASE_REVOKE: u32 = 9;
     pub const ALARM: u32 = 10;
+    pub const LEASE_CHECKPOINT: u32 = 11;
     pub const HEADER: u32 = 100;
     pub const CLUSTER_VERSION_SET: u32 = 1300;
     pub const CLUSTER_MEMBER_ATTR_SET: u32 = 1301;
@@ -86,6 +88,14 @@ pub enum Command {
         /// Index of the entry that granted it: a lease that was granted later under the same number lives on. `None`
         /// in entries of before this was said: whichever has the number.
         granted_at: Option<u64>,
+    },
+    /// Write down what is left of leases, as the leader of `term` knows it: in any other term it does nothing. The
+    /// header says the term as that of an expiry does; `None`: in any term.
+    LeaseCheckpoint {
+        /// The term of the leader that proposes it.
+        term: Option<u64>,
+        /// What is left.
+        checkpoints: Vec<Checkpoint>,
     },
     /// List, raise or clear alarms.
     Alarm(pb::AlarmRequest),
@@ -207,6 +217,42 @@ pub fn lease_expired(ids: &mut IdGenerator, expired: Expired, term: u64) -> Writ
     Write { command, entry, id }
 }
 
+/// What the leader of `term` knows to be left of these leases.
+///
+/// ```text
+/// 0a <len> 08 <ID varint> 10 <remaining_TTL varint> 70 <index varint>   for each; field 14, the entry that granted it, is ours
+/// ```
+pub fn lease_checkpoint(ids: &mut IdGenerator, checkpoints: Vec<Checkpoint>, term: u64) -> Write {
+    let row = |one: &Checkpoint| OwnCheckpoint {
+        id: one.lease.0,
+        remaining_ttl: one.remaining_ttl,
+        granted_at: one.granted_at,
+    };
+    let request = OwnCheckpoints { checkpoints: checkpoints.iter().map(row).collect() };
+    let id = ids.next_id();
+    let more = [(TERM_IN_HEADER, term)];
+    let entry = encode_with(id, &more, field::LEASE_CHECKPOINT, &request.encode_to_vec(), &[]);
+    Write { command: Command::LeaseCheckpoint { term: Some(term), checkpoints }, entry, id }
+}
+
+/// etcd's `LeaseCheckpointRequest`, and which entry granted each lease.
+#[derive(Clone, PartialEq, Message)]
+struct OwnCheckpoints {
+    #[prost(message, repeated, tag = "1")]
+    checkpoints: Vec<OwnCheckpoint>,
+}
+
+/// See [`OwnCheckpoints`].
+#[derive(Clone, PartialEq, Message)]
+struct OwnCheckpoint {
+    #[prost(int64, tag = "1")]
+    id: i64,
+    #[prost(int64, tag = "2")]
+    remaining_ttl: i64,
+    #[prost(uint64, tag = "14")]
+    granted_at: u64,
+}
+
 /// A compaction that the server asks for itself; its rows go in the background.
 pub fn compact(ids: &mut IdGenerator, revision: i64) -> Write {
     let message = pb::CompactionRequest { revision, physical: false }.encode_to_vec();
@@ -308,6 +354,9 @@ pub fn decode(data: &Bytes) -> Result<Command, EntryError> {
         (Command::LeaseRevoke { id }, Some(term)) => {
             Command::LeaseExpire { id, term, granted_at: header.granted_at }
         }
+        (Command::LeaseCheckpoint { checkpoints, .. }, term) => {
+            Command::LeaseCheckpoint { term, checkpoints }
+        }
         (command, _) => command,
     })
 }
@@ -349,6 +398,15 @@ fn decode_request(number: u32, message: Bytes) -> Result<Command, EntryError> {
             Command::LeaseGrant { id: request.id, ttl: request.ttl }
         }
         field::LEASE_REVOKE => Command::LeaseRevoke { id: pb::LeaseRevokeRequest::decode(message)?.id },
+        field::LEASE_CHECKPOINT => {
+            let of = |one: OwnCheckpoint| Checkpoint {
+                lease: LeaseId(one.id),
+                granted_at: one.granted_at,
+                remaining_ttl: one.remaining_ttl,
+            };
+            let checkpoints = OwnCheckpoints::decode(message)?.checkpoints.into_iter().map(of).collect();
+            Command::LeaseCheckpoint { term: None, checkpoints }
+        }
         field::ALARM => Command::Alarm(pb::AlarmRequest::decode(message)?),
         field::CLUSTER_VERSION_SET => {
             let request = membershippb::ClusterVersionSetRequest::decode(message)?;
@@ -419,6 +477,29 @@ mod tests {
         assert_eq!((whole.header.unwrap().id, whole.lease_revoke.unwrap().id), (write.id, 5));
         let sly = encode(1, field::LEASE_REVOKE, b"\x08\x05\x78\x07", &[]);
         assert!(matches!(decode(&sly), Ok(Command::LeaseRevoke { id: 5 })));
+    }
+
+    #[test]
+    fn a_checkpoint_says_what_is_left_of_which_grant() {
+        let mut ids = IdGenerator::new(0, 0, 0, 1);
+        let left = |lease, granted_at, remaining_ttl| Checkpoint {
+            lease: LeaseId(lease),
+            granted_at,
+            remaining_ttl,
+        };
+        let all = vec![left(5, 129, 300), left(6, 2, 0)];
+        let write = lease_checkpoint(&mut ids, all.clone(), 7);
+        let golden = b"\xa2\x06\x04\x08\x01\x78\x07\x5a\x10\x0a\x08\x08\x05\x10\xac\x02\x70\x81\x01\x0a\x04\x08\x06\x70\x02";
+        assert_eq!(&write.entry[..], golden);
+        match decode(&write.entry).unwrap() {
+            Command::LeaseCheckpoint { term: Some(7), checkpoints } => assert_eq!(checkpoints, all),
+            other => panic!("{other:?}"),
+        }
+        // etcd reads the same, but for which grant it is.
+        let whole = pb::InternalRaftRequest::decode(write.entry).unwrap();
+        let rows = whole.lease_checkpoint.unwrap().checkpoints;
+        let rows: Vec<_> = rows.iter().map(|row| (row.id, row.remaining_ttl)).collect();
+        assert_eq!(rows, [(5, 300), (6, 0)]);
     }
 
     #[test]

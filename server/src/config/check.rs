@@ -38,19 +38,33 @@ const WARNING_UNARY_DEFAULT: Duration = Duration::from_millis(300);
 /// etcd 3.7's gates: name, default, stage, and what asking for the other value means here.
 const GATES: &[(&str, bool, &str, Gate)] = &[
     ("StopGRPCServiceOnDefrag", false, "ALPHA", Gate::NoEffect("ringd never pauses for defragmentation")),
-    ("InitialCorruptCheck", false, "ALPHA", Gate::NoEffect("there are no other members to compare with")),
-    ("CompactHashCheck", false, "ALPHA", Gate::NoEffect("there are no other members to compare with")),
+    ("InitialCorruptCheck", false, "ALPHA", Gate::NoEffect(NOT_COMPARED)),
+    ("CompactHashCheck", false, "ALPHA", Gate::NoEffect(NOT_COMPARED)),
     ("TxnModeWriteWithSharedBuffer", true, "BETA", Gate::NoEffect("ringd has no such buffer")),
-    ("LeaseCheckpoint", false, "ALPHA", Gate::Later),
-    ("LeaseCheckpointPersist", false, "ALPHA", Gate::Later),
-    ("SetMemberLocalAddr", false, "ALPHA", Gate::NoEffect("there are no other members to connect to")),
+    (LEASE_CHECKPOINT, false, "ALPHA", Gate::Works),
+    (
+        LEASE_CHECKPOINT_PERSIST,
+        false,
+        "ALPHA",
+        Gate::NoEffect("ringd keeps checkpoints of leases in any case"),
+    ),
+    (
+        "SetMemberLocalAddr",
+        false,
+        "ALPHA",
+        Gate::NoEffect("the kernel chooses where connections to peers come from"),
+    ),
     ("FastLeaseKeepAlive", true, "BETA", Gate::NoEffect("ringd has one way to keep leases alive")),
     ("PriorityRequest", false, "ALPHA", Gate::NoEffect("ringd has no such priority")),
 ];
 
+const LEASE_CHECKPOINT: &str = "LeaseCheckpoint";
+const LEASE_CHECKPOINT_PERSIST: &str = "LeaseCheckpointPersist";
+const NOT_COMPARED: &str = "members are not compared with each other yet";
+
 enum Gate {
+    Works,
     NoEffect(&'static str),
-    Later,
 }
 
 /// Checks everything and builds the configuration. The error is one sentence.
@@ -128,6 +142,7 @@ pub(super) fn config(mut given: Given) -> Result<Config, String> {
             Duration::ZERO => WARNING_UNARY_DEFAULT,
             given => given,
         },
+        lease_checkpoint: feature_gates.iter().any(|gate| gate.name == LEASE_CHECKPOINT && gate.enabled),
         feature_gates,
         metrics_extensive: given.text("metrics") == "extensive",
         log,
@@ -318,13 +333,19 @@ fn feature_gates(given: &mut Given) -> Result<Vec<FeatureGate>, String> {
             },
         }
     }
+    let is_on = |name| gates.iter().any(|gate| gate.name == name && gate.enabled);
+    if is_on(LEASE_CHECKPOINT_PERSIST) && !is_on(LEASE_CHECKPOINT) {
+        return Err(format!(
+            "enabling feature gate {LEASE_CHECKPOINT_PERSIST} requires enabling feature gate {LEASE_CHECKPOINT}"
+        ));
+    }
     for (gate, (name, default, _, meaning)) in gates.iter().zip(GATES) {
         match meaning {
             _ if gate.enabled == *default => {}
+            Gate::Works => {}
             Gate::NoEffect(why) => {
                 given.warn(format!("feature gate {name} has no effect here: {why}"), "feature-gates")
             }
-            Gate::Later => return Err(format!("feature gate {name} is not there yet")),
         }
     }
     Ok(gates)

@@ -120,6 +120,8 @@ pub struct Config {
 
     /// `--feature-gates`: all of etcd's, with what is asked for.
     pub feature_gates: Vec<FeatureGate>,
+    /// Feature gate `LeaseCheckpoint`: what is left of long leases outlives a change of leader.
+    pub lease_checkpoint: bool,
     /// `--metrics=extensive`: also `grpc_server_handling_seconds`.
     pub metrics_extensive: bool,
     /// `--log-…`

@@ -100,7 +100,7 @@ const fn meaningless(why: &'static str) -> Class {
 const FALSE: &[&str] = &["false"];
 const EMPTY: &[&str] = &[""];
 
-const DISCOVERY: &str = "discovery comes with clusters";
+const DISCOVERY: &str = "members are named by --initial-cluster, not discovered";
 const AUTH: &str = "users and roles";
 const TRACING: &str = "distributed tracing";
 const NO_BBOLT: &str = "ringd's tree file has no such batches or free lists";
@@ -228,7 +228,7 @@ pub static FLAGS: &[Flag] = &[
     row("distributed-tracing-sampling-rate", Int, "0", later(TRACING, &["0"]), "Number of samples per million spans."),
 
     // Checks, pacing
-    row("corrupt-check-time", Duration, "0s", later("comparing members comes with clusters", &["0", "0s"]), "Duration of time between cluster corruption check passes."),
+    row("corrupt-check-time", Duration, "0s", later("members are not compared with each other", &["0", "0s"]), "Duration of time between cluster corruption check passes."),
     row("compact-hash-check-time", Duration, "1m0s", Cluster, "Duration of time between leader checks followers compaction hashes."),
     row("compaction-batch-limit", Int, "0", meaningless("ringd compacts in slices of its own size between batches"), "Accepted for etcd's manifests."),
     row("compaction-sleep-interval", Duration, "0s", meaningless("ringd compacts in slices of its own size between batches"), "Accepted for etcd's manifests."),

@@ -275,8 +275,10 @@ fn flags_that_contradict_each_other_are_refused_in_etcds_words() {
         (&["--grpc-keepalive-timeout=-1s"], "--grpc-keepalive-timeout must not be negative (set to -1s)"),
         (&["--feature-gates=A=true"], "unrecognized feature gate: A"),
         (&["--feature-gates=CompactHashCheck"], "missing bool value for feature gate CompactHashCheck"),
-        (&["--feature-gates=LeaseCheckpoint=true"], "feature gate LeaseCheckpoint is not there yet"),
-        (&["--feature-gates=AllAlpha=true"], "feature gate LeaseCheckpoint is not there yet"),
+        (
+            &["--feature-gates=LeaseCheckpointPersist=true"],
+            "enabling feature gate LeaseCheckpointPersist requires enabling feature gate LeaseCheckpoint",
+        ),
     ];
     for (words, want) in cases {
         assert_eq!(refusal(words), *want, "{words:?}");
@@ -391,6 +393,34 @@ fn plain_client_ports_beside_certificates_are_warned_about() {
     let about: Vec<&str> = config.warnings.iter().map(|warning| warning.about.as_str()).collect();
     assert_eq!(about, [url, url]);
     assert_eq!(config.listen_client.iter().map(|listen| listen.tls).collect::<Vec<_>>(), [false, true]);
+}
+
+#[test]
+fn leases_are_checkpointed_where_that_is_asked_for() {
+    for (gates, on) in [
+        ("", false),
+        ("LeaseCheckpoint=true", true),
+        ("AllAlpha=true", true),
+        ("AllAlpha=true,LeaseCheckpoint=false,LeaseCheckpointPersist=false", false),
+        ("LeaseCheckpoint=true,LeaseCheckpointPersist=true", true),
+    ] {
+        assert_eq!(good(&[&format!("--feature-gates={gates}")]).lease_checkpoint, on, "{gates}");
+    }
+    let config = good(&["--feature-gates=LeaseCheckpoint=true", "--name=a"]);
+    assert_eq!(config.warnings, []);
+}
+
+#[test]
+fn pages_may_have_listeners_of_their_own() {
+    let config = good(&["--listen-client-http-urls=http://127.0.0.1:2378"]);
+    assert_eq!((config.listen_client.len(), config.listen_client_http[0].port), (1, 2378));
+    assert!(good(&[]).listen_client_http.is_empty() && !good(&[]).memory_mlock);
+    assert!(good(&["--memory-mlock"]).memory_mlock);
+    let https = "--listen-client-http-urls=https://127.0.0.1:2378";
+    assert!(
+        refusal(&[https])
+            .starts_with("TLS key/cert (--cert-file, --key-file) must be provided for client url")
+    );
 }
 
 #[test]

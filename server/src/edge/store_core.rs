@@ -324,6 +324,7 @@ impl StoreCore {
                     self.renewed(who, result);
                 }
             }
+            Effect::LeasesCheckpointed(leases) => self.checkpointed(&leases),
             Effect::RaiseNoSpace => self.raise_no_space(),
             Effect::ConfChange(change) => {
                 let own = self.shared.identity.member_id;
@@ -531,6 +532,7 @@ impl StoreCore {
     /// The first entry of our term is applied: what an earlier leader did is all here.
     fn start_leading(&mut self) {
         self.leadership = Leadership::Leads;
+        self.store.lease_checkpointing(self.shared.config.lease_checkpoint);
         self.store.lease_promote(now(), self.shared.config.election_timeout);
         self.ask_again(); // behind the promotion: a question that waited is answered by one who times leases
         if self.announced == Announced::No {
@@ -670,6 +672,7 @@ impl StoreCore {
         self.ask_again();
         if self.leadership == Leadership::Leads {
             self.expire();
+            self.checkpoint_leases();
         }
         self.send();
         self.checkpoint();
@@ -700,6 +703,7 @@ fn count(command: &Command) -> Option<Op> {
             cells.lease_revoked.inc();
             Op::LeaseRevoke
         }
+        Command::LeaseCheckpoint { .. } => Op::LeaseCheckpoint,
         Command::Alarm(_) => Op::Alarm,
         Command::ClusterVersionSet { .. } => Op::ClusterVersionSet,
         Command::ClusterMemberAttrSet(_) => Op::ClusterMemberAttrSet,

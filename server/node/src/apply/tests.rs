@@ -1,6 +1,7 @@
 //! Entries into a store and out of the answers: what each command does, in which order it is refused.
 
 use consensus::{ConfChangeKind, NodeId, Term};
+use engine::lease::Checkpoint;
 use engine::{Op, Txn};
 use pb::alarm_request::AlarmAction;
 use prost::Message;
@@ -317,6 +318,29 @@ fn a_number_granted_again_outlives_the_expiry_of_its_predecessor() {
     assert_eq!(expire(3, true), (Ok(1), Effect::LeaseRevoked(5), false));
     // Who waits for the end of one that is gone already must hear of it.
     assert_eq!(expire(3, true), (Err(Error::LeaseNotFound), Effect::LeaseRevoked(5), false));
+}
+
+/// What an earlier leader knew to be left may be less than what the present one has promised since.
+#[test]
+fn a_checkpoint_counts_in_its_own_term_alone() {
+    let mut w = World::new();
+    let _: pb::LeaseGrantResponse = w.answer(Command::LeaseGrant { id: 5, ttl: 600 }).unwrap();
+    let left = Checkpoint { lease: LeaseId(5), granted_at: 1, remaining_ttl: 100 };
+    let full = |w: &mut World| {
+        w.store.lease_promote(NOW, Duration::ZERO);
+        let ttl = w.store.lease_status(NOW, LeaseId(5)).unwrap().ttl;
+        w.store.lease_demote();
+        ttl
+    };
+    // The entries of this world have term 3.
+    for (term, want) in [(2, 600), (4, 600), (3, 100)] {
+        let write = crate::propose::lease_checkpoint(&mut w.ids, vec![left], term);
+        let entry = w.entry(EntryKind::Normal, write.entry);
+        let applied = apply(&mut w.store, NOW, w.space, &entry, None).unwrap().expect("a new entry");
+        let effect = if term == 3 { Effect::LeasesCheckpointed(vec![5]) } else { Effect::None };
+        assert_eq!((applied.result.is_ok(), applied.effect), (term == 3, effect), "term {term}");
+        assert_eq!(full(&mut w), want, "term {term}");
+    }
 }
 
 #[test]

@@ -79,6 +79,44 @@ fn a_renewal_after_the_end_waits_for_the_revocation() {
     assert_eq!(renewals.waiting_count(), 0);
 }
 
+/// The lease has a checkpoint, so a keep-alive waits until another one has taken that back.
+#[test]
+fn a_renewal_waits_until_its_checkpoint_is_taken_back() {
+    let mut store = leading(&[(7, 1000), (8, 1000)]);
+    let left = |lease, remaining_ttl| Checkpoint { lease: LeaseId(lease), granted_at: 1, remaining_ttl };
+    for lease in [7, 8] {
+        store.lease_checkpoint(at(1), left(lease, 400)).unwrap();
+    }
+    let mut renewals = Renewals::default();
+    assert_eq!(renewals.take_clears(&store), []);
+    for (lease, who) in [(7, 1), (8, 2), (7, 3)] {
+        assert_eq!(renewals.renew(&mut store, at(2), lease, who), None);
+    }
+    assert_eq!(renewals.take_clears(&store), [left(7, 0), left(8, 0)], "once, however many wait");
+    assert_eq!(renewals.take_clears(&store), []);
+    renewals.clear_again();
+    assert_eq!(renewals.take_clears(&store), [left(7, 0), left(8, 0)], "if it was lost");
+    // One that was on its way is applied first, and they wait on.
+    store.lease_checkpoint(at(3), left(7, 300)).unwrap();
+    assert_eq!(renewals.checkpointed(&mut store, at(3), 7), []);
+    assert_eq!(renewals.take_clears(&store), [left(7, 0)]);
+    store.lease_checkpoint(at(4), left(7, 0)).unwrap();
+    assert_eq!(renewals.checkpointed(&mut store, at(4), 7), [(1, Ok(1000)), (3, Ok(1000))]);
+    assert_eq!(renewals.checkpointed(&mut store, at(4), 7), []);
+    assert_eq!(renewals.waiting_count(), 1);
+    store.lease_revoke(LeaseId(8)).unwrap();
+    assert_eq!(renewals.revoked(8).collect::<Vec<_>>(), [(2, Ok(0))]);
+    renewals.clear_again();
+    assert_eq!(renewals.take_clears(&store), []);
+
+    store.lease_checkpoint(at(5), left(7, 100)).unwrap();
+    assert_eq!(renewals.renew(&mut store, at(6), 7, 4), None);
+    store.lease_demote();
+    assert_eq!(renewals.demoted().collect::<Vec<_>>(), [(4, Err(Error::NotPrimary))]);
+    assert_eq!(renewals.take_clears(&store), []);
+    assert_eq!(renewals.waiting_count(), 0);
+}
+
 #[test]
 fn those_who_left_are_not_answered() {
     let mut store = leading(&[(7, 10)]);

@@ -12,8 +12,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use consensus::{Index, NodeId, ProposalId, ReadId};
+use engine::lease::{CHECKPOINTS_PER_ENTRY_MAX, Checkpoint};
 use node::api::Error;
 use node::forward::{Request, Response};
+use node::propose;
 use rustc_hash::FxHashMap;
 
 use super::{Leadership, StoreCore};
@@ -24,6 +26,9 @@ use crate::observe::metrics;
 
 /// After this time without an answer, a question is put again.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
+
+/// Entries of checkpoints of leases that a tick proposes, of up to a thousand leases each.
+const CHECKPOINT_ENTRIES_PER_TICK_MAX: usize = 8;
 
 /// Questions that may wait for a leader or its answer, and on the leader for its barrier; beyond, the answer is etcd's "too many requests".
 const QUESTIONS_MAX: usize = 65_536;
@@ -188,7 +193,9 @@ impl StoreCore {
     fn own_answer(&mut self, who: Asker, request: Request) -> Option<Response> {
         Some(match request {
             Request::KeepAlive { lease } => {
-                let (_, result) = self.renewals.renew(&mut self.store, now(), lease, who)?;
+                let renewed = self.renewals.renew(&mut self.store, now(), lease, who);
+                self.clear_checkpoints();
+                let (_, result) = renewed?;
                 if matches!(result, Ok(ttl) if ttl > 0) {
                     metrics::here().plain.lease_renewed.inc();
                 }
@@ -233,6 +240,48 @@ impl StoreCore {
         if let Some(question) = self.questions.open.remove(&number) {
             self.answers[question.who.core].push((question.who, to_query_answer(response)));
         }
+    }
+
+    /// Writes down what is left of long leases, where that is asked for, and again what keep-alives wait for.
+    pub(super) fn checkpoint_leases(&mut self) {
+        for _ in 0..CHECKPOINT_ENTRIES_PER_TICK_MAX {
+            let due = self.store.lease_checkpoints_due(now(), CHECKPOINTS_PER_ENTRY_MAX);
+            let is_last = due.len() < CHECKPOINTS_PER_ENTRY_MAX;
+            self.propose_checkpoints(due);
+            if is_last {
+                break;
+            }
+        }
+        self.renewals.clear_again();
+        self.clear_checkpoints();
+    }
+
+    /// Takes back the checkpoints that keep-alives wait for.
+    fn clear_checkpoints(&mut self) {
+        loop {
+            let clears = self.renewals.take_clears(&self.store);
+            if clears.is_empty() {
+                return;
+            }
+            self.propose_checkpoints(clears);
+        }
+    }
+
+    fn propose_checkpoints(&mut self, checkpoints: Vec<Checkpoint>) {
+        if !checkpoints.is_empty() {
+            let write = propose::lease_checkpoint(&mut self.ids, checkpoints, self.lead_term);
+            self.propose(write);
+        }
+    }
+
+    /// What is left of these leases, or that they have all of their time again, is applied.
+    pub(super) fn checkpointed(&mut self, leases: &[i64]) {
+        for &lease in leases {
+            for (who, result) in self.renewals.checkpointed(&mut self.store, now(), lease) {
+                self.renewed(who, result);
+            }
+        }
+        self.clear_checkpoints();
     }
 
     /// A keep-alive that had to wait has its answer.

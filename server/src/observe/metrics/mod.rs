@@ -47,6 +47,7 @@ pub enum Op {
     Compaction,
     LeaseGrant,
     LeaseRevoke,
+    LeaseCheckpoint,
     Alarm,
     ClusterVersionSet,
     ClusterMemberAttrSet,
@@ -68,7 +69,7 @@ impl Op {
         })
     }
 
-    const COUNT: usize = 11;
+    const COUNT: usize = 12;
     const ALL: [Op; Op::COUNT] = [
         Op::Range,
         Op::ReadonlyTxn,
@@ -78,6 +79,7 @@ impl Op {
         Op::Compaction,
         Op::LeaseGrant,
         Op::LeaseRevoke,
+        Op::LeaseCheckpoint,
         Op::Alarm,
         Op::ClusterVersionSet,
         Op::ClusterMemberAttrSet,
