@@ -193,7 +193,12 @@ fn version_help_and_wrong_flags() {
         ),
         (&["start"], 1, r#"\"start\" is not a valid flag"#),
         (&["--election-timeout=100"], 1, "should be at least as 5 times as --heartbeat-interval"),
-        (&["--memory-mlock"], 1, "--memory-mlock is not there yet"),
+        (&["--enable-pprof"], 1, "--enable-pprof is not there yet"),
+        (
+            &["--listen-client-http-urls=http://localhost:2379"],
+            1,
+            "cannot bind both --listen-client-urls and --listen-client-http-urls on the same url http://localhost:2379",
+        ),
         (&["--peer-cert-allowed-cn=x", "--peer-cert-allowed-hostname=y"], 1, "are mutually exclusive"),
     ];
     for (args, want, words) in cases {
@@ -304,18 +309,6 @@ fn the_metrics_port_serves_metrics_and_health() {
         let answer = server.get(path);
         assert!(answer.starts_with(&format!("HTTP/1.1 {status}")), "{path}: {answer}");
     }
-}
-
-#[test]
-fn pages_and_grpc_cannot_have_a_listener_each_on_one_address() {
-    let (dir, url) = (scratch(), unused_url());
-    let mut args = own(&dir.path().join("data"), &url);
-    args.push(format!("--listen-client-http-urls={url}"));
-    let (code, sentence) = failing_start(&args);
-    assert_eq!(code, 1, "{sentence}");
-    let want =
-        format!("cannot bind both --listen-client-urls and --listen-client-http-urls on the same url {url}");
-    assert!(sentence.contains(&want), "{sentence}");
 }
 
 /// Bytes that a process has locked into memory.

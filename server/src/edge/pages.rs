@@ -58,7 +58,8 @@ impl ClientCore {
         if let Some(origin) = access.allowed_origin(request.origin.as_deref()) {
             headers.extend(http::cors_headers(origin));
         }
-        if request.path == "/metrics" && method == HttpMethod::Get {
+        // etcd's handler of metrics doesn't look at the method.
+        if request.path == "/metrics" && method != HttpMethod::Options {
             self.shared.metrics.set_alarms(self.alarm_names());
             let body = self.shared.metrics.render().into_bytes();
             return Page { status: 200, content_type: metrics::CONTENT_TYPE, headers, body };

@@ -6,7 +6,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use testkit::pb::PutRequest;
-use testkit::{Client, ServerOptions};
+use testkit::{Client, Program, ServerOptions};
 
 use crate::options;
 use crate::tls::Certificates;
@@ -17,14 +17,77 @@ fn unused() -> String {
     format!("127.0.0.1:{}", listener.local_addr().expect("bound").port())
 }
 
-/// The answer to an HTTP/1.1 request, if one comes.
+/// The answer to a GET, if one comes.
 fn get(address: &str, path: &str) -> String {
+    ask(address, "GET", path)
+}
+
+/// The answer to an HTTP/1.1 request, if one comes.
+fn ask(address: &str, method: &str, path: &str) -> String {
     let mut stream = TcpStream::connect(address).expect("it listens");
     stream.set_read_timeout(Some(Duration::from_secs(5))).expect("a timeout");
-    write!(stream, "GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").expect("it reads");
+    let request = format!("{method} {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
+    let _ = stream.write_all(request.as_bytes()); // one that speaks no HTTP may close at once
     let mut bytes = Vec::new();
     let _ = stream.read_to_end(&mut bytes);
     String::from_utf8_lossy(&bytes).into_owned()
+}
+
+/// An answer with its headers and lines in order (etcd's checks have none), without the date and, of metrics, without their
+/// text.
+fn plain(path: &str, answer: &str) -> String {
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((answer, ""));
+    let mut lines: Vec<String> = head.lines().map(str::to_ascii_lowercase).collect();
+    lines.sort();
+    let is_metrics = path == "/metrics" && head.contains(" 200 ");
+    let varies = |line: &String| {
+        line.starts_with("date:")
+            || is_metrics && (line.starts_with("content-length:") || line.starts_with("transfer-encoding:"))
+    };
+    lines.retain(|line| !varies(line));
+    let mut body: Vec<&str> = if is_metrics { vec!["metrics"] } else { body.lines().collect() };
+    body.sort_unstable();
+    format!("{}\n\n{}", lines.join("\n"), body.join("\n"))
+}
+
+/// Every page by every method: status, headers and text are etcd's.
+#[test]
+fn pages_are_etcds() {
+    let (server, etcd) = (options().start(), ServerOptions::new(Program::etcd()).start());
+    let paths = [
+        "/health",
+        "/health?serializable=true",
+        "/health?serializable=1",
+        "/health?exclude=x&exclude=CORRUPT",
+        "/health/",
+        "/version",
+        "/version/",
+        "/livez",
+        "/livez/",
+        "/livez?verbose",
+        "/livez?verbose=0",
+        "/livez/serializable_read?verbose",
+        "/livez/x",
+        "/readyz",
+        "/readyz?verbose",
+        "/readyz?exclude=x",
+        "/readyz?exclude=linearizable_read&verbose",
+        "/readyz/linearizable_read",
+        "/readyz/data_corruption?exclude=data_corruption",
+        "/readyz/non_learner",
+        "/readyz?verbose&exclude=data_corruption&exclude=serializable_read&exclude=linearizable_read&exclude=non_learner",
+        "/metrics",
+        "/members",
+        "/",
+        "/x",
+    ];
+    let addresses = [&server, &etcd].map(|server| format!("{}:2379", server.address()));
+    for method in ["GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "FOO"] {
+        for path in paths {
+            let [got, want] = addresses.each_ref().map(|address| plain(path, &ask(address, method, path)));
+            assert_eq!(got, want, "{method} {path}");
+        }
+    }
 }
 
 async fn put(url: &str) -> Result<(), String> {
