@@ -323,7 +323,11 @@ async fn ask(client: &mut Client, call: Call) -> String {
         }
         Call::Leases => headed!(client.lease.lease_leases(LeaseLeasesRequest {}).await),
         Call::HashKv(request) => headed!(client.maintenance.hash_kv(request).await),
-        Call::Alarm(request) => headed!(client.maintenance.alarm(request).await),
+        Call::Alarm(request) => show(client.maintenance.alarm(request).await, |mut answer| {
+            plain_header(&mut answer.header);
+            answer.alarms.sort_by_key(|alarm| (alarm.alarm, alarm.member_id)); // in no order in etcd
+            answer
+        }),
     }
 }
 
@@ -475,9 +479,10 @@ async fn hashes_of_compactions_are_kept_and_forgotten_as_etcd_does() {
 #[tokio::test]
 async fn alarms_refuse_what_they_refuse_in_etcd() {
     assert!(testkit::oracle().is_current, "the comparison needs etcd 3.7 (Go >= 1.26)");
-    // NONE, NOSPACE, CORRUPT, and one that nobody knows; GET, ACTIVATE, DEACTIVATE and another.
+    // NONE, NOSPACE, CORRUPT; GET, ACTIVATE, DEACTIVATE. Of other alarms etcd keeps the number, which means nothing, and
+    // at another action it panics.
     let alarm = |action, member_id, alarm| Step::Ask(Call::Alarm(AlarmRequest { action, member_id, alarm }));
-    let list = || (0..4).map(move |kind| alarm(0, 77, kind));
+    let list = || (0..3).map(move |kind| alarm(0, 77, kind));
     let txn = |request| {
         let success = vec![RequestOp { request: Some(request) }];
         Step::Ask(Call::Txn(TxnRequest { success, ..Default::default() }))
@@ -522,8 +527,8 @@ async fn alarms_refuse_what_they_refuse_in_etcd() {
         steps.push(alarm(2, 0, kind));
         steps.extend(requests());
     }
-    for action in 0..4 {
-        steps.extend([0, 3, 9].map(|kind| alarm(action, 5, kind)));
+    for action in 0..3 {
+        steps.push(alarm(action, 5, 0));
         steps.extend(list());
     }
     tell("alarms", steps).await;
