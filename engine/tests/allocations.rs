@@ -2,41 +2,12 @@
 
 mod common;
 
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::cell::Cell;
-
 use common::{put, range, store};
 use crossbeam::epoch;
 use engine::RangeOptions;
 
-struct Counting;
-
-thread_local! {
-    static ALLOCATIONS: Cell<usize> = const { Cell::new(0) };
-    static BYTES: Cell<usize> = const { Cell::new(0) };
-}
-
-fn count(layout: Layout) {
-    ALLOCATIONS.set(ALLOCATIONS.get() + 1);
-    BYTES.set(BYTES.get() + layout.size());
-}
-
-// SAFETY: everything is passed on to the system's allocator unchanged; counting neither allocates nor unwinds.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        count(layout);
-        // SAFETY: the caller's promise is the one asked for.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        // SAFETY: as above.
-        unsafe { System.dealloc(pointer, layout) }
-    }
-}
-
 #[global_allocator]
-static ALLOCATOR: Counting = Counting;
+static ALLOCATOR: counted::Allocator = counted::Allocator;
 
 #[test]
 fn a_list_allocates_no_more_for_more_rows() {
@@ -50,7 +21,7 @@ fn a_list_allocates_no_more_for_more_rows() {
     let view = store.publish().unwrap();
     let mut out = Vec::with_capacity(1 << 16);
     let mut cost = |options: &RangeOptions| {
-        let (allocations, bytes) = (ALLOCATIONS.get(), BYTES.get());
+        let (allocations, bytes) = (counted::allocations(), counted::bytes());
         let mut answer = view.range(&epoch::pin(), options).unwrap();
         let (rows, mut filled) = (answer.rows(), 0);
         loop {
@@ -62,7 +33,7 @@ fn a_list_allocates_no_more_for_more_rows() {
             }
         }
         assert_eq!(filled, answer.kvs_len());
-        (rows, ALLOCATIONS.get() - allocations, BYTES.get() - bytes)
+        (rows, counted::allocations() - allocations, counted::bytes() - bytes)
     };
     let all = range("key", "kez");
     cost(&all); // the first use of a thread allocates for the epoch's bookkeeping

@@ -1,51 +1,11 @@
 //! What a connection allocates, counted by the allocator itself.
 
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::cell::Cell;
 use std::time::Duration;
 
 use net::grpc::{Bodies, CallId, Client, ClientConfig, Config, Event, Fill, Method, Server};
 
-thread_local! {
-    static COUNT: Cell<usize> = const { Cell::new(0) };
-    static LIVE: Cell<isize> = const { Cell::new(0) };
-    static PEAK: Cell<isize> = const { Cell::new(0) };
-}
-
-/// The system's allocator, counting per thread.
-struct Counting;
-
-fn count(size: isize) {
-    COUNT.set(COUNT.get() + usize::from(size > 0));
-    LIVE.set(LIVE.get() + size);
-    PEAK.set(PEAK.get().max(LIVE.get()));
-}
-
-// SAFETY: every method hands its arguments to `System` unchanged and returns what that returns; the counters are plain
-// thread-local cells without destructors, so touching them neither allocates nor fails.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        count(layout.size() as isize);
-        // SAFETY: the caller's promises are those that `System` asks for.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        count(-(layout.size() as isize));
-        // SAFETY: as above; the pointer came from `System`.
-        unsafe { System.dealloc(pointer, layout) }
-    }
-
-    unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        count(-(layout.size() as isize));
-        count(size as isize);
-        // SAFETY: as above; the pointer came from `System`.
-        unsafe { System.realloc(pointer, layout, size) }
-    }
-}
-
 #[global_allocator]
-static ALLOCATOR: Counting = Counting;
+static ALLOCATOR: counted::Allocator = counted::Allocator;
 
 const NOW: Duration = Duration::from_secs(1000);
 
@@ -88,8 +48,7 @@ fn allocations_for(length: u64) -> (usize, isize) {
     let update = [0, 0, 4, 8, 0, 0, 0, 0, 0, 0x7f, 0, 0, 0];
     server.handle_bytes(NOW, &settings);
     server.handle_bytes(NOW, &update);
-    let (count, live) = (COUNT.get(), LIVE.get());
-    PEAK.set(live);
+    let (count, live) = (counted::allocations(), counted::begin_peak());
     server.reply_pulled(call, length);
     let mut sent = 0;
     loop {
@@ -101,7 +60,7 @@ fn allocations_for(length: u64) -> (usize, isize) {
         }
     }
     assert!(sent > length && rows.left == 0, "{sent} of {length}");
-    (COUNT.get() - count, PEAK.get() - live)
+    (counted::allocations() - count, counted::peak() - live)
 }
 
 #[test]
@@ -116,14 +75,13 @@ fn allocations_for_a_list_do_not_grow_with_its_length() {
 fn a_stalled_reader_of_a_large_list_costs_no_more_than_its_windows() {
     let (mut server, _client, call) = list();
     let mut rows = Rows { row: &ROW, left: 100 << 20 };
-    let live = LIVE.get();
-    PEAK.set(live);
+    let live = counted::begin_peak();
     server.reply_pulled(call, rows.left);
     let mut unread = Vec::new();
     for _ in 0..1000 {
         server.poll_transmit(NOW, &mut unread, 1 << 16, &mut rows);
     }
-    let cost = PEAK.get() - live;
+    let cost = counted::peak() - live;
     // One stream window of 1 MiB, which stands for the socket's buffers here, and what a growing Vec adds to it.
     assert!(cost < 2 << 20, "{cost}, with the bytes that the reader has not taken");
     assert!(server.queued_bytes(call) > 99 << 20);
@@ -139,7 +97,7 @@ fn a_small_call_allocates_its_message_and_little_else() {
         client.call(Method::KvPut, &[1; 300]).unwrap();
         up.clear();
         client.poll_transmit(NOW, &mut up, usize::MAX);
-        let before = COUNT.get();
+        let before = counted::allocations();
         server.handle_bytes(NOW, &up);
         let event = server.poll_event();
         let Some(Event::Request { call, .. }) = &event else { panic!("{event:?}") };
@@ -147,7 +105,7 @@ fn a_small_call_allocates_its_message_and_little_else() {
         down.clear();
         server.poll_transmit(NOW, &mut down, usize::MAX, &mut ());
         if turn > 50 {
-            most = most.max(COUNT.get() - before);
+            most = most.max(counted::allocations() - before);
         }
         client.handle_bytes(NOW, &down);
         while client.poll_event().is_some() {}

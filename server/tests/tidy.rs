@@ -255,6 +255,7 @@ fn every_crate_is_linted_alike() {
         "engine",
         "server/node",
         "server",
+        "tools/counted",
         "tools/ctl",
         "tools/medium",
         "tools/planted",

@@ -1,7 +1,5 @@
 //! What slow watchers cost when one revision is huge: counted by the allocator itself.
 
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::cell::Cell;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,44 +12,8 @@ use net::pb::etcdserverpb::watch_request::RequestUnion;
 use node::Identity;
 use node::watch_hub::{Config, Hub, LargeResponse, Sink, StreamId};
 
-thread_local! {
-    static LIVE: Cell<isize> = const { Cell::new(0) };
-    static PEAK: Cell<isize> = const { Cell::new(0) };
-}
-
-/// The system's allocator, counting per thread.
-struct Counting;
-
-fn count(size: isize) {
-    LIVE.set(LIVE.get() + size);
-    PEAK.set(PEAK.get().max(LIVE.get()));
-}
-
-// SAFETY: every method hands its arguments to `System` unchanged and returns what that returns; the counters are plain
-// thread-local cells without destructors, so touching them neither allocates nor fails.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        count(layout.size() as isize);
-        // SAFETY: the caller's promises are those that `System` asks for.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        count(-(layout.size() as isize));
-        // SAFETY: as above; the pointer came from `System`.
-        unsafe { System.dealloc(pointer, layout) }
-    }
-
-    unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        count(-(layout.size() as isize));
-        count(size as isize);
-        // SAFETY: as above; the pointer came from `System`.
-        unsafe { System.realloc(pointer, layout, size) }
-    }
-}
-
 #[global_allocator]
-static ALLOCATOR: Counting = Counting;
+static ALLOCATOR: counted::Allocator = counted::Allocator;
 
 const ROWS: usize = 128;
 const ROW_BYTES: usize = 3 << 19; // 1.5 MiB
@@ -117,8 +79,7 @@ fn a_revision_of_192_mib_costs_no_copy_per_watcher() {
     store.delete_range(&delete).expect("deleted");
     hub.set_view(store.publish().expect("a version"), 1);
 
-    let before = LIVE.get();
-    PEAK.set(before);
+    let before = counted::begin_peak();
     while hub.advance(&epoch::pin(), &mut slow).expect("whole") {}
     assert_eq!(slow.large.len(), WATCHERS as usize);
     let mut out = Vec::new();
@@ -127,7 +88,7 @@ fn a_revision_of_192_mib_costs_no_copy_per_watcher() {
         out.clear();
         assert_eq!(response.fill(&epoch::pin(), 16 << 10, &mut out), Fill::Wrote(16 << 10));
     }
-    let cost = PEAK.get() - before;
+    let cost = counted::peak() - before;
     println!("{cost} bytes for {WATCHERS} watchers of {} bytes each", slow.large[0].message_len());
     assert!(cost < 3 << 20, "{cost} bytes");
 
@@ -140,5 +101,5 @@ fn a_revision_of_192_mib_costs_no_copy_per_watcher() {
         left -= out.len() as u64;
     }
     assert_eq!(left, 0);
-    assert!(PEAK.get() - before < 3 << 20);
+    assert!(counted::peak() - before < 3 << 20);
 }
