@@ -33,7 +33,7 @@ use cell::{Counter, Gauge, Histogram};
 use families::{APPLY, HANDLING, Plain, REQUEST};
 
 /// Content-Type of what [`Metrics::render`] writes.
-pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
+pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8; escaping=underscores";
 
 /// Kinds of requests as etcd labels applies (`op`) and requests (`type`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
