@@ -48,6 +48,10 @@ pub const ALL: &[Bug] = &[
     bug("old-leader-revokes-leases", "an expiry seen by an old leader is proposed to the new one"),
     bug("segment-used-before-named", "a log segment is written to before its name is durable"),
     bug(
+        "repair-votes-below-floor",
+        "a member under repair votes for who lacks what it may have acknowledged",
+    ),
+    bug(
         "conf-change-at-append",
         "a change of the membership counts when it is appended, not when it is applied",
     ),

@@ -97,6 +97,7 @@ impl Summary {
         sum.simulated += more.simulated;
         sum.events += more.events;
         sum.crashes += more.crashes;
+        sum.repairs += more.repairs;
         sum.entries += more.entries;
         sum.revisions += more.revisions;
         sum.answers += more.answers;

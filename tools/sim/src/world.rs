@@ -18,7 +18,7 @@ use crate::check::{Failure, fail};
 use crate::client::Client;
 use crate::disk::Disk;
 use crate::env::{Env, Event, NodeNumber, Request, RequestBody, Wake};
-use crate::member::{Member, Moment, REMOVED, node_id};
+use crate::member::{Healing, LOST, Member, Moment, REMOVED, node_id};
 use crate::network::Letter;
 use crate::plan::{Op, Plan};
 use crate::queue::{MS, S, Time};
@@ -28,6 +28,7 @@ use crate::watcher::{WatchClient, message};
 use crate::wire::Segment;
 
 mod faults;
+mod healing;
 mod membership;
 
 /// Election timeouts within which a healed cluster must have done everything.
@@ -43,6 +44,8 @@ const EVENTS_MAX: u64 = 50_000_000;
 struct Host {
     disk: Disk,
     member: Option<Member>,
+    /// In place of it while it is repaired.
+    healing: Option<Box<Healing>>,
     life: u32,
     /// What happens to it waits until then.
     paused_until: Time,
@@ -51,9 +54,9 @@ struct Host {
     /// The power fails at the next such moment; what is half done then comes from this number, and it starts again so much
     /// later.
     armed: Option<(Moment, u64, Time)>,
-    /// Its disk has lied: it may stop.
+    /// Its disk has lied: it may stop, until it is repaired.
     flipped: bool,
-    /// It has stopped because of that, for good.
+    /// It has stopped because of that, for good, for there is nobody to repair it.
     broken: bool,
     rng: Rng,
 }
@@ -67,6 +70,8 @@ pub struct Counters {
     pub events: u64,
     /// Processes ended.
     pub crashes: u64,
+    /// Damaged members repaired.
+    pub repairs: u64,
     /// Entries committed.
     pub entries: u64,
     /// The newest revision.
@@ -110,6 +115,7 @@ pub struct World {
     healed: bool,
     events: u64,
     crashes: u64,
+    repairs: u64,
 }
 
 type Done = Result<(), Failure>;
@@ -128,6 +134,7 @@ impl World {
         let host = |number| Host {
             disk: Disk::default(),
             member: None,
+            healing: None,
             life: 0,
             paused_until: 0,
             held: Vec::new(),
@@ -151,6 +158,7 @@ impl World {
             healed: false,
             events: 0,
             crashes: 0,
+            repairs: 0,
             plan: plan.clone(),
         }
     }
@@ -179,6 +187,7 @@ impl World {
             simulated: self.env.queue.now(),
             events: self.events,
             crashes: self.crashes,
+            repairs: self.repairs,
             entries: self.env.oracle.log.len() as u64,
             revisions: self.env.oracle.model.revision as u64,
             answers: self.env.oracle.answers.checked,
@@ -216,7 +225,7 @@ impl World {
                     host.held.push(Event::Letter(letter));
                     return Ok(());
                 }
-                self.letter(*letter);
+                self.letter(*letter)?;
             }
             Event::Hello { from, to } => self.hello(from, to),
             Event::Removed(number, life) => {
@@ -266,7 +275,7 @@ impl World {
     fn bytes(&mut self, segment: &Segment) -> Done {
         let (messages, closed) = self.env.network.receive(segment)?;
         for message in messages {
-            self.letter(Letter { from: segment.from, to: segment.to, message, snapshot: None });
+            self.letter(Letter { from: segment.from, to: segment.to, message, snapshot: None })?;
         }
         if closed {
             let (from, to) = (segment.from, segment.to);
@@ -275,11 +284,14 @@ impl World {
         Ok(())
     }
 
-    fn letter(&mut self, letter: Letter) {
+    fn letter(&mut self, letter: Letter) -> Done {
+        if self.hosts[letter.to].healing.is_some() {
+            return self.letter_to_healing(letter);
+        }
         let Letter { from, to, message, snapshot } = letter;
         let is_snapshot = snapshot.is_some();
         if !self.is_let_in(from, to) {
-            return;
+            return Ok(());
         }
         let arrived = match (&mut self.hosts[to].member, snapshot) {
             (Some(member), None) => {
@@ -296,6 +308,7 @@ impl World {
             let takes = self.env.takes(self.plan.config.latency);
             self.env.queue.after(takes, Event::SnapshotSent { from, to, ok: arrived });
         }
+        Ok(())
     }
 
     fn wake(&mut self, number: NodeNumber, life: u32, wake: Wake) -> Done {
@@ -306,6 +319,9 @@ impl World {
         if host.paused_until > self.env.queue.now() {
             host.held.push(Event::Wake(number, life, wake));
             return Ok(());
+        }
+        if host.healing.is_some() {
+            return self.wake_healing(number, wake);
         }
         let Some(member) = &mut host.member else { return Ok(()) };
         self.env.trace((number as u64) << 8 | wake as u64);
@@ -339,7 +355,7 @@ impl World {
 
     fn boot(&mut self, number: NodeNumber) -> Done {
         let host = &mut self.hosts[number];
-        if host.member.is_some() || host.broken {
+        if host.member.is_some() || host.healing.is_some() || host.broken {
             return Ok(());
         }
         let mut remotes = Vec::new();
@@ -361,21 +377,33 @@ impl World {
         let now = self.env.queue.now();
         let life = host.life;
         self.env.story.tell(now, || format!("member {number}.{life}"), || "starts".to_owned());
-        match Member::boot(&mut self.env, &mut host.disk, number, host.life, nonce, remotes) {
+        if self.heal_member(number, nonce, None)? {
+            return Ok(());
+        }
+        let host = &mut self.hosts[number];
+        match Member::boot(&mut self.env, &mut host.disk, number, life, nonce, remotes) {
             Ok(member) => host.member = Some(member),
+            Err(failure @ Failure { checker: "halt", .. }) if host.flipped => {
+                self.heal_member(number, nonce, Some(failure))?;
+            }
             Err(failure) => self.may_stop(number, Err(failure))?,
         }
         Ok(())
     }
 
-    /// A member whose disk has lied may stop instead of going on.
+    /// A member whose disk has lied may stop instead of going on. Its next start repairs it, if that is possible.
     fn may_stop(&mut self, number: NodeNumber, done: Done) -> Done {
         match done {
             Err(Failure { checker: "halt", what }) if self.hosts[number].flipped => {
                 let now = self.env.queue.now();
-                self.env.story.tell(now, || format!("member {number}"), || format!("is broken: {what}"));
+                self.env.story.tell(now, || format!("member {number}"), || format!("is damaged: {what}"));
                 self.crash(number, false, 1);
-                self.hosts[number].broken = true;
+                self.hosts[number].disk.is_tree_damaged = true;
+                self.env.queue.after(self.plan.config.election(), Event::Boot(number));
+                Ok(())
+            }
+            Err(Failure { checker: LOST, what }) if self.hosts[number].flipped => {
+                self.break_for_good(number, &what);
                 Ok(())
             }
             Err(Failure { checker: REMOVED, .. }) => {
@@ -389,8 +417,9 @@ impl World {
     /// Ends a process. Its clients lose their connections.
     fn crash(&mut self, number: NodeNumber, power: bool, draw: u64) {
         let host = &mut self.hosts[number];
-        let Some(member) = host.member.take() else { return };
-        drop(member);
+        if host.member.take().is_none() & host.healing.take().is_none() {
+            return;
+        }
         self.env.network.reset(number);
         self.crashes += 1;
         let rng = &mut Rng::new(draw ^ host.rng.next());
@@ -651,8 +680,7 @@ impl World {
                 return Ok(());
             }
             if self.env.queue.now() > end {
-                let members = self.hosts.iter().map(|host| host.member.as_ref().map(Member::describe));
-                let members: Vec<_> = members.collect();
+                let members: Vec<_> = self.hosts.iter().map(|host| self.describe(host)).collect();
                 return settled.map_err(|failure| Failure {
                     checker: if failure.checker == "watch" { "watch" } else { "liveness" },
                     what: format!("{} {members:#?}", failure.what),

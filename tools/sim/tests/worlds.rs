@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use ringsim::plan::Plan;
+use ringsim::plan::{Fault, FaultKind, Plan};
 use ringsim::runner::run;
 use ringsim::{bugs, shrink};
 
@@ -97,6 +97,20 @@ fn worlds_in_which_members_come_and_go_pass() {
         changes += ended.counters.changes - plan.config.members as u64;
     }
     assert!(worlds > 5 && changes > worlds, "{changes} changes in {worlds} worlds");
+}
+
+/// A bit turns over, the member finds it out, and the others repair it.
+#[test]
+fn damaged_members_are_repaired() {
+    let is_flip = |fault: &Fault| fault.kind == FaultKind::Flip;
+    let plans = (0..200).map(|seed| Plan::draw_for(seed, Some(3)));
+    let (mut worlds, mut repairs) = (0, 0);
+    for plan in plans.filter(|plan| plan.faults.iter().any(is_flip)).take(40) {
+        let ended = run(&plan);
+        assert_eq!(ended.failure, None, "ringsim run --seed {} --members 3", plan.seed);
+        (worlds, repairs) = (worlds + 1, repairs + ended.counters.repairs);
+    }
+    assert!(worlds > 10 && repairs > 0, "{repairs} repairs in {worlds} worlds");
 }
 
 /// The checkers are able to fail: clocks that run three times as fast as the plan says end leases early.

@@ -298,6 +298,10 @@ pub struct Disk {
     pub log: LogDisk,
     /// Bytes that log and tree may have together, while that is bounded.
     capacity: Option<usize>,
+    /// What a member under repair has promised: a small file that is replaced whole.
+    pub promise: Option<Vec<u8>>,
+    /// A process has found a damaged page and left a mark.
+    pub is_tree_damaged: bool,
 }
 
 impl Disk {

@@ -213,7 +213,7 @@ impl Member {
     }
 }
 
-fn position(store: &Store) -> LogPosition {
+pub(super) fn position(store: &Store) -> LogPosition {
     let applied = store.applied();
     LogPosition { index: Index(applied.index), term: Term(applied.term) }
 }
@@ -240,7 +240,7 @@ fn recover_log(
         .or_else(|error| stops(number, error))
 }
 
-fn store_config(env: &Env, number: NodeNumber, nonce: u64) -> engine::Config {
+pub(super) fn store_config(env: &Env, number: NodeNumber, nonce: u64) -> engine::Config {
     engine::Config {
         tree: tree::Config {
             identity: tree::Identity { cluster: CLUSTER, member: node_id(number).0 },
@@ -290,14 +290,21 @@ fn node_config(env: &Env, number: NodeNumber, nonce: u64) -> Config {
 }
 
 /// The members of a store, and the ids of those that were removed.
-fn members_of(store: &Store, number: NodeNumber) -> Result<(Vec<membership::Member>, Vec<u64>), Failure> {
+pub(super) fn members_of(
+    store: &Store,
+    number: NodeNumber,
+) -> Result<(Vec<membership::Member>, Vec<u64>), Failure> {
     let found = apply::members(store).and_then(|members| Ok((members, change::removed_ids(store)?)));
     found.or_else(|fatal| stops(number, fatal))
 }
 
 /// Whom a member knows before it has applied anything: the founders, if it is one; those that it found when it joined; or
 /// after a restart in between itself alone, and the others come to it.
-fn first_members(env: &Env, number: NodeNumber, remotes: Vec<membership::Member>) -> Vec<membership::Member> {
+pub(super) fn first_members(
+    env: &Env,
+    number: NodeNumber,
+    remotes: Vec<membership::Member>,
+) -> Vec<membership::Member> {
     match number < env.config.members {
         true => (0..env.config.members).map(first_member).collect(),
         false if remotes.is_empty() => vec![first_member(number)],

@@ -5,7 +5,8 @@
 //! four cores of the server are four inboxes here; a core's turn takes what its inbox holds at that moment, and how long
 //! after a handover the turn comes is drawn, so that cores race as they do on a machine.
 //!
-//! The files follow the server's: [`raft_core`], [`log_core`], [`store_core`], [`client_core`], [`members`].
+//! The files follow the server's: [`raft_core`], [`log_core`], [`store_core`], [`client_core`], [`members`],
+//! [`repair`].
 
 mod boot;
 mod client_core;
@@ -13,6 +14,7 @@ mod log_core;
 mod members;
 mod peers;
 mod raft_core;
+mod repair;
 mod replication;
 mod store_core;
 
@@ -36,6 +38,7 @@ use node::propose::{Command, Forwarded, IdGenerator, Write};
 use node::read::LinearReads;
 use node::watch_hub::Hub;
 use node::{Answer, Identity};
+use raft::eraftpb::MessageType;
 use rustc_hash::FxHashMap;
 
 use crate::check::Failure;
@@ -49,6 +52,7 @@ use replication::Receiving;
 
 pub use boot::{CLUSTER, node_id, node_number, peer_url};
 pub use members::REMOVED;
+pub use repair::Healing;
 
 /// To the raft core.
 enum ToRaft {
@@ -311,6 +315,9 @@ pub struct Member {
     tick_due: u64,
 }
 
+/// The name of the failure with which a member ends that has lost what it had acknowledged: it must be replaced.
+pub const LOST: &str = "lost";
+
 type Done = Result<(), Failure>;
 
 impl Member {
@@ -444,6 +451,19 @@ impl Member {
     /// The next write of the log fails.
     pub fn fail_next_write(&mut self) {
         self.log.fail_next = true;
+    }
+}
+
+/// Votes that leave a member.
+fn note_votes(env: &mut Env, number: NodeNumber, message: &PeerMessage) -> Done {
+    let PeerMessage::Raft(said) = message else { return Ok(()) };
+    let raft = &said.raft;
+    match raft.get_msg_type() {
+        MessageType::MsgRequestVoteResponse if !raft.reject => {
+            env.oracle.raft.votes(number, raft.term, raft.to)
+        }
+        MessageType::MsgRequestVote => env.oracle.raft.votes(number, raft.term, raft.from),
+        _ => Ok(()),
     }
 }
 

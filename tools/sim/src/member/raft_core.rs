@@ -2,9 +2,11 @@
 
 use consensus::{DropReason, Entry, EntryKind, Index, Input, Lane, Output, PeerMessage, ProposalId, Role};
 use node::propose::Command;
-use raft::eraftpb::MessageType;
 
-use super::{Appended, Done, Leadership, Member, Proposer, ToClient, ToRaft, ToStore, node_id, node_number};
+use super::{
+    Appended, Done, LOST, Leadership, Member, Proposer, ToClient, ToRaft, ToStore, node_id, node_number,
+    note_votes,
+};
 use crate::env::{Env, Wake};
 use crate::network::Letter;
 
@@ -190,10 +192,8 @@ impl Member {
             Output::InstallSnapshot(install) => self.install(env, install)?,
             Output::SnapshotIgnored(position) => self.ignore_snapshot(position),
             Output::AcknowledgedLost { acknowledged, last } => {
-                return super::stops(
-                    self.number,
-                    format!("entry {acknowledged} was acknowledged, the log ends at {last:?}"),
-                );
+                let what = format!("entry {acknowledged} was acknowledged, the log ends at {last:?}");
+                return crate::check::fail(LOST, what);
             }
             Output::ConfState(_) => {}
         }
@@ -201,16 +201,7 @@ impl Member {
     }
 
     pub(super) fn send(&mut self, env: &mut Env, to: consensus::NodeId, message: Box<PeerMessage>) -> Done {
-        if let PeerMessage::Raft(said) = &*message {
-            let raft = &said.raft;
-            match raft.get_msg_type() {
-                MessageType::MsgRequestVoteResponse if !raft.reject => {
-                    env.oracle.raft.votes(self.number, raft.term, raft.to)?;
-                }
-                MessageType::MsgRequestVote => env.oracle.raft.votes(self.number, raft.term, raft.from)?,
-                _ => {}
-            }
-        }
+        note_votes(env, self.number, &message)?;
         if self.peers.knows(to) {
             env.send(Letter { from: self.id(), to: node_number(to), message, snapshot: None });
         }

@@ -127,21 +127,7 @@ impl Member {
             return Ok(());
         }
         self.receiving.imported = None;
-        let mut tree = TreeDisk::default();
-        let mut import = Import::new(self.store_config.clone(), tree.cache.clone());
-        for part in bytes.chunks(PUSH_BYTES) {
-            if let Err(error) = import.push(part) {
-                return stops(self.number, error);
-            }
-        }
-        let mut store = match import.finish() {
-            Ok(store) => store,
-            Err(error) => return stops(self.number, error),
-        };
-        if let Err(damage) = store.publish() {
-            return stops(self.number, damage);
-        }
-        write_out(&mut tree, &mut store);
+        let (tree, store) = build(&self.store_config, &bytes).or_else(|why| stops(self.number, why))?;
         disk.next_tree = Some(tree);
         self.receiving.imported = Some(store);
         self.ask_raft(env, ToRaft::Message(from, message));
@@ -209,6 +195,19 @@ impl Member {
         self.ask_raft(env, ToRaft::Checkpointed(covered));
         true
     }
+}
+
+/// A durable tree of a snapshot, and its store.
+pub(super) fn build(config: &engine::Config, bytes: &[u8]) -> Result<(TreeDisk, Store), String> {
+    let mut tree = TreeDisk::default();
+    let mut import = Import::new(config.clone(), tree.cache.clone());
+    for part in bytes.chunks(PUSH_BYTES) {
+        import.push(part).map_err(|error| error.to_string())?;
+    }
+    let mut store = import.finish().map_err(|error| error.to_string())?;
+    store.publish().map_err(|damage| damage.to_string())?;
+    write_out(&mut tree, &mut store);
+    Ok((tree, store))
 }
 
 fn write_out(tree: &mut TreeDisk, store: &mut Store) {
