@@ -36,11 +36,39 @@ pub struct Lookups<'a> {
     root: Root,
     /// The lowest branch of the last descent, and the child it led to.
     branch: Option<(Node<'a>, usize)>,
+    /// That child once more, if keys beside it in the branch bound it.
+    bounded: Option<Bounded>,
+}
+
+/// A child of a branch that holds the keys from `first` up to `end`: rows that follow each other are told apart without
+/// a look at the branch.
+#[derive(Clone, Copy)]
+struct Bounded {
+    leaf: Pointer,
+    first: u128,
+    end: u128,
+}
+
+impl Bounded {
+    /// `None` if the branch itself has no key, or none of this size, on one of the child's sides.
+    fn of(branch: Node<'_>, index: usize) -> Option<Bounded> {
+        if index == 0 || index + 1 >= branch.count() {
+            return None;
+        }
+        let (first, end) = (branch.number(index)?, branch.number(index + 1)?);
+        Some(Bounded { leaf: branch.child(index).at, first, end })
+    }
+
+    #[inline]
+    fn place_of(self, key: u128) -> Option<Place> {
+        let inside = self.first <= key && key < self.end;
+        inside.then(|| Place { leaf: self.leaf, index: distance(self.first, key) })
+    }
 }
 
 impl<'a> Lookups<'a> {
     pub(super) fn new(pages: Pages<'a>, root: Root) -> Lookups<'a> {
-        Lookups { pages, root, branch: None }
+        Lookups { pages, root, branch: None, bounded: None }
     }
 
     /// The values of `keys`, at most [`GROUP_ROWS`]; `None` if one of them has no row.
@@ -88,19 +116,28 @@ impl<'a> Lookups<'a> {
 
     /// The leaf that has `key`, if any has, and where in it. The leaf is not touched.
     fn place_of(&mut self, key: &[u8; 16]) -> Result<Place, Damage> {
+        let number = u128::from_be_bytes(*key);
+        if let Some(place) = self.bounded.and_then(|bounded| bounded.place_of(number)) {
+            return Ok(place);
+        }
         if self.root.level == 0 {
             return Ok(Place { leaf: self.root.at, index: 0 });
         }
+        if let Some((branch, index)) = self.branch
+            && let Some(next) = Bounded::of(branch, index + 1)
+            && let Some(place) = next.place_of(number)
+        {
+            (self.branch, self.bounded) = (Some((branch, index + 1)), Some(next));
+            return Ok(place);
+        }
         let (branch, index) = match self.branch {
-            Some((branch, index)) if branch.child_holds(index, key, &self.pages)? => (branch, index),
-            Some((branch, index)) if branch.child_holds(index + 1, key, &self.pages)? => (branch, index + 1),
             Some((branch, _)) if branch.surely_holds(key, &self.pages)? => {
                 (branch, branch.search_child(key, &self.pages)?)
             }
             _ => self.descend(key)?,
         };
-        self.branch = Some((branch, index));
-        let distance = branch.number(index).map_or(0, |first| distance(first, u128::from_be_bytes(*key)));
+        (self.branch, self.bounded) = (Some((branch, index)), Bounded::of(branch, index));
+        let distance = branch.number(index).map_or(0, |first| distance(first, number));
         Ok(Place { leaf: branch.child(index).at, index: distance })
     }
 

@@ -319,15 +319,6 @@ impl<'a> Node<'a> {
         Ok(Err(low))
     }
 
-    /// Whether `key` surely belongs to child `index` of this branch, decided by the keys beside it.
-    #[inline]
-    pub fn child_holds<'r>(self, index: usize, key: &[u8], runs: &impl Runs<'r>) -> Result<bool, Damage> {
-        if index == 0 || index + 1 >= self.count() {
-            return Ok(false);
-        }
-        Ok(self.compare(index, key, runs)?.is_le() && self.compare(index + 1, key, runs)?.is_gt())
-    }
-
     /// Whether `key` surely belongs to this node and to none beside it.
     pub fn surely_holds<'r>(self, key: &[u8], runs: &impl Runs<'r>) -> Result<bool, Damage> {
         let count = self.count();
