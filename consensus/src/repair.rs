@@ -13,7 +13,8 @@
 //! - It answers heartbeats, in a durable term: that this member has promised nobody else a newer term is still true, so a
 //!   leader may count it for its office and for reads.
 //! - It accepts no entries. To an append it answers that it wants a snapshot: one that ends at or beyond the floor, in the
-//!   order of (term, index), and at or beyond what the leader counts on.
+//!   order of (term, index), and at or beyond what the leader counts on. A leader that takes it for complete appends nothing
+//!   while nothing is written; so now and then a heartbeat is answered with the same wish.
 //! - With that snapshot on disk, and its position reported to the log by a reset, it is an ordinary member again.
 //!
 //! While a majority is in this state nobody can be elected, and nothing is lost by waiting: that is the halt which is
@@ -130,6 +131,11 @@ pub enum VoterInput {
     Receive(NodeId, Box<PeerMessage>),
     /// The last [`VoterOutput::Persist`], and all before it, are durable.
     Durable,
+    /// A snapshot of a peer is here and is being made durable, which may take long: no other is asked for. `Receive` with its
+    /// message ends this, or `SnapshotUnusable`.
+    SnapshotArrived,
+    /// The snapshot that had arrived is of no use.
+    SnapshotUnusable,
 }
 
 /// What a voter asks of the world.
@@ -163,6 +169,10 @@ pub struct Voter {
     /// A snapshot must reach at least up to here, as a leader has said that this member holds it. The floor is no such index:
     /// a snapshot of a later term covers it wherever it ends, for what lay beyond was never committed.
     wanted: Index,
+    /// Ticks since the leader of the term was asked for a snapshot; `None` if it was not.
+    asked: Option<usize>,
+    /// Whether a snapshot is being made durable.
+    importing: bool,
     /// Whether the promise is on its way to disk, and what waits for it.
     unwritten: usize,
     held: Vec<RaftMessage>,
@@ -177,6 +187,8 @@ impl Voter {
             election_ticks,
             leader: None,
             wanted: Index(1),
+            asked: None,
+            importing: false,
             unwritten: 0,
             held: Vec::new(),
             done: false,
@@ -198,7 +210,10 @@ impl Voter {
                 if let Some((_, ticks)) = &mut self.leader {
                     *ticks += 1;
                 }
+                self.asked = self.asked.map(|ticks| ticks + 1);
             }
+            VoterInput::SnapshotArrived => self.importing = true,
+            VoterInput::SnapshotUnusable => (self.importing, self.asked) = (false, Some(0)),
             VoterInput::Durable => {
                 self.unwritten = self.unwritten.saturating_sub(1);
                 self.send_held(out);
@@ -236,8 +251,15 @@ impl Voter {
                 self.wanted = self.wanted.max(Index(message.commit));
                 let context = message.context.clone();
                 self.answer(&message, MsgHeartbeatResponse, |answer| answer.context = context);
+                // Not with each: a wish that comes after the snapshot has left asks for another.
+                if self.asked.is_none_or(|ticks| ticks >= self.election_ticks) {
+                    // The leader takes a wish below what it counts on for an old one.
+                    self.ask_for_snapshot(&message, LogPosition::new(message.commit, 0));
+                }
             }
-            MsgAppend => self.ask_for_snapshot(&message),
+            MsgAppend => {
+                self.ask_for_snapshot(&message, LogPosition::new(message.index, message.log_term));
+            }
             MsgSnapshot => self.receive_snapshot(&message, out),
             _ => {}
         }
@@ -284,22 +306,28 @@ impl Voter {
     }
 
     /// Entries have no place here; with this answer raft's leader turns to a snapshot.
-    fn ask_for_snapshot(&mut self, append: &RaftMessage) {
+    fn ask_for_snapshot(&mut self, leader: &RaftMessage, refused: LogPosition) {
+        if self.importing {
+            return;
+        }
+        self.asked = Some(0);
         let wanted = self.wanted.0;
-        let (index, log_term) = (append.index, append.log_term);
-        self.answer(append, MessageType::MsgAppendResponse, |answer| {
+        let (index, log_term) = (refused.index.0, refused.term.0);
+        self.answer(leader, MessageType::MsgAppendResponse, |answer| {
             (answer.index, answer.reject, answer.reject_hint) = (index, true, index);
             (answer.log_term, answer.request_snapshot) = (log_term, wanted);
         });
     }
 
     fn receive_snapshot(&mut self, message: &RaftMessage, out: &mut Vec<VoterOutput>) {
+        self.importing = false;
         let metadata = message.get_snapshot().get_metadata();
         let position = LogPosition::new(metadata.index, metadata.term);
         let floor = self.promise.floor;
         let reaches =
             position.index >= self.wanted && (position.term, position.index) >= (floor.term, floor.index);
         if !reaches {
+            self.asked = Some(0);
             out.push(VoterOutput::SnapshotIgnored(position));
             return;
         }
@@ -314,7 +342,7 @@ impl Voter {
     fn move_to(&mut self, term: Term, out: &mut Vec<VoterOutput>) {
         if term > self.promise.term {
             (self.promise.term, self.promise.vote) = (term, NodeId(0));
-            self.leader = None;
+            (self.leader, self.asked) = (None, None);
             self.persist(out);
         }
     }

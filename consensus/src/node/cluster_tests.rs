@@ -212,6 +212,27 @@ fn a_member_with_a_damaged_log_heals_from_a_snapshot_and_until_then_elects_nobod
     assert!(healed > 10);
 }
 
+#[test]
+fn a_damaged_member_heals_while_nothing_is_written() {
+    let mut healed = 0;
+    for seed in 0..20 {
+        let (mut world, leader) = fair(seed, 3);
+        let damaged = others(&world, leader)[0];
+        put(&mut world, leader, 10);
+        world.tick_all();
+        if !world.damage(damaged) {
+            continue;
+        }
+        healed += 1;
+        let last = world.history.committed();
+        world.wait("the repair", |world| world.history.repaired == 1);
+        assert_eq!((world.leader(), world.history.committed()), (Some(leader), last));
+        world.converge();
+        assert_eq!(world.history.installed, 0, "one snapshot is enough");
+    }
+    assert!(healed > 10);
+}
+
 fn run(seed: u64, steps: u64) -> World {
     let count = [3, 3, 5, 1][seed as usize % 4];
     let mut world = World::new(seed, count);

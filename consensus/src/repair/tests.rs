@@ -90,7 +90,7 @@ fn a_leader_is_answered_in_its_term_and_no_rival_is_listened_to_meanwhile() {
     beat.context = b"token".to_vec();
     let (written, said) = hear(&mut voter, beat.clone());
     assert_eq!(written, [Promise { term: Term(6), ..promise() }]);
-    let [answer] = &said[..] else { panic!("{said:?}") };
+    let [answer, _wish] = &said[..] else { panic!("{said:?}") };
     assert_eq!(
         (answer.get_msg_type(), answer.term, &answer.context),
         (MsgHeartbeatResponse, 6, &beat.context)
@@ -104,6 +104,44 @@ fn a_leader_is_answered_in_its_term_and_no_rival_is_listened_to_meanwhile() {
     // The old leader learns that it is one.
     let (_, said) = hear(&mut voter, beat);
     assert_eq!((said[0].get_msg_type(), said[0].term), (MsgAppendResponse, 7));
+}
+
+#[test]
+fn a_leader_without_anything_to_append_is_asked_for_a_snapshot_once_an_election_timeout() {
+    use MessageType::*;
+    let mut voter = Voter::new(promise(), 10);
+    let beat = |term| RaftMessage { commit: 44, ..message(MsgHeartbeat, 2, term, (0, 0)) };
+    // Of the wishes: what is refused, without a term that would make the leader look for a conflict; and what is wanted.
+    let wishes = |said: Vec<RaftMessage>| -> Vec<_> {
+        assert_eq!(said[0].get_msg_type(), MsgHeartbeatResponse);
+        let wish = |answer: &RaftMessage| {
+            assert_eq!((answer.get_msg_type(), answer.reject), (MsgAppendResponse, true));
+            (answer.index, answer.reject_hint, answer.log_term, answer.request_snapshot)
+        };
+        said[1..].iter().map(wish).collect()
+    };
+    let wait = |voter: &mut Voter, ticks| {
+        (0..ticks).for_each(|_| voter.step(VoterInput::Tick, &mut Vec::new()));
+    };
+    let asked = vec![(44, 44, 0, 44)];
+    assert_eq!(wishes(hear(&mut voter, beat(6)).1), asked);
+    wait(&mut voter, 9);
+    assert_eq!(wishes(hear(&mut voter, beat(6)).1), []);
+    wait(&mut voter, 1);
+    assert_eq!(wishes(hear(&mut voter, beat(6)).1), asked);
+    assert_eq!(wishes(hear(&mut voter, beat(7)).1), asked, "a new leader was not asked yet");
+    // An append was answered with the wish.
+    wait(&mut voter, 10);
+    assert_eq!(hear(&mut voter, message(MsgAppend, 2, 7, (50, 7))).1[0].request_snapshot, 44);
+    assert_eq!(wishes(hear(&mut voter, beat(7)).1), []);
+    // Nothing is asked for while what was sent is made durable.
+    wait(&mut voter, 10);
+    voter.step(VoterInput::SnapshotArrived, &mut Vec::new());
+    assert_eq!(wishes(hear(&mut voter, beat(7)).1), []);
+    assert_eq!(hear(&mut voter, message(MsgAppend, 2, 7, (50, 7))).1, []);
+    voter.step(VoterInput::SnapshotUnusable, &mut Vec::new());
+    wait(&mut voter, 10);
+    assert_eq!(wishes(hear(&mut voter, beat(7)).1), asked);
 }
 
 #[test]

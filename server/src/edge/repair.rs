@@ -271,18 +271,15 @@ impl Healing {
         match incoming {
             Incoming::Message(from, message) => Ok(Some(VoterInput::Receive(from, message))),
             Incoming::Removed => Err(force_new::removed(self.identity)),
-            Incoming::SnapshotReceived { from, path, message } => {
-                self.import(from, path, message);
-                Ok(None)
-            }
+            Incoming::SnapshotReceived { from, path, message } => Ok(self.import(from, path, message)),
             Incoming::Unreachable(_) | Incoming::Reachable(_) | Incoming::SnapshotSent(..) => Ok(None),
         }
     }
 
-    fn import(&mut self, from: NodeId, path: PathBuf, message: Box<Message>) {
+    fn import(&mut self, from: NodeId, path: PathBuf, message: Box<Message>) -> Option<VoterInput> {
         if self.importing {
             let _ = fs::remove_file(path); // it is sent again if it is still wanted
-            return;
+            return None;
         }
         self.importing = true;
         let (dir, store, answer) = (self.data_dir.clone(), self.store.clone(), self.imports.0.clone());
@@ -290,6 +287,7 @@ impl Healing {
             let result = snapshot_files::import(&dir, &path, store);
             let _ = answer.send((from, message, result)); // one at a time, so there is room
         });
+        Some(VoterInput::SnapshotArrived)
     }
 
     fn imported(&mut self) -> Option<VoterInput> {
@@ -299,7 +297,7 @@ impl Healing {
             Ok(Imported { .. }) => Some(VoterInput::Receive(from, Box::new(PeerMessage::Raft(*message)))),
             Err(error) => {
                 tracing::error!(%error, "a received snapshot is unusable");
-                None
+                Some(VoterInput::SnapshotUnusable)
             }
         }
     }

@@ -69,3 +69,24 @@ async fn a_damaged_log_is_replaced_by_a_snapshot_of_the_others() {
     put(&mut cluster.client(damaged).await, "again", "1").await.expect("two of three");
     assert_same(&cluster, &[leader, damaged]).await;
 }
+
+#[tokio::test]
+async fn a_damaged_member_of_an_idle_cluster_is_healed() {
+    if matches!(program(), Program::Etcd(_)) {
+        return; // it refuses to start
+    }
+    let mut cluster = three();
+    let leader = cluster.leader(&[0, 1, 2]).await;
+    let [damaged, _] = others(leader);
+    for n in 0..20 {
+        put(&mut cluster.client(leader).await, &format!("k/{n:03}"), VALUE).await.expect("three of three");
+    }
+    let revision = assert_same(&cluster, &[0, 1, 2]).await;
+    cluster.member(damaged).kill();
+    let dir = cluster.member(damaged).data_dir().to_owned();
+    flip_in(&files_below(&dir.join("log"), |name| name.ends_with(".seg")), VALUE);
+    // Nothing is written, so the leader has nothing for it.
+    cluster.member(damaged).restart();
+    assert!(dir.join("log.damaged").is_dir(), "the damaged log is put aside");
+    assert_eq!(assert_same(&cluster, &[0, 1, 2]).await, revision);
+}

@@ -662,7 +662,6 @@ impl World {
         let end = self.env.queue.now() + LIVENESS_ELECTIONS * step + 20 * S;
         loop {
             self.leave_those_that_do_not_vote();
-            self.write_for_those_under_repair();
             for client in 0..self.clients.len() {
                 if self.clients[client].busy.is_none() && self.clients[client].probed < PROBES {
                     let (method, message) = self.clients[client].probe();

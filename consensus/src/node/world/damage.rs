@@ -9,6 +9,13 @@ pub(in crate::node) struct Repair {
     pub(super) writes: VecDeque<Promise>,
 }
 
+impl History {
+    /// The end of what was committed.
+    pub fn committed(&self) -> Option<Index> {
+        self.committed.keys().next_back().copied()
+    }
+}
+
 impl World {
     /// A block of the log that is proven durable goes bad. False if there is none, or the store doesn't need it.
     pub fn damage(&mut self, id: NodeId) -> bool {

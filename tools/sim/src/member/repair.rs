@@ -147,7 +147,7 @@ impl Healing {
                 self.importing = Some((letter.from.0, letter.message, bytes));
                 let after = env.schedule.exponential(4 * env.config.checkpoint_step);
                 self.wake_after(env, after, Wake::Import);
-                Ok(())
+                self.step(env, disk, VoterInput::SnapshotArrived)
             }
         }
     }

@@ -64,17 +64,6 @@ impl World {
         Ok(())
     }
 
-    /// While nothing is written, a leader that counts on all of a damaged member's log sends it no append, and so is not asked
-    /// for a snapshot: the repair begins with the next write.
-    pub(super) fn write_for_those_under_repair(&mut self) {
-        if self.hosts.iter().any(|host| host.healing.is_some()) {
-            self.clients
-                .iter_mut()
-                .filter(|client| client.busy.is_none())
-                .for_each(|client| client.probed = 0);
-        }
-    }
-
     pub(super) fn describe(&self, host: &Host) -> Option<String> {
         let healing = host.healing.as_ref().map(|healing| healing.describe(self.env.queue.now()));
         healing.or_else(|| host.member.as_ref().map(Member::describe))
