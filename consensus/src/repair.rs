@@ -8,8 +8,7 @@
 //!
 //! - It never campaigns.
 //! - It grants a vote or a pre-vote only to a candidate whose log reaches the floor, which is what it would have done with
-//!   its log whole. Where the newest hard state is not proven ([`Survey::is_whole`]) it can't know how it has voted, and
-//!   grants none.
+//!   its log whole.
 //! - It answers heartbeats, in a durable term: that this member has promised nobody else a newer term is still true, so a
 //!   leader may count it for its office and for reads.
 //! - It accepts no entries. To an append it answers that it wants a snapshot: one that ends at or beyond the floor, in the
@@ -19,6 +18,23 @@
 //!
 //! While a majority is in this state nobody can be elected, and nothing is lost by waiting: that is the halt which is
 //! wanted, as no majority can prove what was committed.
+//!
+//! # Without its newest votes a member is not repaired
+//!
+//! Where the store has applied more than the newest intact header of the log knows ([`Survey::is_whole`]), headers are
+//! lost, and with them terms, a vote and acknowledged entries, nobody knows how many. No promise can be made of the rest:
+//!
+//! - Not voting is not enough. Say that this member has followed X in term 8, that the two have committed entries, and that
+//!   its disk now knows of term 5 only. A leader of term 7 who has not heard of X would be answered: that confirms its
+//!   reads, its snapshot covers the floor that is left, and what this member then stores for it would be committed in the
+//!   place of X's entries.
+//! - To count the term of the leader whose snapshot is taken as one voted in closes the terms up to that one. The lost vote
+//!   may be in a later term, whose candidate may still count it together with a vote that this member gives to another.
+//! - Were a majority of the others to say, after the damage, that they follow a leader, then nobody had been elected with
+//!   this member's help in a later term, and nothing acknowledged in one. But a candidate of a later term may be the member
+//!   that was not asked, and the vote that it holds may still elect it.
+//!
+//! So such a member gets no [`Promise`]. It is removed and added again: the new member has promised nothing to anybody.
 
 use raft::eraftpb::{Message as RaftMessage, MessageType};
 
@@ -32,7 +48,7 @@ use crate::{ConfState, Envelope, HardState, Index, LogPosition, Message, NodeId,
 /// |---|---|---|
 /// | 0 | 8 | magic `RINGDREP` |
 /// | 8 | 4 | format version, 1 |
-/// | 12 | 4 | flags: bit 0 = may vote; other bits are zero |
+/// | 12 | 4 | 1; a member that had promised not to vote wrote 0, which is refused |
 /// | 16 | 8 | cluster id |
 /// | 24 | 8 | member id |
 /// | 32 | 8 | term |
@@ -53,8 +69,6 @@ pub struct Promise {
     pub vote: NodeId,
     /// The end of the log that may have been acknowledged.
     pub floor: LogPosition,
-    /// Whether `term` and `vote` are known to be the newest.
-    pub may_vote: bool,
 }
 
 /// Length of a [`Promise`] in bytes.
@@ -62,19 +76,23 @@ pub const PROMISE_LEN: usize = 68;
 
 const MAGIC: [u8; 8] = *b"RINGDREP";
 const VERSION: u32 = 1;
+const KNOWS_ITS_VOTE: u32 = 1;
 
 /// The bytes are no promise, or not of a version that is known here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct InvalidPromise;
 
 impl Promise {
-    /// What a damaged log and the store say. `applied` is what the store has applied in its last checkpoint.
-    pub fn of(identity: crate::log::Identity, survey: &Survey, applied: LogPosition) -> Promise {
+    /// What a damaged log and the store say. `applied` is what the store has applied in its last checkpoint. `None` where
+    /// the log doesn't tell the newest term and the vote in it: such a member can't be repaired.
+    pub fn of(identity: crate::log::Identity, survey: &Survey, applied: LogPosition) -> Option<Promise> {
+        if !survey.is_whole(applied) {
+            return None;
+        }
         let HardState { term, vote, .. } = survey.hard_state;
         let by_term = |position: &LogPosition| (position.term, position.index);
         let floor = [survey.last, applied].into_iter().max_by_key(by_term).expect("there are two");
-        let may_vote = survey.is_whole(applied);
-        Promise { identity, term: term.max(floor.term), vote, floor, may_vote }
+        Some(Promise { identity, term: term.max(floor.term), vote, floor })
     }
 
     /// The bytes of the file.
@@ -82,7 +100,7 @@ impl Promise {
         let mut out = [0; PROMISE_LEN];
         out[..8].copy_from_slice(&MAGIC);
         out[8..12].copy_from_slice(&VERSION.to_le_bytes());
-        out[12..16].copy_from_slice(&u32::from(self.may_vote).to_le_bytes());
+        out[12..16].copy_from_slice(&KNOWS_ITS_VOTE.to_le_bytes());
         let crate::log::Identity { cluster, member } = self.identity;
         let LogPosition { index, term } = self.floor;
         let numbers = [cluster, member.0, self.term.0, self.vote.0, index.0, term.0];
@@ -107,7 +125,7 @@ impl Promise {
         };
         let sound = bytes.starts_with(&MAGIC)
             && short(8) == VERSION
-            && short(12) <= 1
+            && short(12) == KNOWS_ITS_VOTE
             && short(64) == crc32fast::hash(&bytes[..64]);
         if !sound {
             return Err(InvalidPromise);
@@ -117,7 +135,6 @@ impl Promise {
             term: Term(wide(32)),
             vote: NodeId(wide(40)),
             floor: LogPosition::new(wide(48), wide(56)),
-            may_vote: short(12) == 1,
         })
     }
 }
@@ -302,7 +319,7 @@ impl Voter {
     fn reaches_floor(&self, candidate: &RaftMessage) -> bool {
         let floor = self.promise.floor;
         let reaches = (candidate.log_term, candidate.index) >= (floor.term.0, floor.index.0);
-        self.promise.may_vote && (reaches || planted::is("repair-votes-below-floor"))
+        reaches || planted::is("repair-votes-below-floor")
     }
 
     /// Entries have no place here; with this answer raft's leader turns to a snapshot.

@@ -36,7 +36,8 @@ impl Survey {
         Ok(survey.unwrap_or_default())
     }
 
-    /// Whether nothing durable can have followed: not if the store has applied entries beyond.
+    /// Whether nothing durable can have followed: not if the store has applied entries beyond. What has followed may also have
+    /// held a newer term and a vote.
     pub fn is_whole(&self, applied: LogPosition) -> bool {
         self.last.index >= applied.index && self.last != LogPosition::default()
     }

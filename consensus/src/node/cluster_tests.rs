@@ -233,6 +233,41 @@ fn a_damaged_member_heals_while_nothing_is_written() {
     assert!(healed > 10);
 }
 
+#[test]
+fn a_member_that_has_lost_its_newest_votes_helps_no_leader_that_is_one_no_more() {
+    for seed in 0..10 {
+        let (mut world, old) = fair(seed, 3);
+        let rest = others(&world, old);
+        put(&mut world, old, 10);
+        world.tick_all();
+        rest.iter().for_each(|id| world.checkpoint(*id));
+        // The other two elect a leader and commit; the old one, for which time stands still, has not heard of that.
+        world.isolate(old);
+        world.wait_at(&rest, "a new leader", |world| world.leader().is_some_and(|id| id != old));
+        let new = world.leader().expect("there is one");
+        let damaged = rest.into_iter().find(|id| *id != new).expect("there are two");
+        put(&mut world, new, 5);
+        let committed = world.history.committed();
+        // Of this the damaged one forgets all, and meets the old leader.
+        world.isolate(new);
+        world.join(old, damaged);
+        let repaired = world.lose_tail(damaged);
+        for _ in 0..5 {
+            world.turn(old, vec![Input::Tick]);
+            world.settle();
+        }
+        put(&mut world, old, 10);
+        assert_eq!((world.history.committed(), repaired), (committed, false));
+        // The whole members are a majority and go on.
+        world.heal();
+        world.wait("one leader", |world| world.node(old).status().role.role != Role::Leader);
+        world.wait("a leader", |world| world.leader().is_some());
+        let leader = world.leader().expect("there is one");
+        put(&mut world, leader, 5);
+        world.wait("commits", |world| world.history.committed() > committed);
+    }
+}
+
 fn run(seed: u64, steps: u64) -> World {
     let count = [3, 3, 5, 1][seed as usize % 4];
     let mut world = World::new(seed, count);

@@ -9,7 +9,7 @@ const IDENTITY: Identity = Identity { cluster: 0x0102030405060708, member: ME };
 
 fn promise() -> Promise {
     let floor = LogPosition::new(40, 4);
-    Promise { identity: IDENTITY, term: Term(5), vote: NodeId(0), floor, may_vote: true }
+    Promise { identity: IDENTITY, term: Term(5), vote: NodeId(0), floor }
 }
 
 fn message(kind: MessageType, from: u64, term: u64, log: (u64, u64)) -> RaftMessage {
@@ -76,10 +76,6 @@ fn votes_go_to_logs_that_reach_the_floor_once_a_term() {
         let (written, said) = hear(&mut voter, pre);
         assert_eq!((written.len(), said[0].reject), (0, (log.1, log.0) < (4, 40)), "{log:?}");
     }
-    // Not knowing how it has voted, it never votes.
-    let mut voter = Voter::new(Promise { may_vote: false, ..promise() }, 10);
-    let (_, said) = hear(&mut voter, message(MsgRequestVote, 2, 9, (99, 9)));
-    assert!(said[0].reject);
 }
 
 #[test]
@@ -193,20 +189,24 @@ fn golden_bytes_of_version_1() {
         assert_eq!(Promise::decode(&bytes), Err(InvalidPromise), "bit {bit}");
     }
     assert_eq!(Promise::decode(&bytes[..67]), Err(InvalidPromise));
+    let mut unknown_vote = bytes;
+    unknown_vote[12] = 0;
+    let crc = crc32fast::hash(&unknown_vote[..64]);
+    unknown_vote[64..].copy_from_slice(&crc.to_le_bytes());
+    assert_eq!(Promise::decode(&unknown_vote), Err(InvalidPromise));
 }
 
 #[test]
-fn the_floor_is_the_newest_of_what_log_and_store_say() {
+fn the_floor_is_the_end_of_a_log_that_still_tells_the_vote() {
     let survey = |index, term| Survey {
         hard_state: HardState { term: Term(7), vote: NodeId(3), commit: Index(0) },
         last: LogPosition::new(index, term),
     };
     let of = |survey, applied| Promise::of(IDENTITY, &survey, applied);
-    let whole = of(survey(50, 6), LogPosition::new(40, 5));
-    assert_eq!((whole.floor, whole.may_vote), (LogPosition::new(50, 6), true));
+    let whole = of(survey(50, 6), LogPosition::new(40, 5)).expect("the vote is known");
+    assert_eq!(whole.floor, LogPosition::new(50, 6));
     assert_eq!((whole.term, whole.vote), (Term(7), NodeId(3)));
-    let cut = of(survey(30, 6), LogPosition::new(40, 8));
-    assert_eq!((cut.floor, cut.may_vote, cut.term), (LogPosition::new(40, 8), false, Term(8)));
-    let lost = of(Survey::default(), LogPosition::default());
-    assert!(!lost.may_vote);
+    // The newest header is lost, and with it how this member has voted.
+    assert_eq!(of(survey(30, 6), LogPosition::new(40, 8)), None);
+    assert_eq!(of(Survey::default(), LogPosition::default()), None);
 }

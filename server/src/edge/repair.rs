@@ -66,7 +66,8 @@ pub struct Repair {
 /// Whether this member has to be repaired, as an earlier process or this one has found: `why` is how opening it failed.
 ///
 /// # Errors
-/// `why`, where repair is not possible: the member is alone, or has no log left. Or what was found can't be written down.
+/// `why`, where repair is not possible: the member is alone, has no log left, or one that does not tell how it has voted. Or
+/// what was found can't be written down.
 pub fn begin(
     config: &Config,
     dir: &DataDir,
@@ -84,9 +85,12 @@ pub fn begin(
     let log_identity = LogIdentity { cluster: identity.cluster_id, member: NodeId(identity.member_id) };
     let promise = match promised {
         Some(promise) => promise,
-        None => match survey(&dir.log_path, log_identity) {
-            Some(survey) if members.len() > 1 => Promise::of(log_identity, &survey, applied),
-            _ => return why.map_or(Ok(None), Err),
+        None => match survey(&dir.log_path, log_identity).filter(|_| members.len() > 1) {
+            Some(survey) => match Promise::of(log_identity, &survey, applied) {
+                Some(promise) => promise,
+                None => return why.map_or(Ok(None), |why| Err(votes_lost(why))),
+            },
+            None => return why.map_or(Ok(None), Err),
         },
     };
     write_promise(&config.data_dir, &promise).map_err(|error| unwritable(&config.data_dir, &error))?;
@@ -94,10 +98,19 @@ pub fn begin(
         reason = why.as_ref().map(|fatal| fatal.message.clone()).unwrap_or_else(|| "found before".into()),
         floor = promise.floor.index.0,
         floor_term = promise.floor.term.0,
-        may_vote = promise.may_vote,
         "this member is damaged; it waits for a snapshot of its peers and serves nothing until then"
     );
     Ok(Some(Repair { promise, members, removed, settings }))
+}
+
+/// See the end of `consensus::repair`.
+fn votes_lost(why: Fatal) -> Fatal {
+    let message = format!(
+        "{}; what is left of the log does not tell how this member has voted, so its peers cannot repair it: remove the member \
+         and add it again with an empty data directory",
+        why.message
+    );
+    Fatal::new(why.reason, message)
 }
 
 fn is_damage(fatal: &Fatal) -> bool {

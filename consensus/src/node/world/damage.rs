@@ -1,6 +1,7 @@
 //! Damage to a log, and the voter that stands in until it is repaired.
 
 use super::*;
+use crate::log::SegmentId;
 
 /// Stands in for a process while the log is damaged.
 pub(in crate::node) struct Repair {
@@ -45,7 +46,7 @@ impl World {
             let damaged = recover(&machine.disk, identity, applied).is_err();
             // Not the newest header: that would be a tail that nothing proves.
             if damaged && Survey::take(&machine.disk, identity).is_ok_and(|found| found == survey) {
-                let promise = Promise::of(identity, &survey, applied);
+                let promise = Promise::of(identity, &survey, applied).expect("the newest header is there");
                 machine.promise = Some(promise.encode().to_vec());
                 machine.files.clear();
                 self.start(id);
@@ -55,6 +56,31 @@ impl World {
         self.machines.get_mut(&id).expect("it exists").disk = whole;
         self.start(id);
         false
+    }
+
+    /// The end of the log goes bad, down to where the store has more. Whether that is repaired; if not, it stays down.
+    pub fn lose_tail(&mut self, id: NodeId) -> bool {
+        self.crash(id);
+        let identity = Identity { cluster: 1, member: id };
+        let machine = self.machines.get_mut(&id).expect("it exists");
+        let applied = machine.checkpoint.applied;
+        let in_segment = |(&segment, bytes): (&SegmentId, &Vec<u8>)| {
+            (0..bytes.len() / 4096).rev().map(|block| (segment, block)).collect::<Vec<_>>()
+        };
+        let blocks: Vec<_> = machine.disk.segments.iter().rev().flat_map(in_segment).collect();
+        let survey = |disk: &Disk| Survey::take(disk, identity).expect("there is a log");
+        for (segment, block) in blocks {
+            if survey(&machine.disk).last.index >= applied.index {
+                machine.disk.file(segment)[block * 4096..][..4096].fill(0xbd);
+            }
+        }
+        assert!(recover(&machine.disk, identity, applied).is_err());
+        let promise = Promise::of(identity, &survey(&machine.disk), applied);
+        machine.promise = promise.map(|promise| promise.encode().to_vec());
+        if promise.is_some() {
+            self.start(id);
+        }
+        promise.is_some()
     }
 
     pub(super) fn turn_voter(&mut self, id: NodeId, input: VoterInput) {

@@ -45,7 +45,7 @@ impl Healing {
     /// Whether a member has to be repaired, as an earlier process or this one has found: `why` is how opening it failed.
     ///
     /// # Errors
-    /// `why`, where repair is not possible: the member is alone, or has no log left.
+    /// `why`, where repair is not possible: the member is alone, has no log left, or one that does not tell how it has voted.
     pub fn begin(
         env: &mut Env,
         disk: &mut Disk,
@@ -66,8 +66,13 @@ impl Healing {
                 Ok(promise) => promise,
                 Err(_) => return stops(number, "the promise is none"),
             },
-            (None, Some(survey)) if members.len() > 1 => Promise::of(identity, &survey, applied),
-            (None, _) => return why.map_or(Ok(None), Err),
+            (None, survey) => {
+                let promise = survey.filter(|_| members.len() > 1);
+                match promise.and_then(|survey| Promise::of(identity, &survey, applied)) {
+                    Some(promise) => promise,
+                    None => return why.map_or(Ok(None), Err),
+                }
+            }
         };
         disk.promise = Some(promise.encode().to_vec());
         let patience = 3 * Duration::from_nanos(env.config.election());
