@@ -10,10 +10,11 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use consensus::log::{Log, LogConfig, RecoverError, Recovered, SegmentId, recover};
-use consensus::{ConfState, Index, LogPosition, NodeId, Term};
-use engine::Store;
+use consensus::{Index, LogPosition, NodeId, Term};
 use engine::tree::Damage;
+use engine::{Store, View};
 use node::Identity;
+use node::cluster::change::removed_ids;
 use node::membership::Member;
 use node::propose::IdGenerator;
 use rustc_hash::FxHashMap;
@@ -233,12 +234,34 @@ pub struct Opened {
     pub store: Store,
     /// How it was opened; for one that a peer sends.
     pub settings: engine::Config,
+    /// What the store says to whoever starts with it.
+    pub contents: Contents,
     tree: Arc<TreeFile>,
     node: TracedNode,
     log: Log,
     log_identity: consensus::log::Identity,
     segments: Vec<SegmentId>,
     log_dir: PathBuf,
+}
+
+/// All of the store that a start reads. It is read before anything runs: damage that is found by then is repaired.
+pub struct Contents {
+    /// The members.
+    pub members: Vec<Member>,
+    /// Who was removed.
+    pub removed: Vec<NodeId>,
+    view: Arc<View>,
+}
+
+impl Contents {
+    fn read(config: &Config, store: &mut Store) -> Result<Contents, Fatal> {
+        let unreadable =
+            |error: node::apply::Fatal| tree_damaged(config, &format!("cannot read the members: {error}"));
+        let members = node::apply::members(store).map_err(unreadable)?;
+        let removed = removed_ids(store).map_err(unreadable)?.into_iter().map(NodeId).collect();
+        let view = store.publish().map_err(|damage| tree_damaged(config, &damage.to_string()))?;
+        Ok(Contents { members, removed, view })
+    }
 }
 
 fn open_state(
@@ -253,7 +276,7 @@ fn open_state(
     let nonce = random()?;
     let settings = store_settings(config, identity, nonce);
     let (store, torn) = open_store(config, &settings, &tree, existed)?;
-    force_new::check_not_removed(&store, identity)?;
+    force_new::check_not_removed(config, &store, identity)?;
     let log_dir = dir.log_path.clone();
     fs::create_dir_all(&log_dir).map_err(|error| probe::from_write(&log_dir, &error))?;
     let files = SegmentFiles::open(&log_dir).map_err(|error| failed("read the log's directory", &error))?;
@@ -295,7 +318,7 @@ fn open_state(
         refuse_lost_beginning(&log_dir, &files)?;
     }
     let Recovered { state, tail, snapshot, .. } = recovered;
-    let (store, tree, applied) = match snapshot {
+    let (mut store, tree, applied) = match snapshot {
         Some(position) => {
             let (store, tree) = snapshot_files::finish(&config.data_dir, settings.clone(), position)
                 .map_err(|why| tree_damaged(config, &why))?;
@@ -307,9 +330,10 @@ fn open_state(
         .map_err(|error| failed("remove what an interrupted snapshot has left", &error))?;
     let state = match (is_new, config.force_new_cluster) {
         (true, _) => join::first_state(config, identity, peer_tls)?,
-        (false, true) => force_new::rewrite(&store, identity, applied, state)?,
+        (false, true) => force_new::rewrite(config, &store, identity, applied, state)?,
         (false, false) => state,
     };
+    let contents = Contents::read(config, &mut store)?;
     let mut log = Log::new(LogConfig::new(nonce), log_identity, tail);
     let mut segments: Vec<_> = files.ids().collect();
     if segments.is_empty() {
@@ -323,9 +347,9 @@ fn open_state(
     failpoint("log-before-begun");
     dir.begin_log()?;
     failpoint("log-after-begun");
-    let node =
-        TracedNode::new(node_config(config, identity, nonce), state, applied, conf_state(config, &store)?);
-    Ok(Opened { store, settings, tree, node, log, log_identity, segments, log_dir })
+    let conf = store_core::conf_state(&contents.members);
+    let node = TracedNode::new(node_config(config, identity, nonce), state, applied, conf);
+    Ok(Opened { store, settings, contents, tree, node, log, log_identity, segments, log_dir })
 }
 
 /// `--memory-mlock`
@@ -438,12 +462,6 @@ pub fn tree_damaged(config: &Config, why: &str) -> Fatal {
     Fatal::new(FatalReason::TreeDamaged, message)
 }
 
-fn conf_state(config: &Config, store: &Store) -> Result<ConfState, Fatal> {
-    let members = node::apply::members(store)
-        .map_err(|error| tree_damaged(config, &format!("cannot read the members: {error}")))?;
-    Ok(store_core::conf_state(&members))
-}
-
 fn node_config(config: &Config, identity: Identity, nonce: u64) -> consensus::Config {
     consensus::Config {
         heartbeat_ticks: HEARTBEAT_TICKS,
@@ -538,9 +556,8 @@ fn launch(
     let lanes = clients.len() as u16 + 1;
     let unix_ms = unix_ms();
     let ids = |lane: usize| IdGenerator::new(shared.identity.member_id, unix_ms, lane as u16, lanes);
-    let mut store = opened.store;
+    let (store, view) = (opened.store, opened.contents.view);
     let covered = Index(store.applied().index);
-    let view = store.publish().map_err(|damage| tree_damaged(&shared.config, &damage.to_string()))?;
     let (done_tx, done_rx) = ring(RING_CHECKPOINTS_MAX);
     let threads = (background("ringd-scrub")?, tree_background.clone());
     let scrubber =

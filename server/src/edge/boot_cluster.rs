@@ -6,10 +6,9 @@ use std::time::Duration;
 
 use consensus::NodeId;
 use node::Identity;
-use node::cluster::change::removed_ids;
 use node::membership::Member;
 
-use super::boot::{Opened, background, patiently, random, tree_damaged};
+use super::boot::{Opened, background, patiently, random};
 use super::peers;
 use super::replication::Seed;
 use super::shared::Shared;
@@ -43,7 +42,7 @@ pub fn listeners(config: &Config) -> Result<Vec<peers::Listener>, Fatal> {
 /// What the raft core begins with: the members of the store, or before it has any, those that the flags name.
 ///
 /// # Errors
-/// The store cannot be read, or a thread cannot be made.
+/// There is no randomness to be had, or a thread cannot be made.
 pub fn peers(
     shared: &Arc<Shared>,
     opened: &Opened,
@@ -52,10 +51,7 @@ pub fn peers(
     tls: Option<peers::Tls>,
 ) -> Result<Seed, Fatal> {
     let config = &shared.config;
-    let unreadable =
-        |error: node::apply::Fatal| tree_damaged(config, &format!("cannot read the members: {error}"));
-    let mut members = node::apply::members(&opened.store).map_err(unreadable)?;
-    let removed = removed_ids(&opened.store).map_err(unreadable)?.into_iter().map(NodeId).collect();
+    let (mut members, removed) = (opened.contents.members.clone(), opened.contents.removed.clone());
     if members.is_empty() {
         members = first_members(config, shared.identity, remotes);
     }

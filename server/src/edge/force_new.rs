@@ -9,6 +9,8 @@ use engine::Store;
 use node::cluster::{change, force_new};
 use node::{Identity, apply};
 
+use super::boot::tree_damaged;
+use crate::config::Config;
 use crate::sys::{Fatal, FatalReason};
 
 /// Removes every other member.
@@ -16,12 +18,13 @@ use crate::sys::{Fatal, FatalReason};
 /// # Errors
 /// This member is no member, or the store or the log can't be read.
 pub fn rewrite(
+    config: &Config,
     store: &Store,
     identity: Identity,
     applied: LogPosition,
     state: State,
 ) -> Result<State, Fatal> {
-    let members = apply::members(store).map_err(|error| unreadable(&error))?;
+    let members = apply::members(store).map_err(|error| unreadable(config, &error))?;
     let before = state.clone();
     let State { mut hard_state, mut entries, .. } = state;
     force_new::rewrite(identity.member_id, &members, applied.index, &mut hard_state, &mut entries).map_err(
@@ -49,11 +52,11 @@ pub fn rewrite(
 ///
 /// # Errors
 /// It has seen that it was removed, or the store can't be read.
-pub fn check_not_removed(store: &Store, identity: Identity) -> Result<(), Fatal> {
+pub fn check_not_removed(config: &Config, store: &Store, identity: Identity) -> Result<(), Fatal> {
     match change::is_removed(store, identity.member_id) {
         Ok(false) => Ok(()),
         Ok(true) => Err(removed(identity)),
-        Err(error) => Err(unreadable(&error)),
+        Err(error) => Err(unreadable(config, &error)),
     }
 }
 
@@ -67,6 +70,6 @@ pub fn removed(identity: Identity) -> Fatal {
     Fatal::new(FatalReason::MemberRemoved, sentence)
 }
 
-fn unreadable(error: &apply::Fatal) -> Fatal {
-    Fatal::new(FatalReason::TreeDamaged, format!("cannot read the members: {error}"))
+fn unreadable(config: &Config, error: &apply::Fatal) -> Fatal {
+    tree_damaged(config, &format!("cannot read the members: {error}"))
 }

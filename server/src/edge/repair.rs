@@ -77,7 +77,8 @@ pub fn begin(
     let promised = read_promise(&config.data_dir)?;
     let marked = config.data_dir.join(TREE_DAMAGED_FILE).exists();
     let wanted = promised.is_some() || marked || why.as_ref().is_some_and(is_damage);
-    if !wanted {
+    // A cluster of one that is forced has no peers who could help.
+    if !wanted || config.force_new_cluster {
         return why.map_or(Ok(None), Err);
     }
     let settings = store_settings(config, identity, random()?);
