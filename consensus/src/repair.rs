@@ -40,7 +40,7 @@ use raft::eraftpb::{Message as RaftMessage, MessageType};
 
 use crate::log::Survey;
 use crate::node::is_sound;
-use crate::{ConfState, Envelope, HardState, Index, LogPosition, Message, NodeId, PeerMessage, Term};
+use crate::{ConfState, Envelope, HardState, Index, Lane, LogPosition, Message, NodeId, PeerMessage, Term};
 
 /// What a member under repair must not forget.
 ///
@@ -236,6 +236,7 @@ impl Voter {
                 self.send_held(out);
             }
             VoterInput::Receive(from, message) => {
+                self.importing &= message.lane() != Lane::Snapshot; // whatever becomes of it
                 if let PeerMessage::Raft(Message { raft, .. }) = *message
                     && raft.from == from.0
                     && raft.to == self.promise.identity.member.0
@@ -337,7 +338,6 @@ impl Voter {
     }
 
     fn receive_snapshot(&mut self, message: &RaftMessage, out: &mut Vec<VoterOutput>) {
-        self.importing = false;
         let metadata = message.get_snapshot().get_metadata();
         let position = LogPosition::new(metadata.index, metadata.term);
         let floor = self.promise.floor;

@@ -252,12 +252,13 @@ fn a_member_that_has_lost_its_newest_votes_helps_no_leader_that_is_one_no_more()
         world.isolate(new);
         world.join(old, damaged);
         let repaired = world.lose_tail(damaged);
-        for _ in 0..5 {
+        for _ in 0..8 {
             world.turn(old, vec![Input::Tick]);
             world.settle();
+            put(&mut world, old, 2);
         }
-        put(&mut world, old, 10);
-        assert_eq!((world.history.committed(), repaired), (committed, false));
+        assert_eq!(world.history.committed(), committed);
+        assert!(!repaired);
         // The whole members are a majority and go on.
         world.heal();
         world.wait("one leader", |world| world.node(old).status().role.role != Role::Leader);

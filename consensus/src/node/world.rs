@@ -546,7 +546,7 @@ impl World {
                 let learner = self.rng.pick(&conf.learners);
                 learner.into_iter().for_each(|learner| self.change(at, ConfChangeKind::AddNode, learner));
             }
-            _ if voters > 1 => {
+            _ if voters > if self.are_whole() { 1 } else { 3 } => {
                 let all = [&conf.voters[..], &conf.learners].concat();
                 let gone = self.rng.pick(&all).expect("there is a voter");
                 self.change(at, ConfChangeKind::RemoveNode, gone);

@@ -138,6 +138,15 @@ fn a_leader_without_anything_to_append_is_asked_for_a_snapshot_once_an_election_
     voter.step(VoterInput::SnapshotUnusable, &mut Vec::new());
     wait(&mut voter, 10);
     assert_eq!(wishes(hear(&mut voter, beat(7)).1), asked);
+    // What has arrived may be of a leader who is none any more.
+    wait(&mut voter, 10);
+    voter.step(VoterInput::SnapshotArrived, &mut Vec::new());
+    let mut old = message(MsgSnapshot, 3, 6, (0, 0));
+    let conf = RaftConf { voters: vec![1, 2, 3], ..Default::default() };
+    let metadata = SnapshotMetadata { index: 50, term: 6, conf_state: Some(conf) };
+    old.snapshot = Some(Snapshot { metadata: Some(metadata), ..Default::default() });
+    hear(&mut voter, old);
+    assert_eq!(wishes(hear(&mut voter, beat(7)).1), asked);
 }
 
 #[test]

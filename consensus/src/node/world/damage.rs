@@ -128,10 +128,16 @@ impl World {
         self.start(id);
     }
 
-    /// One member is repaired at a time, and only where a majority is whole.
+    /// One member is repaired at a time, and only where a majority is whole, and stays so with one voter less if that is under
+    /// way: of two voters both are needed.
     pub(super) fn may_be_damaged(&self, id: NodeId) -> bool {
-        let conf = &self.store(id).conf;
-        let whole = self.machines.values().all(|machine| machine.promise.is_none());
-        whole && conf.voters.len() >= 3 && conf.voters.contains(&id)
+        let least = if self.weather.membership > 0 { 4 } else { 3 };
+        let enough = self.alive().into_iter().all(|other| self.store(other).conf.voters.len() >= least);
+        self.are_whole() && enough && self.store(id).conf.voters.contains(&id)
+    }
+
+    /// Whether no member is under repair.
+    pub(super) fn are_whole(&self) -> bool {
+        self.machines.values().all(|machine| machine.promise.is_none())
     }
 }
