@@ -4,7 +4,6 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use consensus::NodeId;
 use node::Identity;
 use node::membership::Member;
 
