@@ -597,7 +597,6 @@ fn describe(shared: &Shared) {
     let gates = shared.config.feature_gates.iter().map(|gate| (gate.name, gate.stage, gate.enabled));
     shared.metrics.describe(Facts {
         member_id: shared.identity.member_id,
-        cluster_version: "3.7".to_owned(),
         feature_gates: gates.collect(),
         extensive: shared.config.metrics_extensive,
     });

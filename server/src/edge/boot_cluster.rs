@@ -8,6 +8,7 @@ use node::Identity;
 use node::membership::Member;
 
 use super::boot::{Opened, background, patiently, random};
+use super::failpoint::server_version;
 use super::peers;
 use super::replication::Seed;
 use super::shared::Shared;
@@ -79,6 +80,7 @@ pub fn peer_settings(
         read_timeout: config.raft_read_timeout,
         write_timeout: config.raft_write_timeout,
         stall_timeout: PEER_STALL_MIN.max(2 * config.election_timeout),
+        server_version: server_version(),
         tls,
     })
 }

@@ -26,6 +26,8 @@
 //!
 //! Operations that can be made to fail: `log-write`, `log-write-report` (done, and reported as failed), `segment-write`,
 //! `checkpoint-write`, `checkpoint-sync`, `checkpoint-meta-write`, `checkpoint-meta-sync`.
+//!
+//! Besides, `RINGD_SERVER_VERSION` is what the process says to other members that its server is, in place of the truth.
 
 /// Dies here if a test asked for it; nothing otherwise.
 #[cfg(not(feature = "failpoints"))]
@@ -39,8 +41,14 @@ pub fn fault(_name: &str) -> std::io::Result<()> {
     Ok(())
 }
 
+/// What this process says its server is.
+#[cfg(not(feature = "failpoints"))]
+pub fn server_version() -> &'static str {
+    crate::config::ETCD_VERSION
+}
+
 #[cfg(feature = "failpoints")]
-pub use armed::{failpoint, fault, is_planned};
+pub use armed::{failpoint, fault, is_planned, server_version};
 
 #[cfg(feature = "failpoints")]
 mod armed {
@@ -87,6 +95,14 @@ mod armed {
     /// Whether a test has something in mind for this place.
     pub fn is_planned(name: &str) -> bool {
         plan().iter().any(|point| point.name == name)
+    }
+
+    /// What this process says its server is.
+    pub fn server_version() -> &'static str {
+        static SAID: OnceLock<String> = OnceLock::new();
+        SAID.get_or_init(|| {
+            std::env::var("RINGD_SERVER_VERSION").unwrap_or_else(|_| crate::config::ETCD_VERSION.to_owned())
+        })
     }
 
     fn reached(name: &str) -> Option<&'static Point> {

@@ -127,6 +127,8 @@ pub enum ToStore {
         /// Who leads, as far as it is known.
         leader: Option<NodeId>,
     },
+    /// This member leads; what the servers of all members are, `None` where it is not known now.
+    Versions(Vec<Option<String>>),
     /// The store core's own proposal was not taken.
     Dropped(ProposalId),
     /// A question that only the owner of the store can answer.

@@ -283,7 +283,7 @@ impl RaftCore {
         self.turn();
         self.replication.heartbeats_due(None);
         self.forget_forwards();
-        self.replication.tick(&self.node);
+        self.replication.tick(&self.node, &mut self.store_outbox);
         self.release_log();
     }
 
@@ -358,6 +358,7 @@ impl RaftCore {
             term: change.term,
             leader: change.leader,
         });
+        self.replication.lead(self.leads, &mut self.store_outbox);
         self.replication.led_by(change.leader, &mut self.client_outboxes);
         tracing::info!(
             raft_term = change.term.0,

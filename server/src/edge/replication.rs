@@ -20,12 +20,14 @@ use consensus::{
     Forward, Index, Input, InstallSnapshot, Lane, LogPosition, Message, Node, NodeId, Output, PeerMessage,
     ProposalId, ReadyNumber,
 };
+use node::cluster::version::Monitor;
 use node::forward::Request;
 use node::membership::Member;
 use rustc_hash::FxHashMap;
 
 use super::background::Background;
 use super::clock::now;
+use super::failpoint::server_version;
 use super::force_new;
 use super::messages::{Installation, PinnedSnapshot, ToClient, ToRaft, ToStore};
 use super::peers::{self, HeartbeatDue, Incoming, Peers};
@@ -96,6 +98,7 @@ pub struct Replication {
     importing: Importing,
     installing: Installing,
     transfers: Vec<(ProposalId, NodeId)>,
+    monitor: Monitor,
     /// Peers that have had time to install their snapshot, or have started over with it.
     overdue: Vec<NodeId>,
 }
@@ -143,6 +146,7 @@ impl Replication {
             importing: Importing::Nothing,
             installing: Installing::Nothing,
             transfers: Vec::new(),
+            monitor: Monitor::default(),
             overdue: Vec::new(),
         }
     }
@@ -443,6 +447,26 @@ impl Replication {
         }
     }
 
+    /// This member leads a new term, or does not lead.
+    pub fn lead(&mut self, leads: bool, to_store: &mut VecDeque<ToStore>) {
+        self.monitor.lead(leads, now());
+        self.monitor_versions(to_store);
+    }
+
+    /// Hands over what the members' servers are, when the leader is to look at it.
+    fn monitor_versions(&mut self, to_store: &mut VecDeque<ToStore>) {
+        let Some(peers) = self.peers.as_ref().filter(|_| self.monitor.leads()) else { return };
+        let own = self.shared.identity.member_id;
+        let version = |member: &Member| match member.id == own {
+            true => Some(server_version().to_owned()),
+            false => peers.server_version(NodeId(member.id)),
+        };
+        let versions: Vec<Option<String>> = self.members.iter().map(version).collect();
+        if self.monitor.looks(versions.iter().all(Option::is_some), now()) {
+            to_store.push_back(ToStore::Versions(versions));
+        }
+    }
+
     /// The log is needed from here on, whatever the store's checkpoints cover.
     pub fn needed_from(&self) -> Option<Index> {
         self.behind.values().min().copied()
@@ -463,7 +487,8 @@ impl Replication {
     }
 
     /// Once per tick: time for the connections, and figures for the other cores.
-    pub fn tick(&mut self, node: &Node) {
+    pub fn tick(&mut self, node: &Node, to_store: &mut VecDeque<ToStore>) {
+        self.monitor_versions(to_store);
         if self.importing == Importing::Given {
             self.importing = Importing::Nothing; // between two turns
         }

@@ -8,6 +8,7 @@ use engine::{AlarmKind, Planned, RangeAnswer, RangeJob, RangeOptions, View, quot
 use net::grpc::{CallId, Code, Event, Kind, Metadata, Method};
 use net::pb::etcdserverpb::AlarmType;
 use node::api::{self, Context, Error, Refusal, Request};
+use node::cluster::version::storage;
 use node::lease;
 use node::propose::Command;
 use node::read::{self, RangeReply};
@@ -234,6 +235,7 @@ impl ClientCore {
         let view = self.view();
         let guard = &epoch::pin();
         let config = &self.shared.config;
+        let cluster_version = read::cluster_version(&view, guard).ok().flatten();
         let member = api::maintenance::MemberStatus {
             db_size: view.allocated_bytes(),
             db_size_in_use: view.in_use_bytes(),
@@ -244,7 +246,7 @@ impl ClientCore {
             term: self.shared.term(),
             alarms: alarms(&view),
             is_learner: self.shared.is_learner(),
-            storage_version: read::cluster_version(&view, guard).ok().flatten().unwrap_or_default(),
+            storage_version: storage(cluster_version.as_deref()).unwrap_or_default().to_owned(),
         };
         let header = self.identity.header(view.revision(), self.shared.term());
         self.reply_message(grpc, waiter, &api::maintenance::status(header, &member));

@@ -56,9 +56,6 @@ const EXPIRY_NEAR: Duration = Duration::from_secs(1);
 /// How long a member that was removed goes on, so that it can answer and pass on what it knows.
 const REMOVED_LINGERS: Duration = Duration::from_secs(1);
 
-/// The cluster version that a first start decides on: major and minor of the etcd we show.
-const CLUSTER_VERSION: &str = "3.7.0";
-
 type Outcome = (ProposalId, Result<Answer, Error>);
 
 /// Everything the store core owns.
@@ -87,6 +84,8 @@ pub struct StoreCore {
     announced: Announced,
     /// Who leads, as far as it is known.
     leader: Option<NodeId>,
+    /// What the members' servers are, as far as this leader knows.
+    versions: Option<Vec<Option<String>>>,
     /// Members have come, gone or changed since they were last told to the raft core.
     members_changed: bool,
     /// When this member was removed from the cluster.
@@ -175,6 +174,7 @@ impl StoreCore {
             compacting: true,
             announced: Announced::No,
             leader: None,
+            versions: None,
             members_changed: true,
             removed_at: None,
             questions: Questions::default(),
@@ -191,6 +191,7 @@ impl StoreCore {
 
     /// Runs until the raft core is gone.
     pub async fn run(mut self) {
+        self.tell_version();
         self.publish();
         self.send();
         let core = Rc::new(RefCell::new(self));
@@ -267,6 +268,10 @@ impl StoreCore {
                     self.apply_all(batch);
                 }
                 ToStore::Leadership { leads, term, leader } => self.led_by(leads, term, leader),
+                ToStore::Versions(versions) => {
+                    self.versions = Some(versions);
+                    self.decide_version();
+                }
                 ToStore::Dropped(id) => self.own_proposal_dropped(id),
                 ToStore::ReadIndex(id, index) => self.barrier_answered(id, index),
                 ToStore::PinSnapshot(peer) => self.pin_snapshot(peer),
@@ -335,7 +340,7 @@ impl StoreCore {
                 self.members_changed = true;
             }
             Effect::MemberPublished => self.members_changed = true,
-            Effect::ClusterVersion(version) => self.to_raft.push_back(ToRaft::ClusterVersion(version)),
+            Effect::ClusterVersion(_) => self.tell_version(),
         }
         self.compacting |= self.store.finished_compact_revision() < self.store.compact_revision();
     }
@@ -505,6 +510,7 @@ impl StoreCore {
 
     fn led_by(&mut self, leads: bool, term: Term, leader: Option<NodeId>) {
         self.leader = leader;
+        self.versions = None;
         if let Some(auto) = &mut self.auto_compaction {
             auto.lead(leads);
         }

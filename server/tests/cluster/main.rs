@@ -18,6 +18,7 @@ mod repair;
 mod tls;
 #[cfg(feature = "failpoints")]
 mod traces;
+mod versions;
 
 use testkit::{Cluster, Program, ServerOptions};
 

@@ -196,6 +196,11 @@ impl Server {
         self.options.args.push(arg.into());
     }
 
+    /// One more environment variable for its next start.
+    pub fn add_env(&mut self, name: &str, value: &str) {
+        self.options.env.push((name.to_owned(), value.to_owned()));
+    }
+
     /// One environment variable less for its next start.
     pub fn remove_env(&mut self, name: &str) {
         self.options.env.retain(|(known, _)| known != name);

@@ -6,6 +6,7 @@
 use std::borrow::Cow;
 
 use super::maintenance::VERSION;
+use crate::cluster::version;
 
 /// What the server knows about itself.
 #[derive(Clone, Debug, Default)]
@@ -166,7 +167,7 @@ pub fn respond(method: HttpMethod, path: &str, query: &str, health: &Health) -> 
 /// What `/version` says, on the client and the peer port.
 pub(crate) fn version_json(cluster_version: Option<&str>) -> String {
     let cluster = cluster_version.unwrap_or("not_decided");
-    let storage = cluster_version.unwrap_or("unknown");
+    let storage = version::storage(cluster_version).unwrap_or("unknown");
     format!(r#"{{"etcdserver":"{VERSION}","etcdcluster":"{cluster}","storage":"{storage}"}}"#)
 }
 

@@ -54,14 +54,20 @@ pub struct Accepted {
 struct Lane {
     cluster_id: u64,
     member: NodeId,
+    server_version: &'static str,
     phase: Phase,
     frames: Decoder,
     events: VecDeque<AcceptedEvent>,
 }
 
 impl Accepted {
-    /// A connection that has received nothing, at this member of this cluster.
-    pub fn new(cluster_id: u64, member: NodeId, config: LaneConfig, now: Duration) -> Accepted {
+    /// A connection that has received nothing, at this member of this cluster, whose server is of this version.
+    pub fn new(
+        (cluster_id, member): (u64, NodeId),
+        server_version: &'static str,
+        config: LaneConfig,
+        now: Duration,
+    ) -> Accepted {
         let h2 = Http2::new(
             h2::Config {
                 role: Role::Server,
@@ -74,7 +80,8 @@ impl Accepted {
             now,
         );
         let (frames, events) = (Decoder::new(0), VecDeque::new());
-        Accepted { h2, lane: Lane { cluster_id, member, phase: Phase::Waiting, frames, events }, config }
+        let lane = Lane { cluster_id, member, server_version, phase: Phase::Waiting, frames, events };
+        Accepted { h2, lane, config }
     }
 
     /// Takes bytes from the peer.
@@ -94,7 +101,7 @@ impl Accepted {
         let Phase::Asked(key) = self.lane.phase else { return };
         match verdict {
             Ok(()) => {
-                let block = hello::answer(200, self.lane.cluster_id, self.lane.member);
+                let block = self.lane.answer(200);
                 self.h2.send_block(key, block, false);
                 self.h2.set_patient(key);
                 self.lane.frames = Decoder::new(frame_bytes_max(lane));
@@ -183,9 +190,13 @@ impl Lane {
         }
     }
 
+    fn answer(&self, status: u16) -> h2::Block {
+        hello::answer(status, self.cluster_id, self.member, self.server_version)
+    }
+
     fn refuse(&mut self, h2: &mut Http2, key: StreamKey, refusal: Refusal) {
         let (status, text) = refusal.answer();
-        h2.send_block(key, hello::answer(status, self.cluster_id, self.member), false);
+        h2.send_block(key, self.answer(status), false);
         h2.send_data(key, true, |out| {
             out.extend_from_slice(text.as_bytes());
             out.push(b'\n');

@@ -54,6 +54,7 @@ pub struct Dialed {
 struct Peer {
     hello: Hello,
     phase: Phase,
+    server_version: Option<String>,
     text: Vec<u8>,
     frames: Decoder,
     events: VecDeque<DialedEvent>,
@@ -78,13 +79,19 @@ impl Dialed {
             h2.set_patient(key);
         }
         let frames = Decoder::new(frame_bytes_max(hello.lane));
-        let lane = Peer { hello, phase: Phase::Asked, text: Vec::new(), frames, events: VecDeque::new() };
+        let (text, events) = (Vec::new(), VecDeque::new());
+        let lane = Peer { hello, phase: Phase::Asked, server_version: None, text, frames, events };
         Dialed { h2, key, lane, config, answer_due: now + config.read_timeout }
     }
 
     /// Who and what for.
     pub fn hello(&self) -> &Hello {
         &self.lane.hello
+    }
+
+    /// What the peer has said its server is, from [`DialedEvent::Open`] on.
+    pub fn server_version(&self) -> Option<&str> {
+        self.lane.server_version.as_deref()
     }
 
     /// Takes bytes from the peer.
@@ -213,6 +220,7 @@ impl Peer {
                 self.close("the peer has ended the lane");
             } else {
                 self.phase = Phase::Open;
+                self.server_version = head.server_version.clone();
                 self.events.push_back(DialedEvent::Open);
                 return;
             }

@@ -5,6 +5,7 @@ use net::h2::field::Field;
 use net::h2::{Block, Head, Indexing, OwnedHeader};
 
 use super::PROTOCOL_VERSION;
+use crate::cluster::version::{OLDEST, major_minor};
 
 /// What `:path` begins with.
 const PATH: &str = "/ringd/peer/";
@@ -14,6 +15,10 @@ const CLUSTER: &str = "x-etcd-cluster-id";
 const FROM: &str = "x-server-from";
 const TO: &str = "x-raft-to";
 const URLS: &str = "x-peerurls";
+const SERVER_VERSION: &str = "x-server-version";
+
+/// A version that is longer than this is none.
+const VERSION_BYTES_MAX: usize = 64;
 
 /// Who dials whom, for what.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,6 +33,8 @@ pub struct Hello {
     pub to: NodeId,
     /// Where the dialing member can be dialed.
     pub peer_urls: Vec<String>,
+    /// What the dialing member says its server is, if it does.
+    pub server_version: Option<String>,
 }
 
 /// Why a connection is refused.
@@ -37,7 +44,7 @@ pub enum Refusal {
     Cluster,
     /// Another member was meant.
     Member,
-    /// Another version of the protocol.
+    /// Another version of the protocol, or a server that is too old.
     Version,
     /// The dialing member was removed from the cluster.
     Removed,
@@ -96,7 +103,7 @@ impl Hello {
     /// The request's header block.
     pub(super) fn request(&self) -> Block {
         let urls = self.peer_urls.join(",");
-        Block::Fields(vec![
+        let mut fields = vec![
             field(":method", "POST"),
             field(":scheme", "http"),
             field(":path", format!("{PATH}{}", lane_name(self.lane))),
@@ -106,7 +113,9 @@ impl Hello {
             field(FROM, format!("{:x}", self.from.0)),
             field(TO, format!("{:x}", self.to.0)),
             field(URLS, urls),
-        ])
+        ];
+        fields.extend(self.server_version.iter().map(|version| field(SERVER_VERSION, version)));
+        Block::Fields(fields)
     }
 
     /// What a request says; `None` if it isn't about a lane.
@@ -120,14 +129,18 @@ impl Hello {
         if head.method != "POST" {
             return Some(Err(Refusal::Request));
         }
-        if head.protocol != Some(PROTOCOL_VERSION) {
+        // etcd rafthttp `checkVersionCompatibility`: before the ids.
+        let too_old =
+            head.server_version.as_deref().and_then(major_minor).is_some_and(|version| version < OLDEST);
+        if head.protocol != Some(PROTOCOL_VERSION) || too_old {
             return Some(Err(Refusal::Version));
         }
         let (Some(cluster_id), Some(from), Some(to)) = (head.cluster, head.from, head.to) else {
             return Some(Err(Refusal::Request));
         };
         let peer_urls = head.urls.split(',').filter(|url| !url.is_empty()).map(str::to_owned).collect();
-        Some(Ok(Hello { lane, cluster_id, from: NodeId(from), to: NodeId(to), peer_urls }))
+        let server_version = head.server_version.clone();
+        Some(Ok(Hello { lane, cluster_id, from: NodeId(from), to: NodeId(to), peer_urls, server_version }))
     }
 
     /// Whether the ids are those of the member that was dialed.
@@ -146,11 +159,12 @@ impl Hello {
 }
 
 /// The answer's header block.
-pub(super) fn answer(status: u16, cluster_id: u64, member: NodeId) -> Block {
+pub(super) fn answer(status: u16, cluster_id: u64, member: NodeId, server_version: &'static str) -> Block {
     Block::Fields(vec![
         field(":status", status.to_string()),
         field(CLUSTER, format!("{cluster_id:x}")),
         field(FROM, format!("{:x}", member.0)),
+        field(SERVER_VERSION, server_version),
     ])
 }
 
@@ -164,6 +178,7 @@ pub(super) struct RequestHead {
     from: Option<u64>,
     to: Option<u64>,
     urls: String,
+    server_version: Option<String>,
 }
 
 /// An answer's fields.
@@ -172,10 +187,17 @@ pub(super) struct AnswerHead {
     pub status: u16,
     pub cluster: Option<u64>,
     pub from: Option<u64>,
+    pub server_version: Option<String>,
 }
 
 fn text(value: &[u8]) -> String {
     String::from_utf8_lossy(value).into_owned()
+}
+
+/// What is no version is none: the one who says it might as well not have.
+fn version(value: &[u8]) -> Option<String> {
+    let said = std::str::from_utf8(value).ok().filter(|said| said.len() <= VERSION_BYTES_MAX)?;
+    major_minor(said).map(|_| said.to_owned())
 }
 
 /// An id in etcd's form.
@@ -197,6 +219,7 @@ impl Head for RequestHead {
             _ if name == FROM.as_bytes() => self.from = hex(value),
             _ if name == TO.as_bytes() => self.to = hex(value),
             _ if name == URLS.as_bytes() => self.urls = text(value),
+            _ if name == SERVER_VERSION.as_bytes() => self.server_version = version(value),
             _ => {}
         }
     }
@@ -210,6 +233,7 @@ impl Head for AnswerHead {
             }
             _ if name == CLUSTER.as_bytes() => self.cluster = hex(value),
             _ if name == FROM.as_bytes() => self.from = hex(value),
+            _ if name == SERVER_VERSION.as_bytes() => self.server_version = version(value),
             _ => {}
         }
     }

@@ -17,6 +17,7 @@
 //! | `x-etcd-cluster-id` | cluster id, hexadecimal without leading zeros, as in etcd |
 //! | `x-server-from` | id of the dialing member, so |
 //! | `x-raft-to` | id of the member it means to reach, so |
+//! | `x-server-version` | the etcd version that the dialing member stands for, e.g. `3.7.1`; may be missing: not known |
 //! | `x-peerurls` | the dialing member's peer URLs, joined by commas: who has not heard of it yet can answer there |
 //!
 //! | answer | body | the dialing member |
@@ -24,12 +25,12 @@
 //! | 200 | frames | sends |
 //! | 412 | `cluster ID mismatch` | reports and tries again with back-off |
 //! | 412 | `to field mismatch` | so: another member has got the address |
-//! | 412 | `incompatible version` | so |
+//! | 412 | `incompatible version` | so: another protocol, or a server older than 3.0 |
 //! | 410 | `removed member` | stops for good |
 //! | 400 | any | reports and tries again with back-off |
 //! | 503 | any | so |
 //!
-//! Every answer carries the accepting member's `x-etcd-cluster-id` and `x-server-from`. Those of a 200 must be the ones
+//! Every answer carries the accepting member's `x-etcd-cluster-id`, `x-server-from` and `x-server-version`. The ids of a 200 must be the ones
 //! that were asked for, and a 410 counts only if its cluster id is ours: whoever sits at an address by mistake must
 //! not be able to end a member. Texts and codes are etcd's (`rafthttp`).
 //!

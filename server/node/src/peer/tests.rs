@@ -11,6 +11,7 @@ use raft::eraftpb::{self, MessageType};
 
 const CLUSTER: u64 = 0xc1;
 const ME: NodeId = NodeId(2);
+const VERSION: &str = "3.7.1";
 const CONFIG: LaneConfig = LaneConfig { read_timeout: Duration::from_secs(5), send_bytes_limit: 1 << 20 };
 
 fn hello(lane: Lane) -> Hello {
@@ -20,6 +21,7 @@ fn hello(lane: Lane) -> Hello {
         from: NodeId(1),
         to: ME,
         peer_urls: vec!["http://a:1".into(), "http://b:2".into()],
+        server_version: Some("3.6.5".into()),
     }
 }
 
@@ -42,7 +44,7 @@ impl Pair {
         let now = Duration::ZERO;
         Pair {
             dialed: Dialed::new(hello, CONFIG, now),
-            accepted: Accepted::new(CLUSTER, ME, CONFIG, now),
+            accepted: Accepted::new((CLUSTER, ME), VERSION, CONFIG, now),
             now,
             cut,
             from_dialed: Vec::new(),
@@ -106,11 +108,33 @@ fn nothing_goes_out_before_the_answer() {
     assert_eq!(pair.dialed.send(&request(1, 1)), Ok(()));
 }
 
+/// What is no version is not known, and no reason to refuse anybody.
+#[test]
+fn both_ends_hear_what_the_other_is() {
+    let long = format!("3.7.1-{}", "x".repeat(100));
+    for (said, heard) in [
+        (Some("3.6.5"), Some("3.6.5")),
+        (Some("v3.8.0-alpha"), Some("v3.8.0-alpha")),
+        (Some("unknown"), None),
+        (Some(long.as_str()), None),
+        (None, None),
+    ] {
+        let hello = Hello { server_version: said.map(str::to_owned), ..hello(Lane::Vital) };
+        let mut pair = Pair::new(hello.clone(), 10);
+        assert_eq!(pair.dialed.server_version(), None, "nothing was said yet");
+        pair.settle(Ok(()));
+        assert_eq!(pair.dialed.server_version(), Some(VERSION));
+        let want = Hello { server_version: heard.map(str::to_owned), ..hello };
+        assert_eq!(pair.from_accepted, [AcceptedEvent::Hello(want)], "{said:?}");
+    }
+}
+
 #[test]
 fn ids_are_checked_before_anything_is_believed() {
     let good = hello(Lane::Bulk);
     let cases = [
         (Hello { cluster_id: 0xc2, ..good.clone() }, Ok(()), Refusal::Cluster),
+        (Hello { server_version: Some("2.3.8".into()), ..good.clone() }, Ok(()), Refusal::Version),
         (Hello { to: NodeId(3), ..good.clone() }, Ok(()), Refusal::Member),
         (Hello { from: ME, ..good.clone() }, Ok(()), Refusal::Member),
         (Hello { from: NodeId(0), ..good.clone() }, Ok(()), Refusal::Member),
@@ -214,7 +238,7 @@ fn a_damaged_or_oversized_frame_ends_the_lane() {
 proptest! {
     #[test]
     fn hostile_bytes_never_panic(bytes in prop::collection::vec(any::<u8>(), 0..400), cut in 1usize..40) {
-        let mut accepted = Accepted::new(CLUSTER, ME, CONFIG, Duration::ZERO);
+        let mut accepted = Accepted::new((CLUSTER, ME), VERSION, CONFIG, Duration::ZERO);
         let mut dialed = Dialed::new(hello(Lane::Bulk), CONFIG, Duration::ZERO);
         accepted.handle_bytes(Duration::ZERO, net::h2::PREFACE);
         for piece in bytes.chunks(cut) {

@@ -401,7 +401,10 @@ impl Conn {
         }
         match event {
             DialedEvent::Open if self.link.is_some() => {}
-            DialedEvent::Open => inner.lane_opened(peer, lane),
+            DialedEvent::Open => {
+                let version = self.as_dialed().and_then(|dialed| dialed.server_version().map(str::to_owned));
+                inner.lane_opened(peer, lane, version);
+            }
             DialedEvent::Refused(refusal) => {
                 inner.lane_refused(peer, lane, refusal);
                 self.reason = refusal.answer().1.into();

@@ -106,6 +106,7 @@ pub(super) async fn connect(
         from: inner.me(),
         to: peer.node,
         peer_urls: inner.settings.peer_urls.clone(),
+        server_version: Some(inner.settings.server_version.to_owned()),
     };
     let config =
         LaneConfig { read_timeout: inner.settings.read_timeout, send_bytes_limit: send_bytes_limit(lane) };

@@ -56,6 +56,8 @@ pub(super) struct Peer {
     pub gone: Cell<bool>,
     pub active_since: Cell<Option<Duration>>,
     pub cells: &'static PeerCells,
+    /// As it said when a standing lane to it was opened; forgotten when one of them breaks.
+    pub server_version: RefCell<Option<String>>,
     /// It belongs to the members.
     is_member: Cell<bool>,
     /// Proposals on their way there.
@@ -149,7 +151,7 @@ impl Inner {
             read_timeout: self.settings.read_timeout,
             send_bytes_limit: send_bytes_limit(Lane::Snapshot),
         };
-        Accepted::new(identity.cluster_id, self.me(), config, now())
+        Accepted::new((identity.cluster_id, self.me()), self.settings.server_version, config, now())
     }
 
     pub fn cluster_id_text(&self) -> String {
@@ -209,6 +211,7 @@ impl Inner {
             gone: Cell::new(false),
             active_since: Cell::new(None),
             cells: peers::peer(node.0),
+            server_version: RefCell::default(),
             is_member: Cell::new(is_member),
             forwards: RefCell::default(),
             snapshot: RefCell::default(),
@@ -246,8 +249,9 @@ impl Inner {
 
     // What lanes tell.
 
-    pub fn lane_opened(&self, node: NodeId, lane: Lane) {
+    pub fn lane_opened(&self, node: NodeId, lane: Lane, server_version: Option<String>) {
         let Some(peer) = self.peers.borrow().get(&node).cloned() else { return };
+        *peer.server_version.borrow_mut() = server_version;
         let standing = peer.lane(lane);
         standing.open.set(true);
         standing.told.set(false);
@@ -281,6 +285,7 @@ impl Inner {
         peer.active_since.set(None);
         peer.cells.active.set(0);
         if was_open {
+            peer.server_version.take();
             peer.cells.disconnected.inc();
             self.tell_unreachable(peer, standing);
         }

@@ -66,6 +66,8 @@ pub struct Settings {
     pub write_timeout: Duration,
     /// The same for the standing lanes, if it is less.
     pub stall_timeout: Duration,
+    /// What this member says its server is.
+    pub server_version: &'static str,
     /// Certificates. Must be there if any URL is https.
     pub tls: Option<Tls>,
 }
@@ -148,6 +150,11 @@ impl Peers {
     /// What `GET /version` shows as `etcdcluster`, as soon as it is known.
     pub fn set_cluster_version(&self, version: &str) {
         *self.0.cluster_version.borrow_mut() = Some(version.to_owned());
+    }
+
+    /// What that member said its server is when it was connected to; `None` while it is not, and if it didn't say.
+    pub fn server_version(&self, node: NodeId) -> Option<String> {
+        self.0.peers.borrow().get(&node)?.server_version.borrow().clone()
     }
 
     /// Sends on the message's lane, or drops it. (Of a `MsgSnapshot` only [`Peers::send_snapshot`] can say the bytes.)

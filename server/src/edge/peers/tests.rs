@@ -25,6 +25,7 @@ struct Site {
     port: u16,
     socket: Option<Socket>,
     dir: tempfile::TempDir,
+    server_version: &'static str,
     tls: Option<Tls>,
 }
 
@@ -33,7 +34,8 @@ impl Site {
         let socket = StdListener::bind("127.0.0.1:0").expect("a free port");
         let port = socket.local_addr().expect("bound").port();
         let dir = tempfile::tempdir().expect("a directory");
-        Site { id, cluster: CLUSTER, port, socket: Some(socket.into()), dir, tls: None }
+        let (socket, server_version) = (Some(socket.into()), crate::config::ETCD_VERSION);
+        Site { id, cluster: CLUSTER, port, socket, dir, server_version, tls: None }
     }
 
     fn url(&self) -> String {
@@ -50,6 +52,7 @@ impl Site {
             read_timeout: Duration::from_secs(5),
             write_timeout: Duration::from_secs(5),
             stall_timeout: Duration::from_secs(2),
+            server_version: self.server_version,
             tls: self.tls.clone(),
         }
     }
@@ -175,6 +178,34 @@ fn a_peer_that_is_asked_names_its_members_and_versions() {
         let error = nobody.expect("a thread").expect_err("nobody is there").to_string();
         assert!(error.starts_with("http://127.0.0.1:1: "), "{error}");
         peers.shutdown();
+    });
+}
+
+#[test]
+fn a_peer_says_what_it_is_each_time_that_it_is_connected_to() {
+    run(async {
+        let (mut a, mut b) = (Site::new(1), Site::new(2));
+        b.server_version = "3.6.9";
+        let members = table(&[&a, &b]);
+        let (at_a, at_b) = (a.start(), b.start());
+        at_a.set_members(&members, &[]);
+        at_b.set_members(&members, &[]);
+        assert_eq!(at_a.server_version(NodeId(2)), None, "it has not been heard");
+        until_reachable(&at_a, 2).await;
+        until_reachable(&at_b, 1).await;
+        assert_eq!(at_a.server_version(NodeId(2)).as_deref(), Some("3.6.9"));
+        assert_eq!(at_b.server_version(NodeId(1)).as_deref(), Some("3.7.1"));
+        assert_eq!(at_a.server_version(NodeId(3)), None, "nobody is there");
+        at_b.shutdown();
+        let Incoming::Unreachable(NodeId(2)) = next(&at_a).await else { panic!("it is gone") };
+        assert_eq!(at_a.server_version(NodeId(2)), None, "it may come back as another one");
+        b.server_version = "3.8.0";
+        let at_b = b.restart().await;
+        at_b.set_members(&members, &[]);
+        until_reachable(&at_a, 2).await;
+        assert_eq!(at_a.server_version(NodeId(2)).as_deref(), Some("3.8.0"));
+        at_a.shutdown();
+        at_b.shutdown();
     });
 }
 

@@ -2,12 +2,14 @@
 
 use consensus::{Index, LogPosition, NodeId, Term};
 use node::apply;
-use node::cluster;
+use node::cluster::{self, version};
 use node::propose;
 
-use super::{Announced, CLUSTER_VERSION, StoreCore, conf_state};
+use super::{Announced, Leadership, StoreCore, conf_state};
 use crate::edge::clock::now;
+use crate::edge::failpoint::server_version;
 use crate::edge::messages::{Installation, PinnedSnapshot, ToRaft};
+use crate::sys::{Fatal, FatalReason};
 
 impl StoreCore {
     /// Tells the raft core whom it may talk to.
@@ -65,6 +67,7 @@ impl StoreCore {
         self.checkpoints.replace(tree, covered);
         self.members_changed = true;
         self.compacting = true;
+        self.tell_version();
         self.to_raft.push_back(ToRaft::SnapshotInstalled(ready));
         self.to_raft.push_back(ToRaft::Checkpointed(covered));
         true
@@ -84,16 +87,46 @@ impl StoreCore {
         self.announced = Announced::Proposed(self.propose(write), now());
     }
 
-    /// The leader decides the cluster's version, once. A proposal that another leader's entries replace is made again by that
-    /// leader.
+    /// The leader decides the cluster's version by what its members are. A proposal that gets lost is made again when the
+    /// leader next looks.
     pub(super) fn decide_version(&mut self) {
-        match apply::cluster_version(&self.store) {
-            Ok(Some(_)) => {}
-            Ok(None) => {
-                let write = propose::cluster_version_set(&mut self.ids, CLUSTER_VERSION);
-                self.propose(write);
-            }
+        let (Leadership::Leads, Some(versions)) = (self.leadership, &self.versions) else { return };
+        let decided = match apply::cluster_version(&self.store) {
+            Ok(decided) => decided,
             Err(fatal) => self.cannot_apply(&fatal),
+        };
+        let servers: Vec<Option<&str>> = versions.iter().map(Option::as_deref).collect();
+        let Some(version) = version::decide(&servers, decided.as_deref()) else { return };
+        match &decided {
+            None => {
+                tracing::info!("cluster-version" = version, "setting up initial cluster version using v3 API")
+            }
+            Some(from) => tracing::info!(from, to = version, "updating cluster version using v3 API"),
         }
+        let write = propose::cluster_version_set(&mut self.ids, &version);
+        self.propose(write);
+    }
+
+    /// The store has another version of the cluster: all that show it hear of it.
+    pub(super) fn tell_version(&mut self) {
+        let version = match apply::cluster_version(&self.store) {
+            Ok(Some(version)) => version,
+            Ok(None) => return,
+            Err(fatal) => self.cannot_apply(&fatal),
+        };
+        let own = server_version();
+        if version::is_downgrade(own, &version) {
+            self.shared.fatal(Fatal::new(
+                FatalReason::DataDirForeign,
+                format!(
+                    "invalid downgrade; server version is lower than determined cluster version: this is {own}, and the \
+                     cluster has decided on {version}"
+                ),
+            ));
+        }
+        if let Some((major, minor)) = version::major_minor(&version) {
+            self.shared.metrics.cluster_version_is(format!("{major}.{minor}"));
+        }
+        self.to_raft.push_back(ToRaft::ClusterVersion(version));
     }
 }

@@ -330,8 +330,6 @@ pub fn client_version(announced: Option<&str>) -> ClientVersion {
 pub struct Facts {
     /// Of this member.
     pub member_id: u64,
-    /// Of the cluster, e.g. `3.7`.
-    pub cluster_version: String,
     /// Of etcd's gates: name, stage, enabled.
     pub feature_gates: Vec<(&'static str, &'static str, bool)>,
     /// `--metrics=extensive`
@@ -344,6 +342,8 @@ pub struct Metrics {
     facts: OnceLock<Facts>,
     /// Changes almost never, and is read by a scrape alone.
     alarms: Mutex<Vec<(u64, &'static str)>>,
+    /// As major and minor, the one that stands last. There are as many as clusters have been upgraded to.
+    cluster_versions: Mutex<Vec<String>>,
 }
 
 impl Metrics {
@@ -357,12 +357,14 @@ impl Metrics {
         let shards: Vec<&Shard> = shards().iter().copied().collect();
         let versions = CLIENT_VERSIONS.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let alarms = self.alarms.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let cluster_versions = self.cluster_versions.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let unknown = Facts::default();
         let scrape = render::Scrape {
             shards: &shards,
             facts: self.facts.get().unwrap_or(&unknown),
             client_versions: &versions,
             alarms: &alarms,
+            cluster_versions: &cluster_versions,
             peers: &peers::all(),
             process: crate::sys::process::sample(),
         };
@@ -441,6 +443,13 @@ impl Metrics {
     #[inline]
     pub fn request(&self, method: Method) {
         here().call_started(method);
+    }
+
+    /// The store core: the version of the cluster, as major and minor.
+    pub fn cluster_version_is(&self, version: String) {
+        let mut known = self.cluster_versions.lock().unwrap_or_else(PoisonError::into_inner);
+        known.retain(|other| *other != version);
+        known.push(version);
     }
 
     /// The store core: the alarms that are active now, as (member, type), e.g. `NOSPACE`.

@@ -19,6 +19,8 @@ pub(super) struct Scrape<'a> {
     pub facts: &'a Facts,
     pub client_versions: &'a [String],
     pub alarms: &'a [(u64, &'a str)],
+    /// The one that stands last.
+    pub cluster_versions: &'a [String],
     pub peers: &'a [&'a PeerCells],
     pub process: Sample,
 }
@@ -49,6 +51,21 @@ impl Scrape<'_> {
         sum
     }
 
+    /// Nothing before it was decided; a version that was left behind stays, as 0.
+    fn cluster_version(&self, out: &mut String) {
+        let Some(last) = self.cluster_versions.last() else { return };
+        head(
+            out,
+            "etcd_cluster_version",
+            "Which version is running. 1 for 'cluster_version' label with current cluster version",
+            "gauge",
+        );
+        for version in self.cluster_versions {
+            let labels = format!(r#"cluster_version="{version}""#);
+            line(out, "etcd_cluster_version", &labels, u64::from(version == last));
+        }
+    }
+
     fn facts(&self, out: &mut String) {
         let one = |out: &mut String, name: &str, help: &str, labels: &str| {
             head(out, name, help, "gauge");
@@ -75,13 +92,7 @@ impl Scrape<'_> {
             "What is running instead of Go. 1 for 'server_go_version' label",
             ringd,
         );
-        let cluster = format!(r#"cluster_version="{}""#, self.facts.cluster_version);
-        one(
-            out,
-            "etcd_cluster_version",
-            "Which version is running. 1 for 'cluster_version' label with current cluster version",
-            &cluster,
-        );
+        self.cluster_version(out);
         head(
             out,
             "etcd_server_feature_enabled",
@@ -612,7 +623,6 @@ mod tests {
     fn text(shards: &[&Shard], extensive: bool) -> String {
         let facts = Facts {
             member_id: 0x8e9e_05c5_2164_694d,
-            cluster_version: "3.7".into(),
             feature_gates: vec![("FastLeaseKeepAlive", "BETA", true)],
             extensive,
         };
@@ -629,6 +639,7 @@ mod tests {
             facts: &facts,
             client_versions: &versions,
             alarms: &alarms,
+            cluster_versions: &["3.6".into(), "3.7".into()],
             peers: &peers,
             process,
         };
@@ -680,7 +691,7 @@ mod tests {
              etcd_disk_wal_fsync_duration_seconds_count 3\n",
             "etcd_server_id{server_id=\"8e9e05c52164694d\"} 1\n",
             "etcd_server_version{server_version=\"3.7.1\"} 1\n",
-            "etcd_cluster_version{cluster_version=\"3.7\"} 1\n",
+            "etcd_cluster_version{cluster_version=\"3.6\"} 0\netcd_cluster_version{cluster_version=\"3.7\"} 1\n",
             "etcd_server_feature_enabled{name=\"FastLeaseKeepAlive\",stage=\"BETA\"} 1\n",
             "etcd_debugging_server_alarms{alarm_type=\"NOSPACE\",server_id=\"8e9e05c52164694d\"} 1\n",
             "etcd_network_known_peers{Local=\"8e9e05c52164694d\",Remote=\"ab\"} 1\n",
