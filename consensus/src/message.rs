@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use raft::eraftpb::MessageType;
 
-use crate::{DropReason, EntryKind, NodeId, ProposalId, Term};
+use crate::{DropReason, EntryKind, Index, NodeId, ProposalId, Term};
 
 /// A message of raft. Its entries carry no bytes; those are in `data`, one for each entry, shared and not copied.
 ///
@@ -83,6 +83,16 @@ impl PeerMessage {
     /// A leader says that it is still there.
     pub fn is_heartbeat(&self) -> bool {
         matches!(self, PeerMessage::Raft(message) if message.raft.get_msg_type() == MessageType::MsgHeartbeat)
+    }
+
+    /// Of a leader's entries: the index of the one before them, which the receiver must have.
+    pub fn entries_follow(&self) -> Option<Index> {
+        match self {
+            PeerMessage::Raft(message) if message.raft.get_msg_type() == MessageType::MsgAppend => {
+                Some(Index(message.raft.index))
+            }
+            _ => None,
+        }
     }
 
     /// The lane on which it travels.

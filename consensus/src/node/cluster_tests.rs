@@ -66,6 +66,24 @@ fn a_peer_that_lags_further_gets_a_snapshot_then_the_rest() {
     world.converge();
 }
 
+/// Nobody tells the leader that the first one has arrived, but its receiver.
+#[test]
+fn a_peer_that_lags_again_gets_another_snapshot() {
+    let (mut world, leader) = fair(3, 3);
+    world.receivers_speak = true;
+    let lags = others(&world, leader)[0];
+    for installed in 1..=3 {
+        world.isolate(lags);
+        put(&mut world, leader, 60);
+        world.checkpoint(leader);
+        world.heal();
+        put(&mut world, leader, 5);
+        world.wait("it catches up", |world| world.store(lags).applied == world.store(leader).applied);
+        assert_eq!(world.history.installed, installed);
+    }
+    world.converge();
+}
+
 #[test]
 fn a_crash_between_the_reset_of_the_log_and_the_new_store_is_finished_at_the_start() {
     let (mut world, leader) = fair(4, 3);

@@ -52,7 +52,8 @@ impl Node {
         };
         let needs = |peer: &NodeId, offer: &Offer| match offer {
             Offer::Asked | Offer::Pinned => behind(peer),
-            Offer::Sent => progress(peer).is_some(),
+            // Also if its receiver has said by itself that it has it: the next one is another offer.
+            Offer::Sent => progress(peer).is_some_and(|p| p.state == ProgressState::Snapshot),
         };
         let mut offers = std::mem::take(&mut self.snapshots.offers);
         let mut unwanted = Vec::new();

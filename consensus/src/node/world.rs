@@ -158,6 +158,7 @@ pub(super) struct History {
 }
 
 pub(super) struct World {
+    pub receivers_speak: bool, // that a snapshot has arrived; else the world says it
     pub rng: Rng,
     pub weather: Weather,
     pub machines: BTreeMap<NodeId, Machine>,
@@ -179,6 +180,7 @@ impl World {
         let founders: Vec<NodeId> = (1..=count).map(NodeId).collect();
         let mut world = World {
             rng,
+            receivers_speak: false,
             weather,
             machines: BTreeMap::new(),
             net: Vec::new(),
@@ -427,7 +429,7 @@ impl World {
         } else if self.rng.chance(30) {
             self.turn(from, vec![Input::Unreachable(to)]);
         }
-        if is_snapshot {
+        if is_snapshot && !(arrives && self.receivers_speak) {
             self.turn(from, vec![Input::SnapshotSent(to, arrives)]);
         }
         true
