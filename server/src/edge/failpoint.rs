@@ -6,7 +6,7 @@
 //! - `log-before-submit=100` kills the process (as `kill -9` does: no unwinding, no flushing) when that place is reached
 //!   for the 100th time;
 //! - `log-write=eio@50` lets the 50th operation at that place fail with EIO, before anything is done (`enospc@50`:
-//!   with ENOSPC; `stall@50`: never end, and hold its thread).
+//!   with ENOSPC; `stall@50`: never end, and hold its thread; `slow@50`: take ten seconds, then succeed).
 //!
 //! | place | when |
 //! |---|---|
@@ -24,7 +24,7 @@
 //! | `checkpoint-before-meta-sync`, `checkpoint-after-meta-sync` | the meta page is written; synced, and the store does not know |
 //! | `checkpoint-after-end` | the store knows, the log does not |
 //!
-//! Operations that can be made to fail: `log-write`, `log-write-report` (done, and reported as failed), `segment-write`,
+//! Operations that can be made to fail: `snapshot-import` (a received snapshot is built into a store), `log-write`, `log-write-report` (done, and reported as failed), `segment-write`,
 //! `checkpoint-write`, `checkpoint-sync`, `checkpoint-meta-write`, `checkpoint-meta-sync`.
 //!
 //! Besides, `RINGD_SERVER_VERSION` is what the process says to other members that its server is, in place of the truth.
@@ -55,8 +55,12 @@ mod armed {
     use std::io;
     use std::sync::OnceLock;
     use std::sync::atomic::{AtomicU64, Ordering};
+    use std::time::Duration;
 
     use rustix::process::{Signal, getpid, kill_process};
+
+    /// What a slow operation takes.
+    const SLOW: Duration = Duration::from_secs(10);
 
     /// What a test asked for.
     struct Point {
@@ -65,6 +69,8 @@ mod armed {
         errno: Option<i32>,
         /// Never go on.
         stalls: bool,
+        /// Go on late.
+        slow: bool,
         /// Which time.
         at: u64,
         hits: AtomicU64,
@@ -88,6 +94,10 @@ mod armed {
             Some(Point { stalls: true, .. }) => loop {
                 std::thread::park();
             },
+            Some(Point { slow: true, .. }) => {
+                std::thread::sleep(SLOW);
+                Ok(())
+            }
             _ => Ok(()),
         }
     }
@@ -125,11 +135,11 @@ mod armed {
             None => (None, action),
             Some(("eio", at)) => (Some(libc::EIO), at),
             Some(("enospc", at)) => (Some(libc::ENOSPC), at),
-            Some(("stall", at)) => (None, at),
+            Some(("stall" | "slow", at)) => (None, at),
             Some((other, _)) => panic!("no action of a failpoint: {other}"),
         };
         let at = at.parse().expect("a failpoint's count is a number");
-        let stalls = action.starts_with("stall@");
-        Point { name: name.to_owned(), errno, stalls, at, hits: AtomicU64::new(0) }
+        let (stalls, slow) = (action.starts_with("stall@"), action.starts_with("slow@"));
+        Point { name: name.to_owned(), errno, stalls, slow, at, hits: AtomicU64::new(0) }
     }
 }

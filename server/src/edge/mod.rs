@@ -33,6 +33,8 @@ pub mod segments;
 
 /// The server's own compactions.
 pub mod auto_compaction;
+/// What is kept of the log for peers behind a snapshot.
+pub mod behind;
 /// Connections to the other members.
 pub mod peers;
 /// A damaged member, healed by its peers.

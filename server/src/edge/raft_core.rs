@@ -153,7 +153,9 @@ impl RaftCore {
         while let Some(message) = self.from_store.pop() {
             self.handle(message);
         }
-        while let Some(input) = self.replication.poll(&mut self.store_outbox, &mut self.client_outboxes) {
+        while let Some(input) =
+            self.replication.poll(&self.node, &mut self.store_outbox, &mut self.client_outboxes)
+        {
             self.node.step(input, &mut self.outputs);
         }
         self.take_applied(applied);

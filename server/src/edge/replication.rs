@@ -26,6 +26,7 @@ use node::membership::Member;
 use rustc_hash::FxHashMap;
 
 use super::background::Background;
+use super::behind::Behind;
 use super::clock::now;
 use super::failpoint::server_version;
 use super::force_new;
@@ -39,9 +40,6 @@ use crate::sys::{Fatal, FatalReason};
 
 /// Messages of peers handled in one turn.
 const TURN_MESSAGES: usize = 4096;
-
-/// So many entries are kept for a peer behind its snapshot; one that is slower than that needs another one.
-const BEHIND_ENTRIES_MAX: u64 = 4 << 20;
 
 /// How long a peer has at least for building its store of a snapshot that it has, before it is looked whether it has.
 /// It gets more where the snapshot was long on its way.
@@ -91,8 +89,8 @@ pub struct Replication {
     began: FxHashMap<NodeId, Duration>,
     /// Snapshots that have arrived, and when their peers should have installed them.
     delivered: FxHashMap<NodeId, Duration>,
-    /// Positions of snapshots behind which peers are catching up from the log.
-    behind: FxHashMap<NodeId, Index>,
+    /// Peers that catch up behind a snapshot.
+    behind: Behind,
     /// A snapshot that was built and whose message raft is about to be given, or has been.
     imported: Option<Imported>,
     importing: Importing,
@@ -141,7 +139,7 @@ impl Replication {
             pinned: FxHashMap::default(),
             began: FxHashMap::default(),
             delivered: FxHashMap::default(),
-            behind: FxHashMap::default(),
+            behind: Behind::default(),
             imported: None,
             importing: Importing::Nothing,
             installing: Installing::Nothing,
@@ -183,6 +181,7 @@ impl Replication {
     /// What of it the node must hear next.
     pub fn poll(
         &mut self,
+        node: &Node,
         to_store: &mut VecDeque<ToStore>,
         to_clients: &mut [VecDeque<ToClient>],
     ) -> Option<Input> {
@@ -195,11 +194,22 @@ impl Replication {
             }
         }
         while let Some(incoming) = self.incoming.pop_front() {
+            if self.comes_too_early(&incoming, node) {
+                continue;
+            }
             if let Some(input) = self.handle_incoming(incoming, to_store, to_clients) {
                 return Some(input);
             }
         }
         None
+    }
+
+    /// Entries behind a snapshot that is being made into a store. The node would say that it lacks what is before them, and be
+    /// sent another snapshot; raft sends these again when the node is there.
+    fn comes_too_early(&self, incoming: &Incoming, node: &Node) -> bool {
+        let Incoming::Message(_, message) = incoming else { return false };
+        self.importing == Importing::Running
+            && message.entries_follow().is_some_and(|before| before > node.status().last.index)
     }
 
     fn handle_incoming(
@@ -339,7 +349,7 @@ impl Replication {
             }
             ToRaft::SnapshotPinned(pinned) => {
                 let (peer, position, conf) = (pinned.peer, pinned.position, pinned.conf.clone());
-                self.behind.insert(peer, position.index);
+                self.behind.pinned(peer, position.index, now());
                 self.pinned.insert(peer, *pinned);
                 Some(Input::SnapshotPinned { peer, position, conf })
             }
@@ -396,11 +406,6 @@ impl Replication {
 
     fn send_snapshot(&mut self, to: NodeId, message: Message) {
         let (Some(peers), Some(pinned)) = (&self.peers, self.pinned.remove(&to)) else { return };
-        tracing::info!(
-            "remote-peer-id" = format!("{:x}", to.0),
-            "snapshot-index" = pinned.position.index.0,
-            "sending a snapshot"
-        );
         self.began.insert(to, now());
         peers.send_snapshot(to, message, Box::new(snapshot_files::Source::new(pinned.view)));
     }
@@ -469,7 +474,7 @@ impl Replication {
 
     /// The log is needed from here on, whatever the store's checkpoints cover.
     pub fn needed_from(&self) -> Option<Index> {
-        self.behind.values().min().copied()
+        self.behind.needed_from()
     }
 
     /// See [`Peers::forget_forwards`].
@@ -505,12 +510,7 @@ impl Replication {
             }
             waits && !late
         });
-        let last = node.status().last.index;
-        self.behind.retain(|peer, position| {
-            let peer = progress.iter().find(|progress| progress.node == *peer);
-            let kept = last.0 - position.0.min(last.0) <= BEHIND_ENTRIES_MAX;
-            kept && peer.is_some_and(|peer| peer.matched < last && (peer.snapshot || peer.recent_active))
-        });
+        self.behind.tick(&progress, node.status().last.index, now);
         let others = self.members.iter().filter(|member| member.id != self.shared.identity.member_id);
         let figures = others.map(|member| {
             let id = NodeId(member.id);

@@ -13,6 +13,7 @@ use engine::tree::Tree;
 use engine::{Store, View};
 
 use super::checkpoint;
+use super::failpoint::fault;
 use super::peers::SnapshotSource;
 use super::tree_file::TreeFile;
 use crate::sys::data_dir::TREE_FILE;
@@ -100,6 +101,7 @@ fn build(dir: &Path, path: &Path, config: engine::Config) -> Result<Imported, St
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(said(error)),
         _ => {}
     }
+    fault("snapshot-import").map_err(said)?;
     let (tree, _) = TreeFile::open_as(dir, NEXT_TREE_FILE).map_err(said)?;
     let mut import = Import::new(config, tree.clone());
     let mut file = File::open(path).map_err(said)?;

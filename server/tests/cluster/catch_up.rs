@@ -28,6 +28,7 @@ const MORE_THAN_MEMORY: usize = 125;
 /// More than the first segments of the log, so that checkpoints drop them.
 const MORE_THAN_LOG: usize = 500;
 
+/// Said once per snapshot.
 const SNAPSHOT_SENT: &str = "sending a snapshot";
 
 /// Small heaps make checkpoints, and checkpoints drop log.
@@ -186,6 +187,90 @@ async fn a_watch_lives_through_a_snapshot() {
     assert_same(&cluster, &[0, 1, 2]).await;
 }
 
+/// Puts large values, four at a time, until `done`, or 800 MB: less than the quota.
+fn write_until(cluster_client: &Client, done: &Arc<AtomicBool>) -> tokio::task::JoinSet<i64> {
+    const STEPS_MAX: usize = 200;
+    let mut writers = tokio::task::JoinSet::new();
+    for _ in 0..4 {
+        let (mut client, done) = (cluster_client.clone(), done.clone());
+        writers.spawn(async move {
+            let mut last = 0;
+            for _ in 0..STEPS_MAX {
+                if done.load(Ordering::Relaxed) {
+                    break;
+                }
+                last = write(&mut client, 5).await;
+            }
+            last
+        });
+    }
+    writers
+}
+
+/// What the leader says of snapshots and links: for the reader of a failed test.
+fn about_snapshots(cluster: &Cluster) -> String {
+    let interesting =
+        |line: &&str| ["snapshot", "remote peer", "raft role"].iter().any(|word| line.contains(word));
+    let of =
+        |server: &testkit::Server| server.log().lines().filter(interesting).collect::<Vec<_>>().join("\n");
+    cluster.members().iter().map(of).collect::<Vec<_>>().join("\n\n")
+}
+
+/// A snapshot is of a moment, and the log goes on. What follows it is kept until the follower has it, so that one is enough.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_snapshot_is_enough_under_a_steady_load() {
+    let mut cluster = cluster();
+    let leader = cluster.leader(&[0, 1, 2]).await;
+    let away = others(leader)[0];
+    let mut client = cluster.client(leader).await;
+    cluster.member(away).kill();
+    let before = write(&mut client, MORE_THAN_LOG).await;
+    let done = Arc::new(AtomicBool::new(false));
+    let writers = write_until(&client, &done);
+    cluster.member(away).restart_unready();
+    tokio::task::block_in_place(|| cluster.member(away).wait_ready());
+    // Far enough behind the snapshot that the log on disk is needed, and that checkpoints have let go of what is not kept.
+    reaches_within(CATCH_UP_MAX, &cluster, away, before + 4 * MORE_THAN_MEMORY as i64).await;
+    done.store(true, Ordering::Relaxed);
+    let last = writers.join_all().await.into_iter().max().expect("four of them");
+    println!("{} puts during the catch-up", last - before);
+    reaches_within(CATCH_UP_MAX, &cluster, away, last).await;
+    if program().is_ringd() {
+        assert_eq!(snapshots_sent(&cluster), 1, "{}", about_snapshots(&cluster));
+    }
+    assert_same(&cluster, &[0, 1, 2]).await;
+}
+
+/// A follower that takes long to make a store of its snapshot is not sent another one.
+#[cfg(feature = "failpoints")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_snapshot_is_enough_for_a_slow_follower() {
+    if !program().is_ringd() {
+        return;
+    }
+    let mut cluster = cluster();
+    let leader = cluster.leader(&[0, 1, 2]).await;
+    let away = others(leader)[0];
+    let mut client = cluster.client(leader).await;
+    cluster.member(away).kill();
+    write(&mut client, MORE_THAN_LOG).await;
+    cluster.member(away).add_env("RINGD_FAILPOINTS", "snapshot-import=slow@1");
+    cluster.member(away).restart_unready();
+    // Writes go on, so that the leader has something to send all the time.
+    let done = Arc::new(AtomicBool::new(false));
+    let timed = tokio::spawn({
+        let (client, done) = (client.clone(), done.clone());
+        put_times(client, move || done.load(Ordering::Relaxed))
+    });
+    tokio::task::block_in_place(|| cluster.member(away).wait_ready());
+    let revision = write(&mut client, 20).await;
+    reaches(&cluster, away, revision).await;
+    done.store(true, Ordering::Relaxed);
+    timed.await.expect("every put succeeds");
+    assert_eq!(snapshots_sent(&cluster), 1, "{}", about_snapshots(&cluster));
+    assert_same(&cluster, &[0, 1, 2]).await;
+}
+
 /// How long each of these puts took, one every 10 ms, until `done` says so.
 async fn put_times(mut client: Client, mut done: impl FnMut() -> bool) -> Vec<Duration> {
     let mut times = Vec::new();
@@ -264,6 +349,9 @@ async fn after_very_many_writes() {
         before.len(),
         during.len(),
     );
+    if program().is_ringd() {
+        assert!(snapshots_sent(&cluster) <= 1, "{}", about_snapshots(&cluster));
+    }
     assert_same(&cluster, &[0, 1, 2]).await;
     assert_eq!(cluster.leader(&[0, 1, 2]).await, leader, "its return moved nothing");
     let all = RangeRequest {
