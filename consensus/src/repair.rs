@@ -17,7 +17,9 @@
 //! - With that snapshot on disk, and its position reported to the log by a reset, it is an ordinary member again.
 //!
 //! While a majority is in this state nobody can be elected, and nothing is lost by waiting: that is the halt which is
-//! wanted, as no majority can prove what was committed.
+//! wanted, as no majority can prove what was committed. Of two voters one is no minority: if its
+//! floor lies beyond what the other knows to be committed, that one has to commit more before any snapshot is enough, and
+//! commits nothing alone.
 //!
 //! # Without its newest votes a member is not repaired
 //!
