@@ -6,7 +6,7 @@ use std::time::Duration;
 use ringd::config::{ClusterId, MemberId};
 use testkit::pb::{
     Member, MemberAddRequest, MemberListRequest, MemberPromoteRequest, MemberRemoveRequest,
-    MemberUpdateRequest, MoveLeaderRequest, PutRequest, RangeRequest,
+    MemberUpdateRequest, MoveLeaderRequest, PutRequest, RangeRequest, StatusRequest,
 };
 use testkit::{Client, Cluster, Program};
 use tonic::{Response, Status};
@@ -290,7 +290,9 @@ async fn script(program: Program) -> String {
     story.outcome("move, asked of a follower", answer, |_| &[]);
     let answer = lead.maintenance.move_leader(MoveLeaderRequest { target_id: target }).await;
     story.outcome("move", answer, |_| &[]);
-    assert_eq!(cluster.leader(&[0, 1, 2]).await, follower);
+    // Asked at once: on a machine with much to do, an election may bring back whom it brought before.
+    let status = lead.maintenance.status(StatusRequest {}).await.expect("a status").into_inner();
+    assert_eq!(status.leader, target);
     anonymous(story.lines)
 }
 
