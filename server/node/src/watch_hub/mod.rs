@@ -150,8 +150,8 @@ struct Stream {
     next_id: i64,
     /// How many watchers are `Synced`.
     synced: usize,
-    /// Starts that lay in the future when they were asked for, and how many watchers have each.
-    future_starts: BTreeMap<i64, u32>,
+    /// Revisions before which no progress is told, and how many watchers have each: [`Watcher::begins`].
+    beginnings: BTreeMap<i64, u32>,
     /// `Parked` watchers by `next`.
     parked: BTreeSet<(i64, u32)>,
     interval: Duration,
@@ -204,7 +204,7 @@ impl Hub {
             notify: BTreeMap::new(),
             next_id: 0,
             synced: 0,
-            future_starts: BTreeMap::new(),
+            beginnings: BTreeMap::new(),
             parked: BTreeSet::new(),
             interval,
             tick,
@@ -258,7 +258,7 @@ impl Hub {
             let header = self.config.identity.header(self.dispatched, self.raft_term);
             for (&id, &at) in &state.notify {
                 let watcher = &mut self.watchers[at];
-                let synced = watcher.state == State::Synced && self.dispatched >= watcher.future_start;
+                let synced = watcher.state == State::Synced && self.dispatched >= watcher.begins;
                 if watcher.progress_due && synced {
                     send(sink, stream, &Head { header, watch_id: id, ..Default::default() });
                 }
@@ -312,13 +312,19 @@ impl Hub {
         let revision = self.view.revision();
         let start = if request.start_revision == 0 { revision + 1 } else { request.start_revision };
         let synced = start > self.dispatched;
+        // No progress before its start, nor before the revision that the answer to its creation names.
+        let begins = match request.start_revision > revision {
+            true => start,
+            false if revision > self.dispatched => revision,
+            false => 0,
+        };
         let watcher = Watcher {
             stream,
             id,
             span,
             state: if synced { State::Synced } else { State::Lagging },
             next: start,
-            future_start: if request.start_revision > revision { start } else { 0 },
+            begins,
             slot: 0,
             wave: 0,
             prev_kv: request.prev_kv,
@@ -348,10 +354,10 @@ impl Hub {
         let ahead = planted::is("progress-ahead-of-events");
         let dispatched = if ahead { self.view.revision() } else { self.dispatched };
         let state = self.streams.get_mut(&stream).expect("the caller has looked");
-        while state.future_starts.first_key_value().is_some_and(|(&start, _)| start <= dispatched) {
-            state.future_starts.pop_first();
+        while state.beginnings.first_key_value().is_some_and(|(&start, _)| start <= dispatched) {
+            state.beginnings.pop_first();
         }
-        let all_synced = state.synced == state.watchers.len() && state.future_starts.is_empty();
+        let all_synced = state.synced == state.watchers.len() && state.beginnings.is_empty();
         if all_synced && !state.watchers.is_empty() {
             let header = self.config.identity.header(dispatched, self.raft_term);
             send(sink, stream, &Head { header, watch_id: NO_WATCH_ID, ..Default::default() });
@@ -361,8 +367,8 @@ impl Hub {
     fn insert(&mut self, watcher: Watcher) {
         self.watchers_bytes += watcher.cost_bytes();
         let (stream, id, next) = (watcher.stream, watcher.id, watcher.next);
-        let (synced, future_start, notify) =
-            (watcher.state == State::Synced, watcher.future_start, watcher.progress_notify);
+        let (synced, begins, notify) =
+            (watcher.state == State::Synced, watcher.begins, watcher.progress_notify);
         let at = self.watchers.insert(watcher);
         let watcher = &mut self.watchers[at];
         let group = self.index.group_mut(&watcher.span);
@@ -373,8 +379,8 @@ impl Hub {
         if notify {
             state.notify.insert(id, at);
         }
-        if future_start > 0 {
-            *state.future_starts.entry(future_start).or_default() += 1;
+        if begins > 0 {
+            *state.beginnings.entry(begins).or_default() += 1;
         }
         if synced {
             state.synced += 1;
@@ -388,11 +394,11 @@ impl Hub {
         let Some(state) = self.streams.get_mut(&stream) else { return false };
         let Some(at) = state.watchers.remove(&id) else { return false };
         state.notify.remove(&id);
-        let future_start = self.watchers[at].future_start;
-        if let Some(count) = state.future_starts.get_mut(&future_start) {
+        let begins = self.watchers[at].begins;
+        if let Some(count) = state.beginnings.get_mut(&begins) {
             *count -= 1;
             if *count == 0 {
-                state.future_starts.remove(&future_start);
+                state.beginnings.remove(&begins);
             }
         }
         if self.watchers[at].state != State::Compacted {

@@ -416,6 +416,22 @@ fn progress_is_told_when_all_watchers_of_the_stream_are_synced() {
     assert_eq!(got[3], "-1@3");
 }
 
+/// Made between a new version and its dispatch. Seen by the simulator.
+#[test]
+fn progress_is_not_told_from_before_a_watcher_was_made() {
+    let mut w = World::new();
+    w.put("k", "2").run();
+    w.put("k", "3").put("k", "4").publish();
+    w.create(A, from(4, watch("k"))).create(B, watch("k"));
+    w.progress(A).progress(B);
+    assert_eq!(w.take(A), ["0@4 created"]);
+    assert_eq!(w.take(B), ["0@4 created"]);
+    w.advance();
+    w.progress(A).progress(B);
+    assert_eq!(w.take(A), ["0@4 +k=4:4", "-1@4"]);
+    assert_eq!(w.take(B), ["-1@4"]);
+}
+
 #[test]
 fn progress_notices_come_by_interval_unless_there_were_events() {
     let interval = Duration::from_secs(10);

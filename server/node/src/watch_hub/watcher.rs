@@ -37,8 +37,9 @@ pub(super) struct Watcher {
     pub state: State,
     /// Events before this revision have been sent or are not wanted. Of a synced watcher it may lie behind.
     pub next: i64,
-    /// The start that was asked for, if that lay in the future then; else 0.
-    pub future_start: i64,
+    /// No progress is told of it before this revision has been dispatched: the start that was asked for, if that lay in the
+    /// future, or the newest revision when it was made, if that was not dispatched yet; else 0.
+    pub begins: i64,
     /// Its place in its index group.
     pub slot: u32,
     /// The catch-up wave it takes part in.
