@@ -18,8 +18,9 @@ use super::*;
 use crate::message::{Forward, ForwardRefused};
 
 /// Starts of one member's process that are told apart in one term. Beyond, the one that was heard first is forgotten: by then
-/// it is over, and so are the connections on which it could have repeated something.
-const STARTS_MAX: usize = 4;
+/// it is long over, and so are the connections on which it could have repeated something. (With 4 of them the simulator found
+/// a repetition that came after five starts.)
+const STARTS_MAX: usize = 64;
 
 /// Proposals of this turn, and those already in raft that no Ready has shown yet.
 #[derive(Default)]
