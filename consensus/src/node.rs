@@ -298,6 +298,7 @@ impl Node {
             self.campaigns += 1;
         }
         self.raft.tick();
+        self.repeat_transfer();
         self.draw_election_timeout();
     }
 

@@ -152,6 +152,24 @@ fn leadership_is_handed_over_when_asked() {
     }
 }
 
+/// A follower also lets it pass while it has not applied a change of the configuration yet.
+#[test]
+fn a_leader_says_again_that_it_hands_over() {
+    for seed in 0..5 {
+        let (mut world, leader) = fair(seed, 3);
+        let to = others(&world, leader)[0];
+        put(&mut world, leader, 3);
+        world.turn(leader, vec![Input::TransferLeader(Some(to))]);
+        let lost = world.take_packets(|kind, _| kind == MessageType::MsgTimeoutNow);
+        assert_eq!(lost.len(), 1);
+        world.settle();
+        assert_eq!(world.leader(), Some(leader));
+        world.tick_all();
+        world.tick_all();
+        assert_eq!(world.leader(), Some(to), "long before an election timeout");
+    }
+}
+
 #[test]
 fn a_leader_whose_log_does_not_answer_hands_over_and_a_lone_voter_does_not() {
     for seed in 0..10 {

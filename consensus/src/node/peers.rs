@@ -192,6 +192,17 @@ impl Node {
         }
     }
 
+    /// Tells again whoever is to lead that it is to campaign. raft says it once, and says nothing more when that was lost or came
+    /// while a change of the configuration was not applied there; after an election timeout it gives the transfer up.
+    pub(super) fn repeat_transfer(&mut self) {
+        let raft = &mut self.raft.raft;
+        let Some(to) = raft.lead_transferee.filter(|_| raft.state == StateRole::Leader) else { return };
+        let last = raft.raft_log.last_index();
+        if raft.prs().get(to).is_some_and(|progress| progress.matched == last) {
+            raft.send_timeout_now(to);
+        }
+    }
+
     fn successor(&self) -> Option<NodeId> {
         let peers = self.peers();
         let able = peers.iter().filter(|peer| !peer.learner && peer.recent_active);
