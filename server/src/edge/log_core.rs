@@ -7,6 +7,7 @@
 //! quietly.
 
 use std::future::poll_fn;
+use std::io::ErrorKind;
 use std::path::PathBuf;
 use std::pin::pin;
 use std::task::Poll;
@@ -123,7 +124,10 @@ impl LogCore {
             }
             Err(error) => {
                 tracing::error!(segment = segment.id.file_name(), %error, "failed to prepare a log segment");
-                self.shared.log_space_lost(true);
+                // Another reason, such as that no descriptor is left, passes or ends in a stalled log; it is no alarm.
+                if matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded) {
+                    self.shared.log_space_lost(true);
+                }
                 self.log.segment_failed();
                 self.retry_at = Some(now() + SEGMENT_RETRY);
             }

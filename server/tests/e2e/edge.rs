@@ -36,9 +36,14 @@ fn eventually(what: &str, patience: Duration, mut done: impl FnMut() -> bool) {
 
 /// One HTTP/1.1 request for `/health`; `None` if it is not answered within a second.
 fn health(server: &Server) -> Option<String> {
+    get(server, "/health")
+}
+
+fn get(server: &Server, path: &str) -> Option<String> {
     let mut stream = TcpStream::connect(SocketAddr::from((server.address(), 2379))).ok()?;
     stream.set_read_timeout(Some(Duration::from_secs(1))).unwrap();
-    stream.write_all(b"GET /health HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").ok()?;
+    let request = format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).ok()?;
     let mut text = String::new();
     stream.read_to_string(&mut text).ok()?;
     Some(text)
@@ -99,6 +104,10 @@ async fn no_descriptor_left() {
     let mut client = server.client().await;
     let put = PutRequest { key: "k".into(), value: "v".into(), ..Default::default() };
     client.kv.put(put.clone()).await.unwrap();
+    // Not being able to open a segment that is made would end it.
+    eventually("its log has a spare segment", Duration::from_secs(20), || {
+        get(&server, "/metrics").is_some_and(|text| text.contains("\nringd_log_segments 2\n"))
+    });
     let pid = Pid::from_raw(server.pid() as i32).unwrap();
     prlimit(Some(pid), Resource::Nofile, Rlimit { current: Some(60), maximum: Some(60) }).unwrap();
     let crowd: Vec<TcpStream> = (0..200).map(|_| connect(&server)).collect();

@@ -1,6 +1,11 @@
 //! I/O that fails: an error of the log or of a sync ends the process at once with its own code, and nothing that was not
 //! done has been reported as done.
 
+use std::time::Duration;
+
+use testkit::pb::{AlarmRequest, PutRequest, alarm_request::AlarmAction};
+use testkit::within;
+
 use crate::load::Known;
 use crate::{directory, options};
 
@@ -35,4 +40,22 @@ async fn an_error_of_a_checkpoint_ends_the_process() {
         fails(&format!("{fault}=eio@2"), 24, &["tree file", "os error 5"]).await;
     }
     fails("checkpoint-sync=enospc@2", 24, &["tree file", "os error 28"]).await;
+}
+
+/// It is tried again; only a full disk is a reason to refuse writes.
+#[tokio::test]
+async fn a_segment_that_cannot_be_made_is_no_alarm() {
+    let dir = directory();
+    let server = options(dir.path()).env("RINGD_FAILPOINTS", "segment-write=eio@2").start();
+    let failed = async {
+        while !server.log().contains("failed to prepare a log segment") {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    assert!(within(Duration::from_secs(20), failed).await.is_some(), "{}", server.log());
+    let mut client = server.client().await;
+    let put = PutRequest { key: "k".into(), value: "v".into(), ..Default::default() };
+    client.kv.put(put).await.expect("there is room");
+    let list = AlarmRequest { action: AlarmAction::Get as i32, ..Default::default() };
+    assert_eq!(client.maintenance.alarm(list).await.unwrap().into_inner().alarms, []);
 }
