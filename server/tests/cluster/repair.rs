@@ -50,6 +50,14 @@ fn flip_at(path: &Path, at: usize) {
     file.sync_all().expect("sync");
 }
 
+/// Kills a member and turns a bit over in an entry of its log; gives its data directory.
+fn stop_and_damage_log(cluster: &mut Cluster, member: usize) -> PathBuf {
+    cluster.member(member).kill();
+    let dir = cluster.member(member).data_dir().to_owned();
+    flip_in(&files_below(&dir.join("log"), |name| name.ends_with(".seg")), VALUE);
+    dir
+}
+
 #[tokio::test]
 async fn a_damaged_log_is_replaced_by_a_snapshot_of_the_others() {
     if matches!(program(), Program::Etcd(_)) {
@@ -62,9 +70,7 @@ async fn a_damaged_log_is_replaced_by_a_snapshot_of_the_others() {
         put(&mut cluster.client(leader).await, &format!("k/{n:03}"), VALUE).await.expect("three of three");
     }
     assert_same(&cluster, &[0, 1, 2]).await;
-    cluster.member(damaged).kill();
-    let dir = cluster.member(damaged).data_dir().to_owned();
-    flip_in(&files_below(&dir.join("log"), |name| name.ends_with(".seg")), VALUE);
+    let dir = stop_and_damage_log(&mut cluster, damaged);
     put(&mut cluster.client(whole).await, "meanwhile", "1").await.expect("two of three");
 
     cluster.member(damaged).restart();
@@ -94,9 +100,7 @@ async fn a_damaged_member_of_an_idle_cluster_is_healed() {
         put(&mut cluster.client(leader).await, &format!("k/{n:03}"), VALUE).await.expect("three of three");
     }
     let revision = assert_same(&cluster, &[0, 1, 2]).await;
-    cluster.member(damaged).kill();
-    let dir = cluster.member(damaged).data_dir().to_owned();
-    flip_in(&files_below(&dir.join("log"), |name| name.ends_with(".seg")), VALUE);
+    let dir = stop_and_damage_log(&mut cluster, damaged);
     // Nothing is written, so the leader has nothing for it.
     cluster.member(damaged).restart();
     assert!(dir.join("log.damaged").is_dir(), "the damaged log is put aside");

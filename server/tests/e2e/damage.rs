@@ -2,14 +2,13 @@
 //! acknowledged is silently dropped, and the refusal says where and what to do.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, OpenOptions};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::Duration;
 
 use testkit::pb::{AlarmRequest, DeleteRangeRequest, PutRequest, RangeRequest};
-use testkit::{Client, Server, scratch_dir};
+use testkit::{Client, Server, SmallDisk};
 use tonic::Code;
 
 use crate::{long_runs, options, program};
@@ -164,39 +163,6 @@ async fn a_flipped_bit_in_the_tree_is_never_served() {
     }
     println!("{refused} of {} flips in the tree refused, the others changed nothing", offsets.len());
     assert!(refused > 0, "some flip must hit what is read");
-}
-
-/// A file system of a fixed size in a file; unmounted when dropped.
-struct SmallDisk {
-    dir: tempfile::TempDir,
-}
-
-impl SmallDisk {
-    fn new(mib: u64) -> Self {
-        let dir = tempfile::tempdir_in(scratch_dir()).unwrap();
-        let (image, mount) = (dir.path().join("image"), dir.path().join("mount"));
-        fs::create_dir(&mount).unwrap();
-        File::create(&image).unwrap().set_len(mib << 20).unwrap();
-        run(Command::new("mkfs.ext4").arg("-q").arg("-F").arg(&image));
-        run(Command::new("mount").arg("-o").arg("loop").arg(&image).arg(&mount));
-        Self { dir }
-    }
-
-    fn path(&self) -> PathBuf {
-        self.dir.path().join("mount")
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        // Lazily: a server that a failed test left may still have files open for a moment.
-        let _ = Command::new("umount").arg("-l").arg(self.path()).status();
-    }
-}
-
-fn run(command: &mut Command) {
-    let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
-    assert!(output.status.success(), "{command:?} (needs root): {}", String::from_utf8_lossy(&output.stderr));
 }
 
 #[tokio::test]
