@@ -24,8 +24,9 @@
 //! | `checkpoint-before-meta-sync`, `checkpoint-after-meta-sync` | the meta page is written; synced, and the store does not know |
 //! | `checkpoint-after-end` | the store knows, the log does not |
 //!
-//! Operations that can be made to fail: `snapshot-import` (a received snapshot is built into a store), `log-write`, `log-write-report` (done, and reported as failed), `segment-write`,
-//! `checkpoint-write`, `checkpoint-sync`, `checkpoint-meta-write`, `checkpoint-meta-sync`.
+//! Operations that can be made to fail: `log-write`, `log-write-report` (done, and reported as failed), `segment-write`,
+//! `snapshot-import` (a received snapshot is built into a store), `checkpoint-write`, `checkpoint-sync`,
+//! `checkpoint-meta-write`, `checkpoint-meta-sync`.
 //!
 //! Besides, `RINGD_SERVER_VERSION` is what the process says to other members that its server is, in place of the truth.
 

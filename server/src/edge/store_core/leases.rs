@@ -30,7 +30,8 @@ const ASK_AGAIN: Duration = Duration::from_secs(1);
 /// Entries of checkpoints of leases that a tick proposes, of up to a thousand leases each.
 const CHECKPOINT_ENTRIES_PER_TICK_MAX: usize = 8;
 
-/// Questions that may wait for a leader or its answer, and on the leader for its barrier; beyond, the answer is etcd's "too many requests".
+/// Questions that may wait for a leader or its answer, and on the leader for its barrier; beyond, the answer is etcd's "too
+/// many requests".
 const QUESTIONS_MAX: usize = 65_536;
 
 /// Who wants to know.
