@@ -49,6 +49,9 @@ pub mod peer;
 /// What members ask each other on behalf of their clients.
 pub mod forward;
 
+/// What the cores of a member say to each other.
+pub mod cores;
+
 /// Watchers and how events reach them.
 pub mod watch_hub;
 

@@ -1,64 +1,18 @@
-//! What the cores say to each other. One ring per pair and direction; see `ring.rs`.
+//! What the cores say to each other, where more than [`node::cores`] is in it. One ring per pair and direction; see `ring.rs`.
 
 use std::sync::Arc;
 
 use bytes::Bytes;
 use consensus::log::NewSegment;
-use consensus::{
-    Append, ConfChange, ConfState, DropReason, Entry, Fetch, Index, LogPosition, NodeId, ProposalId, ReadId,
-    ReadyNumber, Term,
-};
+use consensus::{Append, DropReason, Entry, Fetch, Index, NodeId, ProposalId, ReadId, ReadyNumber, Term};
 use engine::tree::Checkpoint;
 use engine::{Store, View};
 use glommio::net::AcceptedTcpStream;
 use node::Answer;
 use node::api::Error;
-use node::membership::Member;
-use node::propose::{Command, Write};
+pub use node::cores::{Committed, PinnedSnapshot, Query, QueryAnswer, QueryId, ToRaft};
 
 use super::tree_file::TreeFile;
-
-/// Client or store core → raft core.
-pub enum ToRaft {
-    /// Replicate this; its outcome comes from the store core, or [`ToClient::Dropped`] from the raft core.
-    Propose(ProposalId, Write),
-    /// Which index must a read that starts now cover? Answered by [`ToClient::ReadIndex`].
-    Read(ReadId),
-    /// Store core: everything up to here is in a durable checkpoint; older log may be recycled.
-    Checkpointed(Index),
-    /// Store core: the outcome of a configuration change it applied (`None`: refused by the membership rules).
-    ConfChange(Index, Option<ConfChange>),
-    /// Replicate this change of the membership; its outcome comes as that of a proposal does.
-    ProposeConfChange(ProposalId, ConfChange),
-    /// Hand leadership to this member; [`ToClient::Transferred`] when it leads.
-    TransferLeader(ProposalId, NodeId),
-    /// This member is about to end: if it leads, another one should.
-    HandOver,
-    /// Store core: who belongs to the cluster, and who was removed.
-    Members(Vec<Member>, Vec<NodeId>),
-    /// Store core: the cluster version (`X.Y.0`).
-    ClusterVersion(String),
-    /// Ask another member something; the answer comes back under the same name.
-    PeerRequest(NodeId, ProposalId, Bytes),
-    /// The answer to what another member asked under this number.
-    PeerResponse(NodeId, u64, Bytes),
-    /// Store core: a version for a peer that needs a snapshot.
-    SnapshotPinned(Box<PinnedSnapshot>),
-    /// Store core: the store is what the snapshot of this Ready made of it.
-    SnapshotInstalled(ReadyNumber),
-}
-
-/// A version of the store that is to be sent to a peer.
-pub struct PinnedSnapshot {
-    /// To whom.
-    pub peer: NodeId,
-    /// The log position it reflects.
-    pub position: LogPosition,
-    /// The members as of there.
-    pub conf: ConfState,
-    /// Keeps its pages for as long as it is held.
-    pub view: Arc<View>,
-}
 
 /// A store received from a peer, complete and durable under its final name.
 pub struct Installation {
@@ -104,14 +58,6 @@ pub enum FromBackground {
     Prepared(SegmentPrepared),
     /// Entries read back: see [`FromLog::Fetched`].
     Fetched(NodeId, Index, Option<Vec<Entry>>),
-}
-
-/// A committed entry, with what its local proposer had decoded already.
-pub struct Committed {
-    /// The entry.
-    pub entry: Entry,
-    /// What it says, if this process proposed it.
-    pub command: Option<Command>,
 }
 
 /// Raft core, client cores and background thread → store core.
@@ -181,44 +127,4 @@ pub enum ToClient {
     Serve,
     /// Stop: finish what is in flight, then say so.
     Shutdown,
-}
-
-/// A client core's name for its question: the core, and its own number.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct QueryId {
-    /// The client core that asks.
-    pub core: usize,
-    /// Its number for the question.
-    pub number: u64,
-}
-
-/// What only the owner of the store knows or may do.
-#[derive(Clone, Copy, Debug)]
-pub enum Query {
-    /// Renew a lease.
-    KeepAlive {
-        /// The lease.
-        lease: i64,
-    },
-    /// Time left of a lease.
-    TimeToLive {
-        /// The lease.
-        lease: i64,
-        /// With the attached keys.
-        keys: bool,
-    },
-    /// All leases.
-    Leases,
-    /// Trim the tree file.
-    Defragment,
-}
-
-/// Answer to a [`Query`].
-pub enum QueryAnswer {
-    /// The whole answer but for the header's ids and term.
-    Answer(Answer),
-    /// What is left of a lease: the answer's fields after the header.
-    TimeToLive(Bytes),
-    /// A keep-alive: the granted TTL in seconds; 0: no such lease.
-    KeepAlive(i64),
 }
