@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use crossbeam::channel::RecvTimeoutError;
 use ringd::config;
 use ringd::edge::boot::{self, Running};
-use ringd::edge::messages::ToClient;
+use ringd::edge::messages::Order;
 use ringd::edge::shared::Note;
 use ringd::observe::logs;
 use ringd::sys::{self, notify, signals::Signals};
@@ -78,7 +78,7 @@ fn serve(running: Running, signals: Signals) -> ExitCode {
         match running.notes.recv_timeout(STALL_CHECK_INTERVAL) {
             Err(RecvTimeoutError::Timeout) => running.shared.end_if_log_stalled(ringd::edge::clock::now()),
             Ok(Note::Ready) => {
-                tell(&running, || ToClient::Serve);
+                tell(&running, || Order::Serve);
                 say_ready(&running);
             }
             Ok(Note::Drained) => {}
@@ -113,7 +113,7 @@ fn say_ready(running: &Running) {
     notify::ready();
 }
 
-fn tell(running: &Running, message: impl Fn() -> ToClient) {
+fn tell(running: &Running, message: impl Fn() -> Order) {
     for core in &running.orders {
         let _ = core.push(message()); // its ring holds more orders than there are
         core.flush();
@@ -122,7 +122,7 @@ fn tell(running: &Running, message: impl Fn() -> ToClient) {
 
 /// Lets every client core finish what is in flight, for a bounded time.
 fn stop(running: &Running) {
-    tell(running, || ToClient::Shutdown);
+    tell(running, || Order::Shutdown);
     let deadline = Instant::now() + STOP_DEADLINE;
     let mut drained = 0;
     while drained < running.orders.len() {

@@ -6,10 +6,13 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use consensus::{ConfChange, ConfState, Entry, Index, LogPosition, NodeId, ProposalId, ReadId, ReadyNumber};
+use consensus::{
+    ConfChange, ConfState, DropReason, Entry, Index, LogPosition, NodeId, ProposalId, ReadId, ReadyNumber,
+};
 use engine::View;
 
 use crate::Answer;
+use crate::api::Error;
 use crate::membership::Member;
 use crate::propose::{Command, Write};
 
@@ -43,6 +46,26 @@ pub enum ToRaft {
     SnapshotInstalled(ReadyNumber),
 }
 
+/// Store or raft core → a client core.
+pub enum ToClient {
+    /// A newer version of the store; comes before the outcomes it contains.
+    Published(Arc<View>),
+    /// Outcomes of this core's proposals, in the order of the log.
+    Outcomes(Vec<(ProposalId, Result<Answer, Error>)>),
+    /// The proposal was not taken.
+    Dropped(ProposalId, DropReason),
+    /// The answer to [`ToRaft::Read`]; `None` where it could not be had because the leader has changed.
+    ReadIndex(ReadId, Option<Index>),
+    /// The member named in [`ToRaft::TransferLeader`] leads.
+    Transferred(ProposalId),
+    /// Another member asks, under this number, what a client core decides.
+    PeerRequest(NodeId, u64, Bytes),
+    /// Another member has answered what this core asked.
+    PeerResponse(ProposalId, Bytes),
+    /// Answers to questions ([`Query`]) to the store core.
+    Answers(Vec<(QueryId, Result<QueryAnswer, Error>)>),
+}
+
 /// A version of the store that is to be sent to a peer.
 pub struct PinnedSnapshot {
     /// To whom.
@@ -61,6 +84,34 @@ pub struct Committed {
     pub entry: Entry,
     /// What it says, if this process proposed it.
     pub command: Option<Command>,
+}
+
+/// Proposals of the store core itself carry this core number.
+const STORE_CORE: u64 = 0xffff;
+
+/// What a name has room for behind the core's number.
+const NUMBER: u64 = 0xffff_ffff_ffff;
+
+/// A name for what client core `core` proposes or asks: the core that waits for it, and that core's own number for it, of
+/// which the lower 48 bits count. Those of [`ReadId`]s are made alike.
+pub fn client_id(core: usize, number: u64) -> ProposalId {
+    ProposalId((core as u64) << 48 | number & NUMBER)
+}
+
+/// A name for what the store core proposes or asks.
+pub fn store_id(number: u64) -> ProposalId {
+    ProposalId(STORE_CORE << 48 | number & NUMBER)
+}
+
+/// The core's own number in a name.
+pub fn number_of(id: ProposalId) -> u64 {
+    id.0 & NUMBER
+}
+
+/// The client core that waits for what has this name; `None`: the store core does.
+pub fn client_of(id: ProposalId) -> Option<usize> {
+    let core = id.0 >> 48;
+    (core != STORE_CORE).then_some(core as usize)
 }
 
 /// A client core's name for its question: the core, and its own number.
@@ -101,4 +152,18 @@ pub enum QueryAnswer {
     TimeToLive(Bytes),
     /// A keep-alive: the granted TTL in seconds; 0: no such lease.
     KeepAlive(i64),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_says_which_core_waits() {
+        assert_eq!(client_of(client_id(0, u64::MAX >> 16)), Some(0));
+        assert_eq!(client_of(client_id(63, 7)), Some(63));
+        assert_eq!(client_of(store_id(7)), None);
+        assert_ne!(client_id(1, 7), client_id(1, 8));
+        assert_eq!([number_of(client_id(3, 9)), number_of(store_id(1 << 48 | 9))], [9, 9]);
+    }
 }

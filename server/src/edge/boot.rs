@@ -33,7 +33,7 @@ use super::force_new;
 use super::join;
 use super::listen::{self, Serves};
 use super::log_core::LogCore;
-use super::messages::{FromLog, ToClient, ToLog};
+use super::messages::{FromLog, Order, ToLog};
 use super::raft_core::RaftCore;
 use super::repair;
 use super::replication;
@@ -79,7 +79,7 @@ pub struct Running {
     /// What all cores look at.
     pub shared: Arc<Shared>,
     /// The main thread's way to each client core.
-    pub orders: Vec<Sender<ToClient>>,
+    pub orders: Vec<Sender<Order>>,
     /// Keeps the directory locked.
     _dir: DataDir,
 }
@@ -531,7 +531,7 @@ fn launch(
     peers: replication::Seed,
     sockets: Vec<Socket>,
     listeners: Vec<Listener>,
-) -> Result<Vec<Sender<ToClient>>, Fatal> {
+) -> Result<Vec<Sender<Order>>, Fatal> {
     let clients = plan.clients();
     let mut wiring = Wiring::new(clients.len());
     let mut work: Vec<Work> = plan.executors.iter().map(|_| Work::default()).collect();

@@ -32,7 +32,7 @@ use super::certificates::Certificates;
 use super::clock::now;
 use super::connection::{self, Calls, Connection, ConnectionId, Grpc, Speaks};
 use super::listen::Serves;
-use super::messages::{Query, QueryAnswer, QueryId, ToClient, ToRaft, ToStore};
+use super::messages::{Order, Query, QueryAnswer, QueryId, ToClient, ToRaft, ToStore};
 use super::ring::{Ready, Sender};
 use super::shared::{Note, Shared};
 use super::slow::{About, SlowCalls};
@@ -82,7 +82,7 @@ pub struct ClientCore {
     waiting: RefCell<Waiting>,
     next_number: Cell<u64>,
     touched: RefCell<Vec<ConnectionId>>,
-    /// Accept loops that begin with [`ToClient::Serve`].
+    /// Accept loops that begin with [`Order::Serve`].
     pub acceptors: RefCell<Vec<Pin<Box<dyn Future<Output = ()>>>>>,
     listeners: Vec<Listener>,
     /// Connections whose TLS handshake is not complete; the first is the oldest.
@@ -163,9 +163,14 @@ impl ClientCore {
         let turnstile =
             glommio::spawn_local(async move { core.turnstile.run(turnstile::look_around).await }).detach();
         while poll_fn(|cx| poll_incoming(&rings, cx)).await == Ready::Items {
-            for ring in rings.others.iter().chain([&rings.store]) {
+            for ring in [&rings.raft, &rings.store] {
                 while let Some(message) = ring.pop() {
                     self.handle(message);
+                }
+            }
+            for ring in &rings.orders {
+                while let Some(order) = ring.pop() {
+                    self.obey(order);
                 }
             }
             if self.wants_advance.get() {
@@ -195,13 +200,18 @@ impl ClientCore {
                     self.answered(id, result);
                 }
             }
-            ToClient::Accepted(stream, listener) => self.accepted(stream, listener),
-            ToClient::Serve => {
+        }
+    }
+
+    fn obey(self: &Rc<Self>, order: Order) {
+        match order {
+            Order::Accepted(stream, listener) => self.accepted(stream, listener),
+            Order::Serve => {
                 for acceptor in self.acceptors.borrow_mut().drain(..) {
                     glommio::spawn_local(acceptor).detach();
                 }
             }
-            ToClient::Shutdown => self.shutdown(),
+            Order::Shutdown => self.shutdown(),
         }
     }
 
@@ -749,9 +759,10 @@ fn refusal(reason: DropReason) -> Error {
 
 fn poll_incoming(rings: &Incoming, cx: &mut Context<'_>) -> Poll<Ready> {
     let mut items = false;
-    for ring in &rings.others {
+    for ring in &rings.orders {
         items |= ring.poll_ready(cx) == Poll::Ready(Ready::Items);
     }
+    items |= rings.raft.poll_ready(cx) == Poll::Ready(Ready::Items);
     match rings.store.poll_ready(cx) {
         Poll::Pending if items => Poll::Ready(Ready::Items),
         poll => poll,

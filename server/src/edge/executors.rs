@@ -11,7 +11,7 @@ use socket2::Socket;
 use super::client_core::ClientCore;
 use super::listen;
 use super::log_core::LogCore;
-use super::messages::ToClient;
+use super::messages::Order;
 use super::priority;
 use super::raft_core::RaftCore;
 use super::ring::Sender;
@@ -50,7 +50,7 @@ pub struct ClientWork {
     /// Listening sockets with their numbers; only the first client core has them.
     pub sockets: Vec<(usize, Socket)>,
     /// Ways to the other client cores, from number 1 on.
-    pub others: Vec<Sender<ToClient>>,
+    pub others: Vec<Sender<Order>>,
 }
 
 /// Bytes of locked memory that `plan` needs.
@@ -111,19 +111,19 @@ async fn serve_clients(work: ClientWork) {
 }
 
 /// Gives a connection to the client core with the fewest.
-fn deliver(core: &Rc<ClientCore>, others: &[Sender<ToClient>], stream: AcceptedTcpStream, listener: usize) {
+fn deliver(core: &Rc<ClientCore>, others: &[Sender<Order>], stream: AcceptedTcpStream, listener: usize) {
     let emptiest = core.shared.emptiest_client();
     core.shared.connection_opened(emptiest);
     // Client core 0 has the acceptor; `others` begins with core 1.
     let refused = match emptiest.checked_sub(1).and_then(|at| others.get(at)) {
         None => return core.accepted(stream, listener),
         Some(other) => {
-            let result = other.push(ToClient::Accepted(stream, listener));
+            let result = other.push(Order::Accepted(stream, listener));
             other.flush();
             result
         }
     };
-    if let Err(ToClient::Accepted(stream, listener)) = refused {
+    if let Err(Order::Accepted(stream, listener)) = refused {
         core.shared.connection_closed(emptiest);
         core.shared.connection_opened(core.number);
         core.accepted(stream, listener);

@@ -4,13 +4,11 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use consensus::log::NewSegment;
-use consensus::{Append, DropReason, Entry, Fetch, Index, NodeId, ProposalId, ReadId, ReadyNumber, Term};
+use consensus::{Append, Entry, Fetch, Index, NodeId, ProposalId, ReadId, ReadyNumber, Term};
+use engine::Store;
 use engine::tree::Checkpoint;
-use engine::{Store, View};
 use glommio::net::AcceptedTcpStream;
-use node::Answer;
-use node::api::Error;
-pub use node::cores::{Committed, PinnedSnapshot, Query, QueryAnswer, QueryId, ToRaft};
+pub use node::cores::{Committed, PinnedSnapshot, Query, QueryAnswer, QueryId, ToClient, ToRaft};
 
 use super::tree_file::TreeFile;
 
@@ -103,24 +101,8 @@ pub enum CheckpointError {
     Sync(std::io::Error),
 }
 
-/// Store core, raft core and acceptor → a client core.
-pub enum ToClient {
-    /// A newer version of the store; comes before the outcomes it contains.
-    Published(Arc<View>),
-    /// Outcomes of this core's proposals, in the order of the log.
-    Outcomes(Vec<(ProposalId, Result<Answer, Error>)>),
-    /// The proposal was not taken.
-    Dropped(ProposalId, DropReason),
-    /// The answer to [`ToRaft::Read`]; `None` where it could not be had because the leader has changed.
-    ReadIndex(ReadId, Option<Index>),
-    /// The member named in [`ToRaft::TransferLeader`] leads.
-    Transferred(ProposalId),
-    /// Another member asks, under this number, what a client core decides.
-    PeerRequest(NodeId, u64, Bytes),
-    /// Another member has answered what this core asked.
-    PeerResponse(ProposalId, Bytes),
-    /// Answers to [`ToStore::Query`].
-    Answers(Vec<(QueryId, Result<QueryAnswer, Error>)>),
+/// Acceptor and main thread → a client core.
+pub enum Order {
     /// A new connection, with the number of the listener it came by.
     Accepted(AcceptedTcpStream, usize),
     /// This member has made itself known: begin to accept connections.

@@ -7,8 +7,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use consensus::{Index, NodeId, ProposalId, Term};
-use node::Identity;
 use node::api::Space;
+use node::{Identity, cores};
 
 use super::tree_file::TreeFile;
 use crate::config::Config;
@@ -21,9 +21,6 @@ const NOT_SINGLE: u64 = u64::MAX;
 
 /// No write in `log_write_began`.
 const NO_WRITE: u64 = u64::MAX;
-
-/// Proposals of the store core itself (lease expiry) carry this core number.
-const STORE_CORE: u64 = 0xffff;
 
 /// See the module's header.
 pub struct Shared {
@@ -358,37 +355,23 @@ impl Shared {
         self.applied.load(Ordering::Acquire)
     }
 
-    /// A proposal's name: the core that waits for it, and that core's own number for it.
+    /// See [`cores::client_id`].
     pub fn proposal_id(core: usize, number: u64) -> ProposalId {
-        ProposalId(((core as u64) << 48) | (number & 0xffff_ffff_ffff))
+        cores::client_id(core, number)
     }
 
-    /// A name for a proposal of the store core.
+    /// See [`cores::store_id`].
     pub fn store_proposal_id(number: u64) -> ProposalId {
-        ProposalId((STORE_CORE << 48) | (number & 0xffff_ffff_ffff))
+        cores::store_id(number)
     }
 
-    /// The core's own number in a name.
+    /// See [`cores::number_of`].
     pub fn number_of(id: ProposalId) -> u64 {
-        id.0 & 0xffff_ffff_ffff
+        cores::number_of(id)
     }
 
-    /// The client core that waits for this proposal; `None` for the store core's own.
+    /// See [`cores::client_of`].
     pub fn client_of(id: ProposalId) -> Option<usize> {
-        let core = id.0 >> 48;
-        (core != STORE_CORE).then_some(core as usize)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_proposal_id_names_its_core() {
-        assert_eq!(Shared::client_of(Shared::proposal_id(0, u64::MAX >> 16)), Some(0));
-        assert_eq!(Shared::client_of(Shared::proposal_id(63, 7)), Some(63));
-        assert_eq!(Shared::client_of(Shared::store_proposal_id(7)), None);
-        assert_ne!(Shared::proposal_id(1, 7), Shared::proposal_id(1, 8));
+        cores::client_of(id)
     }
 }

@@ -1,6 +1,6 @@
 //! All rings between the cores, made at once and handed out end by end.
 
-use super::messages::{FromLog, ToClient, ToLog, ToRaft, ToStore};
+use super::messages::{FromLog, Order, ToClient, ToLog, ToRaft, ToStore};
 use super::ring::{Receiver, Sender, ring};
 use super::{raft_core, store_core};
 use crate::config::limits::{
@@ -17,7 +17,7 @@ pub struct Wiring {
     store: Option<StoreEnds>,
     clients: Vec<Option<ClientEnds>>,
     /// From the acceptor to the client cores other than its own.
-    pub accepted: Vec<Sender<ToClient>>,
+    pub accepted: Vec<Sender<Order>>,
 }
 
 struct StoreEnds {
@@ -36,15 +36,17 @@ pub struct ClientEnds {
     /// What comes in.
     pub incoming: Incoming,
     /// The main thread's way to this core.
-    pub orders: Sender<ToClient>,
+    pub orders: Sender<Order>,
 }
 
 /// What comes to a client core.
 pub struct Incoming {
     /// Versions, outcomes, answers. When this ring is closed the core ends.
     pub store: Receiver<ToClient>,
-    /// Refusals of the raft core, connections from the acceptor, orders of the main thread.
-    pub others: Vec<Receiver<ToClient>>,
+    /// Refusals, read indexes and what other members say, by way of the raft core.
+    pub raft: Receiver<ToClient>,
+    /// Orders of the main thread, connections from the acceptor.
+    pub orders: Vec<Receiver<Order>>,
 }
 
 impl Wiring {
@@ -76,13 +78,13 @@ impl Wiring {
             raft.to_clients.push(raft_to_client);
             store.from_clients.push(store_from_client);
             store.to_clients.push(store_to_client);
-            let mut others = vec![client_from_raft, client_from_main];
+            let mut from_orders = vec![client_from_main];
             if number > 0 {
                 let (sender, client_from_acceptor) = ring(RING_CONTROL_MAX);
                 accepted.push(sender);
-                others.push(client_from_acceptor);
+                from_orders.push(client_from_acceptor);
             }
-            let incoming = Incoming { store: client_from_store, others };
+            let incoming = Incoming { store: client_from_store, raft: client_from_raft, orders: from_orders };
             ends.push(Some(ClientEnds { to_raft, to_store, incoming, orders }));
         }
         Wiring {
