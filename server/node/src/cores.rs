@@ -8,6 +8,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use consensus::{
     ConfChange, ConfState, DropReason, Entry, Index, LogPosition, NodeId, ProposalId, ReadId, ReadyNumber,
+    Term,
 };
 use engine::View;
 
@@ -46,6 +47,37 @@ pub enum ToRaft {
     SnapshotInstalled(ReadyNumber),
 }
 
+/// Raft core, client cores → store core.
+pub enum ToStore {
+    /// Apply these, in order.
+    Commit(Vec<Committed>),
+    /// This member became leader, or ceased to lead.
+    Leadership {
+        /// It leads now.
+        leads: bool,
+        /// In this term.
+        term: Term,
+        /// Who leads, as far as it is known.
+        leader: Option<NodeId>,
+    },
+    /// This member leads; what the servers of all members are, `None` where it is not known now.
+    Versions(Vec<Option<String>>),
+    /// The store core's own proposal was not taken.
+    Dropped(ProposalId),
+    /// A question that only the owner of the store can answer.
+    Query(QueryId, Query),
+    /// Another member asks, under this number.
+    PeerRequest(NodeId, u64, Bytes),
+    /// Another member has answered what this core asked.
+    PeerResponse(ProposalId, Bytes),
+    /// The answer to the store core's [`ToRaft::Read`]; `None` where it could not be had because the leader has changed.
+    ReadIndex(ReadId, Option<Index>),
+    /// A peer needs a snapshot: answer with [`ToRaft::SnapshotPinned`].
+    PinSnapshot(NodeId),
+    /// A client core refused a write because the quota is used up: the alarm is due.
+    NoSpace,
+}
+
 /// Store or raft core → a client core.
 pub enum ToClient {
     /// A newer version of the store; comes before the outcomes it contains.
@@ -62,7 +94,7 @@ pub enum ToClient {
     PeerRequest(NodeId, u64, Bytes),
     /// Another member has answered what this core asked.
     PeerResponse(ProposalId, Bytes),
-    /// Answers to questions ([`Query`]) to the store core.
+    /// Answers to [`ToStore::Query`].
     Answers(Vec<(QueryId, Result<QueryAnswer, Error>)>),
 }
 

@@ -17,7 +17,7 @@ use engine::tree::Checkpoint;
 use super::background::Background;
 use super::clock::now;
 use super::failpoint::{failpoint, fault};
-use super::messages::{CheckpointError, ToStore};
+use super::messages::{CheckpointError, ForStore};
 use super::ring::Sender;
 use super::shared::Shared;
 use super::tree_file::TreeFile;
@@ -41,7 +41,7 @@ const DEFRAGMENT_CHECKPOINTS: u8 = 2;
 pub struct Checkpoints {
     file: Arc<TreeFile>,
     background: Background,
-    answer: Arc<Mutex<Sender<ToStore>>>,
+    answer: Arc<Mutex<Sender<ForStore>>>,
     shared: Arc<Shared>,
     running: Option<Running>,
     /// Index that the last completed one covers.
@@ -68,7 +68,7 @@ impl Checkpoints {
     pub fn new(
         file: Arc<TreeFile>,
         background: Background,
-        answer: Sender<ToStore>,
+        answer: Sender<ForStore>,
         covered: Index,
         shared: Arc<Shared>,
     ) -> Checkpoints {
@@ -155,7 +155,7 @@ impl Checkpoints {
             let result = write(&file, &mut checkpoint);
             let answer = answer.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
             // One checkpoint is under way at most, so the ring has room.
-            let _ = answer.push(ToStore::CheckpointDone(checkpoint, result));
+            let _ = answer.push(ForStore::CheckpointDone(checkpoint, result));
             answer.flush();
         });
     }

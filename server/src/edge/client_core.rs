@@ -32,7 +32,7 @@ use super::certificates::Certificates;
 use super::clock::now;
 use super::connection::{self, Calls, Connection, ConnectionId, Grpc, Speaks};
 use super::listen::Serves;
-use super::messages::{Order, Query, QueryAnswer, QueryId, ToClient, ToRaft, ToStore};
+use super::messages::{ForStore, Order, Query, QueryAnswer, QueryId, ToClient, ToRaft, ToStore};
 use super::ring::{Ready, Sender};
 use super::shared::{Note, Shared};
 use super::slow::{About, SlowCalls};
@@ -77,7 +77,7 @@ pub struct ClientCore {
     advancing: Cell<bool>,
     view: RefCell<Arc<View>>,
     to_raft: Sender<ToRaft>,
-    to_store: Sender<ToStore>,
+    to_store: Sender<ForStore>,
     connections: RefCell<FxHashMap<ConnectionId, ConnectionRef>>,
     waiting: RefCell<Waiting>,
     next_number: Cell<u64>,
@@ -116,7 +116,7 @@ impl ClientCore {
         shared: Arc<Shared>,
         view: Arc<View>,
         ids: IdGenerator,
-        (to_raft, to_store): (Sender<ToRaft>, Sender<ToStore>),
+        (to_raft, to_store): (Sender<ToRaft>, Sender<ForStore>),
         listeners: Vec<Listener>,
     ) -> ClientCore {
         let config = &shared.config;
@@ -455,7 +455,7 @@ impl ClientCore {
     pub fn query(&self, grpc: &mut Grpc, waiter: Waiter, query: Query) {
         let number = self.next_number();
         let id = QueryId { core: self.number, number };
-        if self.to_store.push(ToStore::Query(id, query)).is_err() {
+        if self.to_store.push(ToStore::Query(id, query).into()).is_err() {
             metrics::here().plain.proposals_shed.inc();
             return self.fail(grpc, &waiter, &Error::TooManyRequests.status());
         }
@@ -499,7 +499,7 @@ impl ClientCore {
     /// A write was refused for lack of room: this member's alarm is due.
     pub fn out_of_space(&self) {
         // A full ring only delays the alarm until the next refusal.
-        let _ = self.to_store.push(ToStore::NoSpace);
+        let _ = self.to_store.push(ToStore::NoSpace.into());
     }
 
     /// Reads once the view covers what is committed now; at once if it does already. The only voter knows without asking;

@@ -2,13 +2,12 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
 use consensus::log::NewSegment;
-use consensus::{Append, Entry, Fetch, Index, NodeId, ProposalId, ReadId, ReadyNumber, Term};
+use consensus::{Append, Entry, Fetch, Index, NodeId, ReadyNumber};
 use engine::Store;
 use engine::tree::Checkpoint;
 use glommio::net::AcceptedTcpStream;
-pub use node::cores::{Committed, PinnedSnapshot, Query, QueryAnswer, QueryId, ToClient, ToRaft};
+pub use node::cores::{Committed, PinnedSnapshot, Query, QueryAnswer, QueryId, ToClient, ToRaft, ToStore};
 
 use super::tree_file::TreeFile;
 
@@ -58,39 +57,20 @@ pub enum FromBackground {
     Fetched(NodeId, Index, Option<Vec<Entry>>),
 }
 
-/// Raft core, client cores and background thread → store core.
-pub enum ToStore {
-    /// Apply these, in order.
-    Commit(Vec<Committed>),
-    /// This member became leader, or ceased to lead.
-    Leadership {
-        /// It leads now.
-        leads: bool,
-        /// In this term.
-        term: Term,
-        /// Who leads, as far as it is known.
-        leader: Option<NodeId>,
-    },
-    /// This member leads; what the servers of all members are, `None` where it is not known now.
-    Versions(Vec<Option<String>>),
-    /// The store core's own proposal was not taken.
-    Dropped(ProposalId),
-    /// A question that only the owner of the store can answer.
-    Query(QueryId, Query),
-    /// Another member asks, under this number.
-    PeerRequest(NodeId, u64, Bytes),
-    /// Another member has answered what this core asked.
-    PeerResponse(ProposalId, Bytes),
-    /// The answer to the store core's [`ToRaft::Read`].
-    ReadIndex(ReadId, Option<Index>),
-    /// A peer needs a snapshot: answer with [`ToRaft::SnapshotPinned`].
-    PinSnapshot(NodeId),
+/// What comes to the store core.
+pub enum ForStore {
+    /// From another core.
+    Core(ToStore),
     /// Go on with this store; answer with [`ToRaft::SnapshotInstalled`].
     Install(Box<Installation>),
-    /// A client core refused a write because the quota is used up: the alarm is due.
-    NoSpace,
     /// A checkpoint has been written and synced, or failed.
     CheckpointDone(Box<Checkpoint>, Result<(), CheckpointError>),
+}
+
+impl From<ToStore> for ForStore {
+    fn from(message: ToStore) -> ForStore {
+        ForStore::Core(message)
+    }
 }
 
 /// Where writing a checkpoint failed.

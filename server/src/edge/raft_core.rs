@@ -18,7 +18,7 @@ use node::propose::{Command, Forwarded, Write};
 use rustc_hash::FxHashMap;
 
 use super::clock::now;
-use super::messages::{Committed, FromLog, ToClient, ToLog, ToRaft, ToStore};
+use super::messages::{Committed, ForStore, FromLog, ToClient, ToLog, ToRaft, ToStore};
 use super::orphans::Orphans;
 use super::peers::HeartbeatDue;
 use super::replication::{Replication, Seed};
@@ -39,7 +39,7 @@ pub struct RaftCore {
     from_store: Receiver<ToRaft>,
     from_log: Receiver<FromLog>,
     to_log: Sender<ToLog>,
-    to_store: Sender<ToStore>,
+    to_store: Sender<ForStore>,
     to_clients: Vec<Sender<ToClient>>,
     /// What did not fit into a client core's ring. While there is any, nothing is taken from that core, so it is bounded by
     /// one turn's messages, and the core refuses further requests itself.
@@ -64,7 +64,7 @@ pub struct RaftCore {
     replication: Replication,
     /// What did not fit into a ring. Bounded by the bytes that may be proposed and not yet applied.
     log_outbox: VecDeque<ToLog>,
-    store_outbox: VecDeque<ToStore>,
+    store_outbox: VecDeque<ForStore>,
 }
 
 /// The raft core's ends of the rings.
@@ -78,7 +78,7 @@ pub struct Rings {
     /// Appends.
     pub to_log: Sender<ToLog>,
     /// Committed entries.
-    pub to_store: Sender<ToStore>,
+    pub to_store: Sender<ForStore>,
     /// Refused proposals.
     pub to_clients: Vec<Sender<ToClient>>,
 }
@@ -336,7 +336,7 @@ impl RaftCore {
             Output::ReadReady(id, index) => self.read_answered(id, Some(index)),
             Output::ReadDropped(id) => self.read_answered(id, None),
             Output::Fetch(fetch) => self.log_outbox.push_back(ToLog::Fetch(fetch)),
-            Output::SnapshotWanted(peer) => self.store_outbox.push_back(ToStore::PinSnapshot(peer)),
+            Output::SnapshotWanted(peer) => self.store_outbox.push_back(ToStore::PinSnapshot(peer).into()),
             Output::AcknowledgedLost { acknowledged, last } => self.shared.fatal(Fatal::new(
                 FatalReason::LogDamaged,
                 format!(
@@ -355,11 +355,8 @@ impl RaftCore {
         self.leads = change.role == Role::Leader;
         let known = change.leader.unwrap_or(NodeId(0));
         self.shared.publish_role(change.term, known, self.leads);
-        self.store_outbox.push_back(ToStore::Leadership {
-            leads: self.leads,
-            term: change.term,
-            leader: change.leader,
-        });
+        let (leads, term, leader) = (self.leads, change.term, change.leader);
+        self.store_outbox.push_back(ToStore::Leadership { leads, term, leader }.into());
         self.replication.lead(self.leads, &mut self.store_outbox);
         self.replication.led_by(change.leader, &mut self.client_outboxes);
         tracing::info!(
@@ -375,7 +372,7 @@ impl RaftCore {
             self.shared.publish_commit(last.index);
         }
         let batch = entries.into_iter().map(|entry| self.with_command(entry)).collect();
-        self.store_outbox.push_back(ToStore::Commit(batch));
+        self.store_outbox.push_back(ToStore::Commit(batch).into());
     }
 
     /// Joins an entry with what its proposer on this member had decoded.
@@ -401,14 +398,14 @@ impl RaftCore {
         metrics::here().plain.proposals_failed.inc();
         self.commands.remove(&id);
         let Some(core) = Shared::client_of(id) else {
-            return self.store_outbox.push_back(ToStore::Dropped(id));
+            return self.store_outbox.push_back(ToStore::Dropped(id).into());
         };
         self.client_outboxes[core].push_back(ToClient::Dropped(id, reason));
     }
 
     fn read_answered(&mut self, id: ReadId, index: Option<Index>) {
         let Some(core) = Shared::client_of(ProposalId(id.0)) else {
-            return self.store_outbox.push_back(ToStore::ReadIndex(id, index));
+            return self.store_outbox.push_back(ToStore::ReadIndex(id, index).into());
         };
         self.client_outboxes[core].push_back(ToClient::ReadIndex(id, index));
     }

@@ -30,7 +30,7 @@ use super::behind::Behind;
 use super::clock::now;
 use super::failpoint::server_version;
 use super::force_new;
-use super::messages::{Installation, PinnedSnapshot, ToClient, ToRaft, ToStore};
+use super::messages::{ForStore, Installation, PinnedSnapshot, ToClient, ToRaft, ToStore};
 use super::peers::{self, HeartbeatDue, Incoming, Peers};
 use super::ring::{Ready, Receiver, Sender, ring};
 use super::shared::{PeerFigures, Shared};
@@ -182,7 +182,7 @@ impl Replication {
     pub fn poll(
         &mut self,
         node: &Node,
-        to_store: &mut VecDeque<ToStore>,
+        to_store: &mut VecDeque<ForStore>,
         to_clients: &mut [VecDeque<ToClient>],
     ) -> Option<Input> {
         if let Some(peer) = self.overdue.pop() {
@@ -215,7 +215,7 @@ impl Replication {
     fn handle_incoming(
         &mut self,
         incoming: Incoming,
-        to_store: &mut VecDeque<ToStore>,
+        to_store: &mut VecDeque<ForStore>,
         to_clients: &mut [VecDeque<ToClient>],
     ) -> Option<Input> {
         match incoming {
@@ -286,7 +286,7 @@ impl Replication {
         });
     }
 
-    fn handle_done(&mut self, done: Done, to_store: &mut VecDeque<ToStore>) -> Option<Input> {
+    fn handle_done(&mut self, done: Done, to_store: &mut VecDeque<ForStore>) -> Option<Input> {
         match done {
             Done::Imported(from, message, Ok(imported)) => {
                 self.imported = Some(imported);
@@ -303,7 +303,7 @@ impl Replication {
                 metrics::here().plain.snapshot_apply_in_progress.set(0);
                 self.installing = Installing::Nothing;
                 let Imported { store, tree, .. } = self.imported.take()?;
-                to_store.push_back(ToStore::Install(Box::new(Installation { ready, store: *store, tree })));
+                to_store.push_back(ForStore::Install(Box::new(Installation { ready, store: *store, tree })));
                 None
             }
             Done::Renamed(_, Err(error)) => self.shared.fatal(Fatal::new(
@@ -317,7 +317,7 @@ impl Replication {
     pub fn handle(
         &mut self,
         message: ToRaft,
-        to_store: &mut VecDeque<ToStore>,
+        to_store: &mut VecDeque<ForStore>,
         to_clients: &mut [VecDeque<ToClient>],
     ) -> Option<Input> {
         match message {
@@ -453,13 +453,13 @@ impl Replication {
     }
 
     /// This member leads a new term, or does not lead.
-    pub fn lead(&mut self, leads: bool, to_store: &mut VecDeque<ToStore>) {
+    pub fn lead(&mut self, leads: bool, to_store: &mut VecDeque<ForStore>) {
         self.monitor.lead(leads, now());
         self.monitor_versions(to_store);
     }
 
     /// Hands over what the members' servers are, when the leader is to look at it.
-    fn monitor_versions(&mut self, to_store: &mut VecDeque<ToStore>) {
+    fn monitor_versions(&mut self, to_store: &mut VecDeque<ForStore>) {
         let Some(peers) = self.peers.as_ref().filter(|_| self.monitor.leads()) else { return };
         let own = self.shared.identity.member_id;
         let version = |member: &Member| match member.id == own {
@@ -468,7 +468,7 @@ impl Replication {
         };
         let versions: Vec<Option<String>> = self.members.iter().map(version).collect();
         if self.monitor.looks(versions.iter().all(Option::is_some), now()) {
-            to_store.push_back(ToStore::Versions(versions));
+            to_store.push_back(ToStore::Versions(versions).into());
         }
     }
 
@@ -492,7 +492,7 @@ impl Replication {
     }
 
     /// Once per tick: time for the connections, and figures for the other cores.
-    pub fn tick(&mut self, node: &Node, to_store: &mut VecDeque<ToStore>) {
+    pub fn tick(&mut self, node: &Node, to_store: &mut VecDeque<ForStore>) {
         self.monitor_versions(to_store);
         if self.importing == Importing::Given {
             self.importing = Importing::Nothing; // between two turns
@@ -534,11 +534,11 @@ fn route_request(
     from: NodeId,
     id: u64,
     body: bytes::Bytes,
-    to_store: &mut VecDeque<ToStore>,
+    to_store: &mut VecDeque<ForStore>,
     to_clients: &mut [VecDeque<ToClient>],
 ) {
     if matches!(Request::decode(&body), Ok(Request::KeepAlive { .. } | Request::TimeToLive { .. })) {
-        to_store.push_back(ToStore::PeerRequest(from, id, body));
+        to_store.push_back(ToStore::PeerRequest(from, id, body).into());
     } else if let Some(client) = to_clients.first_mut() {
         client.push_back(ToClient::PeerRequest(from, id, body));
     }
@@ -547,11 +547,11 @@ fn route_request(
 fn route_response(
     id: ProposalId,
     body: bytes::Bytes,
-    to_store: &mut VecDeque<ToStore>,
+    to_store: &mut VecDeque<ForStore>,
     to_clients: &mut [VecDeque<ToClient>],
 ) {
     match Shared::client_of(id) {
-        None => to_store.push_back(ToStore::PeerResponse(id, body)),
+        None => to_store.push_back(ToStore::PeerResponse(id, body).into()),
         Some(core) => {
             if let Some(client) = to_clients.get_mut(core) {
                 client.push_back(ToClient::PeerResponse(id, body));

@@ -30,7 +30,9 @@ use super::checkpoint::Checkpoints;
 use super::clock::now;
 use super::failpoint::failpoint;
 use super::force_new;
-use super::messages::{Committed, Installation, Query, QueryAnswer, QueryId, ToClient, ToRaft, ToStore};
+use super::messages::{
+    Committed, ForStore, Installation, Query, QueryAnswer, QueryId, ToClient, ToRaft, ToStore,
+};
 use super::ring::{Ready, Receiver, Sender, drain};
 use super::scrub::Scrubber;
 use super::shared::{Note, Shared};
@@ -113,11 +115,11 @@ pub struct StoreCore {
 /// The store core's ends of the rings.
 pub struct Rings {
     /// Committed entries.
-    pub from_raft: Receiver<ToStore>,
+    pub from_raft: Receiver<ForStore>,
     /// Queries, one ring per client core.
-    pub from_clients: Vec<Receiver<ToStore>>,
+    pub from_clients: Vec<Receiver<ForStore>>,
     /// Finished checkpoints.
-    pub from_background: Receiver<ToStore>,
+    pub from_background: Receiver<ForStore>,
     /// Applied indexes and own proposals.
     pub to_raft: Sender<ToRaft>,
     /// Versions and outcomes, in the order of the cores' numbers.
@@ -235,7 +237,7 @@ impl StoreCore {
     fn take_background(&mut self) -> bool {
         let mut any = false;
         while let Some(message) = self.rings.from_background.pop() {
-            let ToStore::CheckpointDone(checkpoint, result) = message else { continue };
+            let ForStore::CheckpointDone(checkpoint, result) = message else { continue };
             let defragmented = match self.checkpoints.end(&mut self.store, *checkpoint, result) {
                 Ok(Some(index)) => {
                     self.to_raft.push_back(ToRaft::Checkpointed(index));
@@ -261,6 +263,14 @@ impl StoreCore {
         let mut entries = 0;
         while entries < ENTRIES_PER_PUBLISH && !self.checkpoints.is_full(&self.store) {
             let Some(message) = self.rings.from_raft.pop() else { break };
+            let message = match message {
+                ForStore::Core(message) => message,
+                ForStore::Install(installation) => {
+                    self.installation = Some(installation);
+                    continue;
+                }
+                ForStore::CheckpointDone(..) => continue,
+            };
             match message {
                 ToStore::Commit(batch) => {
                     failpoint("commit-before-apply");
@@ -275,10 +285,9 @@ impl StoreCore {
                 ToStore::Dropped(id) => self.own_proposal_dropped(id),
                 ToStore::ReadIndex(id, index) => self.barrier_answered(id, index),
                 ToStore::PinSnapshot(peer) => self.pin_snapshot(peer),
-                ToStore::Install(installation) => self.installation = Some(installation),
                 ToStore::PeerRequest(from, id, body) => self.peer_asks(from, id, &body),
                 ToStore::PeerResponse(id, body) => self.peer_answers(id, &body),
-                ToStore::Query(..) | ToStore::CheckpointDone(..) | ToStore::NoSpace => {}
+                ToStore::Query(..) | ToStore::NoSpace => {}
             }
         }
         entries > 0
@@ -368,12 +377,12 @@ impl StoreCore {
         for ring in 0..self.rings.from_clients.len() {
             while let Some(message) = self.rings.from_clients[ring].pop() {
                 match message {
-                    ToStore::Query(id, query) => {
+                    ForStore::Core(ToStore::Query(id, query)) => {
                         if let Some(answer) = self.query(id, query) {
                             self.answers[id.core].push((id, answer));
                         }
                     }
-                    ToStore::NoSpace => self.raise_no_space(),
+                    ForStore::Core(ToStore::NoSpace) => self.raise_no_space(),
                     _ => {}
                 }
             }

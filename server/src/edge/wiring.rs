@@ -1,6 +1,6 @@
 //! All rings between the cores, made at once and handed out end by end.
 
-use super::messages::{FromLog, Order, ToClient, ToLog, ToRaft, ToStore};
+use super::messages::{ForStore, FromLog, Order, ToClient, ToLog, ToRaft};
 use super::ring::{Receiver, Sender, ring};
 use super::{raft_core, store_core};
 use crate::config::limits::{
@@ -21,8 +21,8 @@ pub struct Wiring {
 }
 
 struct StoreEnds {
-    from_raft: Receiver<ToStore>,
-    from_clients: Vec<Receiver<ToStore>>,
+    from_raft: Receiver<ForStore>,
+    from_clients: Vec<Receiver<ForStore>>,
     to_raft: Sender<ToRaft>,
     to_clients: Vec<Sender<ToClient>>,
 }
@@ -32,7 +32,7 @@ pub struct ClientEnds {
     /// Proposals.
     pub to_raft: Sender<ToRaft>,
     /// Queries.
-    pub to_store: Sender<ToStore>,
+    pub to_store: Sender<ForStore>,
     /// What comes in.
     pub incoming: Incoming,
     /// The main thread's way to this core.
@@ -107,7 +107,7 @@ impl Wiring {
     }
 
     /// The store core's ends; `from_background` brings finished checkpoints.
-    pub fn store_rings(&mut self, from_background: Receiver<ToStore>) -> store_core::Rings {
+    pub fn store_rings(&mut self, from_background: Receiver<ForStore>) -> store_core::Rings {
         let ends = self.store.take().expect("handed out once");
         store_core::Rings {
             from_raft: ends.from_raft,
