@@ -23,6 +23,7 @@ const STALL_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
 fn main() -> ExitCode {
     ringd::edge::clock::now(); // the clock starts here
+    sys::process::use_small_pages();
     abort_on_panic();
     let config = match config::parse(std::env::args_os().skip(1), std::env::vars_os()) {
         Ok(config) => config,

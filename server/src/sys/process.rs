@@ -1,4 +1,4 @@
-//! What `/proc` says of this process, for the metrics with the prefixes `process_` and `os_`.
+//! What `/proc` says of this process, for the metrics with the prefixes `process_` and `os_`, and what it asks of the kernel.
 
 use std::fs;
 
@@ -19,6 +19,12 @@ pub struct Sample {
     pub virtual_bytes: u64,
     /// Start of the process, in seconds since 1970.
     pub start_seconds: f64,
+}
+
+/// The heap lies in small pages from now on, whatever the allocator and the kernel's setting prefer: a server without load would
+/// hold 40 MiB instead of 14, and nothing it does is faster with huge ones. A kernel that has no huge pages refuses.
+pub fn use_small_pages() {
+    let _ = rustix::thread::disable_transparent_huge_pages(true);
 }
 
 /// Looks now: a few reads of files that live in the kernel, some tens of microseconds.
