@@ -4,6 +4,7 @@
 //! of [`consensus`]; the server's edge gives each a thread and the rings between them, the simulator an inbox.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use consensus::{
@@ -144,6 +145,17 @@ pub fn number_of(id: ProposalId) -> u64 {
 pub fn client_of(id: ProposalId) -> Option<usize> {
     let core = id.0 >> 48;
     (core != STORE_CORE).then_some(core as usize)
+}
+
+/// What this member knows of another one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PeerFigures {
+    /// Its id.
+    pub member: u64,
+    /// For how long the connections with it have been unbroken; `None`: they are not.
+    pub active_for: Option<Duration>,
+    /// Up to where it holds this leader's log; `None` if this member doesn't lead.
+    pub matched: Option<Index>,
 }
 
 /// A client core's name for its question: the core, and its own number.

@@ -52,6 +52,9 @@ pub mod forward;
 /// What the cores of a member say to each other.
 pub mod cores;
 
+/// Calls of clients, from their request to their answer.
+pub mod calls;
+
 /// Watchers and how events reach them.
 pub mod watch_hub;
 

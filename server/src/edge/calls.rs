@@ -2,7 +2,6 @@
 
 use std::collections::VecDeque;
 
-use node::lease::InOrder;
 use node::read::RangeReply;
 use node::watch_hub::{LargeResponse, StreamId};
 
@@ -12,17 +11,8 @@ pub enum Call {
     Body(Box<RangeReply>),
     /// A watch stream, and its responses that are being pulled, in order.
     Watch(StreamId, VecDeque<LargeResponse>),
-    /// A keep-alive stream.
-    KeepAlive(Box<KeepAlive>),
+    /// A keep-alive stream; what it waits for, [`node::calls`] knows.
+    KeepAlive,
     /// A stream of which only the end is awaited (health watch).
     Open,
-}
-
-/// A LeaseKeepAlive stream.
-#[derive(Default)]
-pub struct KeepAlive {
-    /// Answers leave in the order of the requests.
-    pub answers: InOrder,
-    /// The client sends no more; the stream ends with the last answer.
-    pub half_closed: bool,
 }

@@ -1,8 +1,7 @@
-//! A client core: its connections, the calls that wait for another core, and the newest version of the store.
+//! A client core: its connections, and around [`node::calls`], which knows who waits for what, all that is I/O.
 //!
-//! What a call asks for is decided in `node::api`; this file knows who waits for what. Reads are answered here, from the
-//! newest published version; writes go to the raft core and come back from the store core as outcomes. Answers are put
-//! straight into the connection's protocol machine; each connection that got some is woken once per turn.
+//! What the other cores say goes to the calls, and what these answer into connections ([`super::answers`]); each connection
+//! that got something is woken once per turn.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
@@ -11,41 +10,45 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use bytes::Bytes;
-use consensus::{DropReason, Index, NodeId, ProposalId, ReadId};
 use engine::View;
 use glommio::net::AcceptedTcpStream;
-use net::grpc::{self, Code, Method, Status};
+use net::grpc;
 use net::http1;
 use net::tls::Tls;
 use node::api::{Error, Limits};
-use node::forward::Response;
+use node::calls::{Calls, Settings};
+use node::cluster::rules::Rules;
 use node::leader::{LeaderLoss, NeedLeader};
-use node::propose::{IdGenerator, Write};
+use node::propose::IdGenerator;
 use node::watch_hub::Hub;
-use node::{Answer, Identity};
 use rustc_hash::FxHashMap;
 
+use super::answers::{Answers, Who};
 use super::certificates::Certificates;
 use super::clock::now;
-use super::connection::{self, Calls, Connection, ConnectionId, Grpc, Speaks};
+use super::connection::{self, Connection, ConnectionId, Grpc, OpenCalls, Speaks};
 use super::listen::Serves;
-use super::messages::{ForStore, Order, Query, QueryAnswer, QueryId, ToClient, ToRaft, ToStore};
+use super::messages::{ForStore, Order, ToClient, ToRaft};
 use super::ring::{Ready, Sender};
 use super::shared::{Note, Shared};
-use super::slow::{About, SlowCalls};
+use super::slow::SlowCalls;
 use super::transport::{ReadBuffers, Transport};
 use super::turnstile::{self, Turnstile};
-use super::waiting::{Read, Waiter, Waiting};
 use super::watches::{self, Streams};
 use super::wiring::Incoming;
 use crate::config::limits::{CONNECTION_BYTES_PATIENCE_MILLIS, HANDSHAKES_MAX, Queue};
-use crate::observe::metrics::{self, Op};
+use crate::observe::metrics;
 
 /// How often deadlines are looked at: the precision of every timeout of a connection.
 const HOUSEKEEPING_INTERVAL: Duration = Duration::from_millis(250);
+
+/// Rows a Range is planned by before other work of its core goes on: a tenth of a millisecond or two.
+const RANGE_ROWS_PER_TURN: usize = 4000;
+
+/// Rows of history a HashKV reads before other work of its core goes on.
+const HASH_ROWS_PER_TURN: usize = 2000;
 
 /// A core's handle on a connection's state.
 pub type ConnectionRef = Rc<RefCell<Connection>>;
@@ -56,18 +59,14 @@ pub struct ClientCore {
     pub number: usize,
     /// What all cores may look at.
     pub shared: Arc<Shared>,
-    /// For response headers.
-    pub identity: Identity,
-    /// What is refused by size.
-    pub limits: Limits,
     /// Buffers for reading, used within one poll.
     pub read_buffers: RefCell<ReadBuffers>,
     /// Where a connection gathers its output, within one poll; none if a stalled one has it.
     pub output: RefCell<Vec<u8>>,
     /// Where short answers are put together.
     pub scratch: RefCell<Vec<u8>>,
-    /// Entry ids.
-    pub ids: RefCell<IdGenerator>,
+    /// Who waits for what, and the newest version of the store.
+    pub calls: RefCell<Calls<Who>>,
     /// Watchers of this core's connections.
     pub hub: RefCell<Hub>,
     /// Where watch responses go.
@@ -75,11 +74,11 @@ pub struct ClientCore {
     /// The hub has something to do that could not be done at once.
     pub wants_advance: Cell<bool>,
     advancing: Cell<bool>,
-    view: RefCell<Arc<View>>,
-    to_raft: Sender<ToRaft>,
-    to_store: Sender<ForStore>,
+    /// Proposals and questions.
+    pub to_raft: Sender<ToRaft>,
+    /// Questions.
+    pub to_store: Sender<ForStore>,
     connections: RefCell<FxHashMap<ConnectionId, ConnectionRef>>,
-    waiting: RefCell<Waiting>,
     next_number: Cell<u64>,
     touched: RefCell<Vec<ConnectionId>>,
     /// Accept loops that begin with [`Order::Serve`].
@@ -97,7 +96,8 @@ pub struct ClientCore {
     shutting_down: Cell<bool>,
     /// When the turn of the connection at hand began: its requests came then.
     pub turn_began: Cell<Duration>,
-    slow: RefCell<SlowCalls>,
+    /// Calls of this turn that took long.
+    pub slow: RefCell<SlowCalls>,
 }
 
 /// What connections of one listener get.
@@ -119,27 +119,19 @@ impl ClientCore {
         (to_raft, to_store): (Sender<ToRaft>, Sender<ForStore>),
         listeners: Vec<Listener>,
     ) -> ClientCore {
-        let config = &shared.config;
         ClientCore {
             number,
-            identity: shared.identity,
-            limits: Limits {
-                request_bytes_max: config.max_request_bytes as usize,
-                txn_ops_max: config.max_txn_ops as usize,
-            },
             read_buffers: RefCell::default(),
             output: RefCell::default(),
             scratch: RefCell::new(Vec::new()),
-            ids: RefCell::new(ids),
+            calls: RefCell::new(Calls::new(settings(number, &shared), ids, view.clone())),
             hub: RefCell::new(watches::new_hub(&shared, number, &view)),
             streams: RefCell::default(),
             wants_advance: Cell::new(false),
             advancing: Cell::new(false),
-            view: RefCell::new(view),
             to_raft,
             to_store,
             connections: RefCell::default(),
-            waiting: RefCell::default(),
             next_number: Cell::new(1),
             touched: RefCell::default(),
             acceptors: RefCell::default(),
@@ -163,9 +155,10 @@ impl ClientCore {
         let turnstile =
             glommio::spawn_local(async move { core.turnstile.run(turnstile::look_around).await }).detach();
         while poll_fn(|cx| poll_incoming(&rings, cx)).await == Ready::Items {
+            let now = now();
             for ring in [&rings.raft, &rings.store] {
                 while let Some(message) = ring.pop() {
-                    self.handle(message);
+                    self.handle(now, message);
                 }
             }
             for ring in &rings.orders {
@@ -182,25 +175,11 @@ impl ClientCore {
         turnstile.cancel();
     }
 
-    fn handle(self: &Rc<Self>, message: ToClient) {
-        match message {
-            ToClient::Published(view) => self.published(view),
-            ToClient::Outcomes(outcomes) => {
-                for (id, result) in outcomes {
-                    self.written(id, result);
-                }
-            }
-            ToClient::Dropped(id, reason) => self.written(id, Err(refusal(reason))),
-            ToClient::ReadIndex(id, index) => self.read_confirmed(id, index),
-            ToClient::Transferred(id) => self.transferred(id),
-            ToClient::PeerRequest(from, id, body) => self.peer_asks(from, id, &body),
-            ToClient::PeerResponse(id, body) => self.peer_answers(id, &body),
-            ToClient::Answers(answers) => {
-                for (id, result) in answers {
-                    self.answered(id, result);
-                }
-            }
+    fn handle(self: &Rc<Self>, now: Duration, message: ToClient) {
+        if matches!(message, ToClient::Published(_)) {
+            self.wants_advance.set(true);
         }
+        self.calls.borrow_mut().handle(now, message, &mut Answers::to_any(self));
     }
 
     fn obey(self: &Rc<Self>, order: Order) {
@@ -217,134 +196,7 @@ impl ClientCore {
 
     /// The newest version of the store.
     pub fn view(&self) -> Arc<View> {
-        self.view.borrow().clone()
-    }
-
-    fn published(self: &Rc<Self>, view: Arc<View>) {
-        *self.view.borrow_mut() = view;
-        let applied = Index(self.view.borrow().applied().index);
-        self.do_covered_reads(applied);
-        self.wants_advance.set(true);
-    }
-
-    fn do_covered_reads(self: &Rc<Self>, applied: Index) {
-        loop {
-            let covered = self.waiting.borrow_mut().reads.pop_covered(applied);
-            let Some((waiter, read)) = covered else { return };
-            self.with_grpc(waiter.connection, |grpc| self.read(waiter, grpc, read));
-        }
-    }
-
-    /// The raft core's answer to [`ToRaft::Read`].
-    fn read_confirmed(self: &Rc<Self>, id: ReadId, index: Option<Index>) {
-        let Some(index) = index else {
-            metrics::here().plain.read_indexes_failed.inc();
-            for (waiter, _) in self.waiting.borrow_mut().reads.fail(number_of(ProposalId(id.0))) {
-                self.with_grpc(waiter.connection, |grpc| {
-                    self.fail(grpc, &waiter, &Error::LeaderChanged.status());
-                });
-            }
-            return;
-        };
-        self.waiting.borrow_mut().reads.confirm(number_of(ProposalId(id.0)), index);
-        let applied = Index(self.view.borrow().applied().index);
-        self.do_covered_reads(applied);
-    }
-
-    /// The end of a write, or of what is waited for like one.
-    pub fn written(&self, id: ProposalId, result: Result<Answer, Error>) {
-        let number = number_of(id);
-        let mut waiting = self.waiting.borrow_mut();
-        let peer = waiting.peers.remove(&number);
-        let write = waiting.writes.remove(&number);
-        let transfer = waiting.transfers.remove(&number);
-        drop(waiting);
-        if let Some((node, asked)) = peer {
-            let response = result.map_or_else(Response::Refused, |answer| Response::Promoted(answer.body));
-            return self.answer_peer(node, asked, &response);
-        }
-        if let Some((waiter, entry)) = write {
-            self.with_grpc(waiter.connection, |grpc| self.reply_to(grpc, &waiter, Some(&entry), &result));
-        } else if let Some(waiter) = transfer {
-            self.with_grpc(waiter.connection, |grpc| self.reply(grpc, &waiter, &result));
-        }
-    }
-
-    fn answered(&self, id: QueryId, result: Result<QueryAnswer, Error>) {
-        let Some(waiter) = self.waiting.borrow_mut().queries.remove(&id.number) else { return };
-        self.with_grpc(waiter.connection, |grpc| match result {
-            Ok(QueryAnswer::Answer(answer)) => self.reply(grpc, &waiter, &Ok(answer)),
-            Ok(QueryAnswer::TimeToLive(fields)) => {
-                let answer = Answer::new(self.view.borrow().revision(), fields);
-                self.reply(grpc, &waiter, &Ok(answer));
-            }
-            Ok(QueryAnswer::KeepAlive(ttl)) => self.kept_alive(grpc, waiter, Ok(ttl)),
-            Err(error) => self.query_failed(grpc, waiter, error),
-        });
-    }
-
-    /// Ends a unary call.
-    pub fn reply(&self, grpc: &mut Grpc, waiter: &Waiter, result: &Result<Answer, Error>) {
-        self.reply_to(grpc, waiter, None, result);
-    }
-
-    /// Ends a unary call that was proposed as `entry`, if it was.
-    fn reply_to(
-        &self,
-        grpc: &mut Grpc,
-        waiter: &Waiter,
-        entry: Option<&Bytes>,
-        result: &Result<Answer, Error>,
-    ) {
-        match result {
-            Ok(answer) => {
-                let mut scratch = self.scratch.borrow_mut();
-                scratch.clear();
-                answer.encode(&self.identity, self.shared.term(), &mut scratch);
-                grpc.server.reply_raw(waiter.call, &scratch);
-                let size = scratch.len();
-                drop(scratch);
-                self.ended(waiter, Code::Ok, About::write(entry, size));
-            }
-            Err(error) => {
-                let status = error.status();
-                self.ended(waiter, status.code, About::write(entry, 0));
-                grpc.server.finish(waiter.call, &status);
-            }
-        }
-    }
-
-    /// Ends a call that was answered from the store. Damage ends the process instead.
-    pub fn reply_read(&self, grpc: &mut Grpc, waiter: &Waiter, result: &Result<Answer, Error>) {
-        if matches!(result, Err(Error::Corrupt)) {
-            self.shared.tree_damaged();
-        }
-        self.reply(grpc, waiter, result);
-    }
-
-    /// Ends a call with a status.
-    pub fn fail(&self, grpc: &mut Grpc, waiter: &Waiter, status: &Status) {
-        self.ended(waiter, status.code, About::Nothing);
-        grpc.server.finish(waiter.call, status);
-    }
-
-    /// Counts the end of a unary call, and notes a slow one. `about` says what it was.
-    pub fn ended(&self, waiter: &Waiter, code: Code, about: About<'_>) {
-        let cells = metrics::here();
-        let took = now().saturating_sub(waiter.since);
-        cells.call_handled(waiter.method, code, took);
-        if code == Code::Ok {
-            cells.message_sent(waiter.method);
-        }
-        let op = if waiter.read_only_txn { Some(Op::ReadonlyTxn) } else { Op::of(waiter.method) };
-        if let Some(op) = op {
-            cells.requested(op, code == Code::Ok, took);
-        }
-        if waiter.method == Method::KvRange {
-            cells.ranged(code == Code::Ok, took);
-        }
-        let config = &self.shared.config;
-        self.slow.borrow_mut().note(waiter, took, (config.warning_unary, config.warning_apply), about);
+        self.calls.borrow().view().clone()
     }
 
     /// Logs the slow calls of the turn. No connection may be borrowed.
@@ -410,8 +262,8 @@ impl ClientCore {
     }
 
     /// Wakes each connection that got something, once, and the other cores.
-    pub fn end_turn(&self) {
-        self.ask_for_read_index();
+    pub fn end_turn(self: &Rc<Self>) {
+        self.calls.borrow_mut().end_turn(&mut Answers::to_any(self));
         self.warn_of_slow_calls();
         let mut touched = self.touched.borrow_mut();
         touched.sort_unstable();
@@ -426,96 +278,7 @@ impl ClientCore {
         self.to_store.flush();
     }
 
-    /// One question for all reads that came since the last one was asked.
-    fn ask_for_read_index(&self) {
-        let mut waiting = self.waiting.borrow_mut();
-        let Some(number) = waiting.reads.ask(|| self.next_number()) else { return };
-        let id = ReadId(Shared::proposal_id(self.number, number).0);
-        if self.to_raft.push(ToRaft::Read(id)).is_err() {
-            waiting.reads.take_back();
-        }
-    }
-
-    /// Hands a write to the raft core; its outcome ends the call.
-    pub fn propose(&self, grpc: &mut Grpc, waiter: Waiter, write: Write) {
-        let number = self.next_number();
-        let id = Shared::proposal_id(self.number, number);
-        let entry = write.entry.clone();
-        if self.to_raft.push(ToRaft::Propose(id, write)).is_err() {
-            metrics::here().plain.proposals_shed.inc();
-            metrics::here().queue_full(Queue::ClientToRaft);
-            return self.fail(grpc, &waiter, &Error::TooManyRequests.status());
-        }
-        let mut waiting = self.waiting.borrow_mut();
-        waiting.writes.insert(number, (waiter, entry));
-        waiting.deadlines.push_back((now() + self.shared.request_timeout(), number));
-    }
-
-    /// Asks the store core; its answer ends the call (or is one of a stream).
-    pub fn query(&self, grpc: &mut Grpc, waiter: Waiter, query: Query) {
-        let number = self.next_number();
-        let id = QueryId { core: self.number, number };
-        if self.to_store.push(ToStore::Query(id, query).into()).is_err() {
-            metrics::here().plain.proposals_shed.inc();
-            return self.fail(grpc, &waiter, &Error::TooManyRequests.status());
-        }
-        let mut waiting = self.waiting.borrow_mut();
-        waiting.queries.insert(number, waiter);
-        waiting.deadlines.push_back((now() + self.shared.request_timeout(), number));
-    }
-
-    /// Says something to the raft core.
-    ///
-    /// # Errors
-    /// Its ring is full.
-    pub fn tell_raft(&self, message: ToRaft) -> Result<(), Error> {
-        self.to_raft.push(message).map_err(|_| {
-            metrics::here().plain.proposals_shed.inc();
-            Error::TooManyRequests
-        })
-    }
-
-    /// Keeps a call until [`ClientCore::written`] of its number, or its deadline.
-    pub fn wait_for_write(&self, number: u64, waiter: Waiter) {
-        let mut waiting = self.waiting.borrow_mut();
-        waiting.writes.insert(number, (waiter, Bytes::new()));
-        waiting.deadlines.push_back((now() + self.shared.request_timeout(), number));
-    }
-
-    /// Keeps a MoveLeader call until the other leads, or its deadline.
-    pub fn wait_for_transfer(&self, number: u64, waiter: Waiter) {
-        let mut waiting = self.waiting.borrow_mut();
-        waiting.transfers.insert(number, waiter);
-        waiting.deadlines.push_back((now() + self.shared.request_timeout(), number));
-    }
-
-    /// Keeps another member's question until [`ClientCore::written`] of its number, or its deadline.
-    pub fn wait_for_peer(&self, number: u64, node: NodeId, asked: u64) {
-        let mut waiting = self.waiting.borrow_mut();
-        waiting.peers.insert(number, (node, asked));
-        waiting.deadlines.push_back((now() + self.shared.request_timeout(), number));
-    }
-
-    /// A write was refused for lack of room: this member's alarm is due.
-    pub fn out_of_space(&self) {
-        // A full ring only delays the alarm until the next refusal.
-        let _ = self.to_store.push(ToStore::NoSpace.into());
-    }
-
-    /// Reads once the view covers what is committed now; at once if it does already. The only voter knows without asking;
-    /// otherwise the raft core asks the leader, once for all reads of a turn.
-    pub fn read_linearizable(self: &Rc<Self>, waiter: Waiter, grpc: &mut Grpc, read: Read) {
-        let index = self.shared.read_index();
-        if index.is_some_and(|index| index.0 <= self.view.borrow().applied().index) {
-            return self.read(waiter, grpc, read);
-        }
-        let number = self.next_number();
-        let mut waiting = self.waiting.borrow_mut();
-        waiting.reads.push(number, (waiter, read), index);
-        waiting.deadlines.push_back((now() + self.shared.request_timeout(), number));
-    }
-
-    /// A number that this core has not used yet.
+    /// A number for a connection or a watch stream, which this core has not used yet.
     pub fn next_number(&self) -> u64 {
         let number = self.next_number.get();
         self.next_number.set(number + 1);
@@ -538,13 +301,13 @@ impl ClientCore {
         if self.shutting_down.get() {
             server.shutdown();
         }
-        let calls = Calls(FxHashMap::default(), self.shared.clone());
+        let calls = OpenCalls(FxHashMap::default(), self.shared.clone());
         Grpc { server, calls, need_leader: NeedLeader::default() }
     }
 
     /// A protocol machine for a new HTTP/1.1 connection.
     pub fn new_http(&self) -> http1::Connection {
-        http1::Connection::new(self.limits.request_bytes_max, now())
+        http1::Connection::new(self.shared.config.max_request_bytes as usize, now())
     }
 
     /// Takes over a connection.
@@ -606,11 +369,12 @@ impl ClientCore {
         let connections: Vec<_> = self.connections.borrow().values().cloned().collect();
         for connection in connections {
             let mut connection = connection.borrow_mut();
+            let id = connection.id;
             let Some(grpc) = connection.grpc() else { continue };
             let open = &grpc.calls.0;
             let calls = grpc.need_leader.take_open(|call| open.contains_key(&call));
             for call in &calls {
-                self.end_stream(grpc, *call, Error::NoLeader);
+                self.end_stream(id, grpc, *call, Error::NoLeader);
             }
             if !calls.is_empty() {
                 connection.wake();
@@ -653,7 +417,7 @@ impl ClientCore {
             metrics::here().plain.connections_refused.inc();
         }
         if let Some(grpc) = connection.borrow_mut().grpc() {
-            self.forget_calls(grpc);
+            self.forget_calls(id, grpc);
         }
         self.shared.metrics.connection_closed();
         self.shared.connection_closed(self.number);
@@ -663,7 +427,7 @@ impl ClientCore {
     fn shutdown(&self) {
         self.shutting_down.set(true);
         if self.number == 0 {
-            let _ = self.tell_raft(ToRaft::HandOver); // as well as it can be done
+            let _ = self.to_raft.push(ToRaft::HandOver); // as well as it can be done
         }
         let connections: Vec<_> = self.connections.borrow().values().cloned().collect();
         for connection in connections {
@@ -673,8 +437,9 @@ impl ClientCore {
     }
 
     fn note_if_drained(&self) {
-        let waiting = self.waiting.borrow();
-        if self.shutting_down.get() && (self.connections.borrow().is_empty() || waiting.writes.is_empty()) {
+        if self.shutting_down.get()
+            && (self.connections.borrow().is_empty() || !self.calls.borrow().awaits_writes())
+        {
             self.shared.note(Note::Drained);
         }
     }
@@ -692,7 +457,7 @@ impl ClientCore {
         if self.leader_loss.borrow_mut().is_due(now, self.shared.leader() != 0) {
             self.end_streams_that_need_a_leader();
         }
-        self.time_out(now);
+        self.calls.borrow_mut().tick(now, &mut Answers::to_any(self));
         self.count_watches();
         self.watch_progress();
         self.end_turn();
@@ -709,31 +474,6 @@ impl ClientCore {
         cells.events.add(figures.events.saturating_sub(counted));
         metrics::here().queue_length(Queue::ClientToRaft, self.to_raft.queued());
     }
-
-    fn time_out(&self, now: Duration) {
-        loop {
-            let mut waiting = self.waiting.borrow_mut();
-            match waiting.deadlines.front() {
-                Some((due, number)) if *due <= now || !waiting.is_open(*number) => {}
-                _ => return,
-            }
-            let Some((_, number)) = waiting.deadlines.pop_front() else { return };
-            waiting.peers.remove(&number);
-            let transfer = waiting.transfers.remove(&number);
-            if waiting.reads.awaits_index(number) {
-                metrics::here().plain.slow_read_indexes.inc();
-            }
-            let waiter = waiting.remove(number);
-            drop(waiting);
-            if let Some(waiter) = transfer {
-                let status = Error::TimeoutLeaderTransfer.status();
-                self.with_grpc(waiter.connection, |grpc| self.fail(grpc, &waiter, &status));
-            }
-            if let Some(waiter) = waiter {
-                self.with_grpc(waiter.connection, |grpc| self.query_failed(grpc, waiter, Error::Timeout));
-            }
-        }
-    }
 }
 
 /// A TLS session with the newest certificate.
@@ -742,18 +482,26 @@ fn new_session(certificates: &Certificates) -> Result<Tls, String> {
     Tls::new(&config).map_err(|error| error.to_string())
 }
 
-fn number_of(id: ProposalId) -> u64 {
-    id.0 & 0xffff_ffff_ffff
-}
-
-fn refusal(reason: DropReason) -> Error {
-    match reason {
-        DropReason::NoLeader | DropReason::NotLeader(..) => Error::NoLeader,
-        DropReason::LeaderTransfer | DropReason::LeaderChanged => Error::LeaderChanged,
-        DropReason::OutcomeUnknown => Error::TimeoutLeaderFailure,
-        DropReason::TooManyRequests => Error::TooManyRequests,
-        DropReason::TooLarge => Error::RequestTooLarge,
-        DropReason::ConfChangePending => Error::Unhealthy,
+/// What the calls of a client core go by.
+fn settings(core: usize, shared: &Shared) -> Settings {
+    let config = &shared.config;
+    let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Settings {
+        core,
+        // An earlier life of this process used fewer numbers than 2^16 in a millisecond.
+        first_number: (unix.as_millis() as u64) << 16,
+        identity: shared.identity,
+        limits: Limits {
+            request_bytes_max: config.max_request_bytes as usize,
+            txn_ops_max: config.max_txn_ops as usize,
+        },
+        rules: Rules {
+            strict_reconfig_check: config.strict_reconfig_check,
+            max_learners: config.max_learners,
+        },
+        request_timeout: shared.request_timeout(),
+        range_rows: RANGE_ROWS_PER_TURN,
+        hash_rows: HASH_ROWS_PER_TURN,
     }
 }
 

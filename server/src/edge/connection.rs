@@ -81,15 +81,15 @@ pub struct Grpc {
     /// The protocol machine.
     pub server: Server,
     /// Calls that have state: bodies being pulled, watch and keep-alive streams.
-    pub calls: Calls,
+    pub calls: OpenCalls,
     /// Streams that end when there is no leader for long.
     pub need_leader: NeedLeader<CallId>,
 }
 
 /// Open calls with state, by their id.
-pub struct Calls(pub FxHashMap<CallId, Call>, pub Arc<Shared>);
+pub struct OpenCalls(pub FxHashMap<CallId, Call>, pub Arc<Shared>);
 
-impl Bodies for Calls {
+impl Bodies for OpenCalls {
     fn fill(&mut self, call: CallId, max: usize, out: &mut Vec<u8>) -> Fill {
         let guard = crossbeam::epoch::pin();
         let (fill, is_over) = match self.0.get_mut(&call) {

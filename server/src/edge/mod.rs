@@ -55,21 +55,21 @@ pub mod store_core;
 /// The tree file and its map.
 pub mod tree_file;
 
+/// Answers of calls, into connections.
+pub mod answers;
 /// Calls that have state.
 pub mod calls;
 /// Certificates, read again when they change.
 pub mod certificates;
-/// A client core: who waits for what.
+/// A client core: its connections.
 pub mod client_core;
 /// One connection: protocol machine and poll loop.
 pub mod connection;
 /// Listening sockets.
 pub mod listen;
-/// Calls about members and who leads.
-pub mod members;
 /// HTTP/1.1 pages.
 pub mod pages;
-/// What happens to a call.
+/// Events of connections.
 pub mod requests;
 /// Warnings about slow work.
 pub mod slow;
@@ -77,8 +77,6 @@ pub mod slow;
 pub mod transport;
 /// Turns of connections with much output.
 pub mod turnstile;
-/// Calls that wait for another core.
-pub mod waiting;
 /// Watch streams.
 pub mod watches;
 

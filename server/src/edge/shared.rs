@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use consensus::{Index, NodeId, ProposalId, Term};
 use node::api::Space;
-use node::{Identity, cores};
+pub use node::cores::PeerFigures;
+use node::{Identity, calls, cores};
 
 use super::tree_file::TreeFile;
 use crate::config::Config;
@@ -61,17 +62,6 @@ pub struct Clients {
     pub cores: usize,
     /// Connections that there may be in all.
     pub connections_max: usize,
-}
-
-/// What this member knows of another one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct PeerFigures {
-    /// Its id.
-    pub member: u64,
-    /// For how long the connections with it have been unbroken; `None`: they are not.
-    pub active_for: Option<Duration>,
-    /// Up to where it holds this leader's log; `None` if this member doesn't lead.
-    pub matched: Option<Index>,
 }
 
 /// What the cores and the signal thread tell the main thread.
@@ -212,9 +202,9 @@ impl Shared {
         self.peers.lock().map_or_else(|poisoned| poisoned.into_inner().clone(), |peers| peers.clone())
     }
 
-    /// How long a request may take (etcd: 5 s for the disk plus two elections).
+    /// How long a request may take.
     pub fn request_timeout(&self) -> Duration {
-        Duration::from_secs(5) + 2 * self.config.election_timeout
+        calls::request_timeout(self.config.election_timeout)
     }
 
     /// Raft core: committed up to here.

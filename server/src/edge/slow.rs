@@ -12,8 +12,8 @@ use node::Answer;
 use node::api::Error;
 use node::describe;
 
+use super::answers::Waiter;
 use super::connection::ConnectionId;
-use super::waiting::Waiter;
 use crate::config::limits::SLOW_CALLS_PER_TURN_MAX;
 use crate::config::values::show_duration;
 use crate::observe::logs::show_time;
@@ -96,7 +96,7 @@ impl SlowCalls {
             About::Range { options, count, size } => (describe::range(options), -1, count, size as i64),
             About::Write { entry, size } => (describe::entry(entry), entry.len() as i64, 0, size as i64),
         };
-        let (connection, method) = (waiter.connection, waiter.method);
+        let (connection, method) = (waiter.who.connection, waiter.method);
         let unary = took > unary;
         self.calls.push(SlowCall {
             connection,
