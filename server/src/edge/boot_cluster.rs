@@ -53,6 +53,10 @@ pub fn peers(
     let config = &shared.config;
     let (mut members, removed) = (opened.contents.members.clone(), opened.contents.removed.clone());
     if members.is_empty() {
+        let remotes = match remotes.is_empty() {
+            true => join::ask_again(config, shared.identity, tls.as_ref()),
+            false => remotes,
+        };
         members = first_members(config, shared.identity, remotes);
     }
     let settings = peer_settings(config, shared.identity, &members, tls)?;
@@ -85,16 +89,16 @@ pub fn peer_settings(
     })
 }
 
-/// Whom this member knows before it has applied anything: the founders, if it is one; those that it found when it joined;
-/// or after a restart in between itself alone, and the others come to it and say where they can be answered.
-pub fn first_members(config: &Config, identity: Identity, remotes: Vec<Member>) -> Vec<Member> {
+/// Whom this member knows before it has applied anything: the founders, if it is one; else itself and those that it has found
+/// by its flags. If that is nobody, the others come to it and say where they can be answered.
+pub fn first_members(config: &Config, identity: Identity, mut remotes: Vec<Member>) -> Vec<Member> {
     let Ok(bootstrap) = &config.bootstrap else { return Vec::new() };
-    if !remotes.is_empty() {
-        return remotes;
-    }
     if join::joins(bootstrap, identity) {
-        let peer_urls = bootstrap.peer_urls.clone();
-        return vec![Member { id: identity.member_id, peer_urls, ..Member::default() }];
+        if remotes.iter().all(|member| member.id != identity.member_id) {
+            let peer_urls = bootstrap.peer_urls.clone();
+            remotes.push(Member { id: identity.member_id, peer_urls, ..Member::default() });
+        }
+        return remotes;
     }
     let founder = |founder: &Founder| Member {
         id: founder.id.0,

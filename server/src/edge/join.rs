@@ -82,6 +82,18 @@ pub fn first_state(config: &Config, identity: Identity, tls: Option<&Tls>) -> Re
     Ok(State::bootstrap(&founders))
 }
 
+/// Who belongs to the cluster that this member has joined, as a peer says it now: for one that ended before the log told it.
+/// Whoever removes it meanwhile never comes to it, so it has to go to them. Nobody, where no peer answers.
+pub fn ask_again(config: &Config, identity: Identity, tls: Option<&Tls>) -> Vec<Member> {
+    let Ok(flags) = &config.bootstrap else { return Vec::new() };
+    if !joins(flags, identity) {
+        return Vec::new();
+    }
+    let fetched = fetch_members(&bootstrap::remote_peer_urls(flags), tls, FOUNDING_TIMEOUT);
+    let known = fetched.filter(|cluster| cluster.cluster_id == identity.cluster_id);
+    known.map_or_else(Vec::new, |cluster| cluster.members)
+}
+
 /// Whether a member of this identity was added to a cluster, instead of founding the one that the flags describe.
 pub fn joins(flags: &Bootstrap, identity: Identity) -> bool {
     flags.state != ClusterState::New

@@ -78,7 +78,7 @@ async fn a_member_is_added_joins_and_is_promoted() {
     assert!(learner.is_learner && learner.name.is_empty() && learner.client_ur_ls.is_empty());
     assert_eq!(added.members.len(), 4);
 
-    let i = cluster.spawn_joining(&[0, 1, 2]);
+    let i = cluster.spawn_joining(&[0, 1, 2], &[]);
     cluster.member(i).wait_ready();
     let mut new = cluster.client(i).await;
     // A learner serves local ranges and little else.
@@ -138,6 +138,29 @@ async fn a_removed_member_stops_and_stays_away() {
     client.kv.put(put).await.expect("two of two");
     let again = client.cluster.member_remove(MemberRemoveRequest { id }).await.expect_err("it is gone");
     assert_eq!((again.code(), again.message()), (tonic::Code::NotFound, "etcdserver: member not found"));
+}
+
+/// Its log knows a term and nothing else, so it can't know whom to ask but from its flags.
+#[tokio::test]
+async fn a_member_that_was_removed_before_it_had_anything_hears_of_it() {
+    let mut cluster = three();
+    if !program().is_ringd() {
+        return; // etcd waits for ever
+    }
+    tokio::time::sleep(HEALTHY_AFTER).await;
+    let leader = cluster.leader(&[0, 1, 2]).await;
+    let mut client = cluster.client(leader).await;
+    let added = client.cluster.member_add(add(&cluster.next_peer_url(), false)).await.expect("healthy");
+    let id = added.into_inner().member.expect("the new one").id;
+    let i = cluster.spawn_joining(&[0, 1, 2], &[("RINGD_FAILPOINTS", "log-after-completion=1")]);
+    cluster.member(i).wait_exit(Duration::from_secs(20));
+    client.cluster.member_remove(MemberRemoveRequest { id }).await.expect("three of four");
+
+    let server = cluster.member(i);
+    server.remove_env("RINGD_FAILPOINTS");
+    server.restart_unready();
+    assert_eq!(server.wait_exit(Duration::from_secs(20)).code(), Some(27), "{}", server.log());
+    assert!(server.log().contains("permanently removed"), "{}", server.log());
 }
 
 #[tokio::test]

@@ -96,8 +96,8 @@ impl Cluster {
     }
 
     /// Starts one more member, which was added under [`Cluster::next_peer_url`], and does not wait; answers its number.
-    /// `known` are the members of the cluster by number, itself not among them.
-    pub fn spawn_joining(&mut self, known: &[usize]) -> usize {
+    /// `known` are the members of the cluster by number, itself not among them; `env` are variables of its own.
+    pub fn spawn_joining(&mut self, known: &[usize], env: &[(&str, &str)]) -> usize {
         let i = self.members.len();
         let mut all: Vec<String> = known.iter().map(|&i| entry(i, &self.members[i].peer_url())).collect();
         all.push(entry(i, &self.next_peer_url()));
@@ -108,7 +108,9 @@ impl Cluster {
             initial_cluster: all.join(","),
             state: "existing",
         };
-        self.members.push(self.options.clone().seat(seat).spawn());
+        let options = self.options.clone().seat(seat);
+        let options = env.iter().fold(options, |options, (name, value)| options.env(name, value));
+        self.members.push(options.spawn());
         self.next = unused_address();
         i
     }
