@@ -359,9 +359,11 @@ impl World {
             return Ok(());
         }
         let mut remotes = Vec::new();
-        if number >= self.plan.config.members && host.disk.log.is_empty() {
-            match self.remotes(number) {
+        if number >= self.plan.config.members && host.disk.tree.is_empty() {
+            let begins = host.disk.log.is_empty();
+            match self.remotes(number, begins) {
                 Some(found) => remotes = found,
+                None if !begins => {}
                 None if self.belongs(number) => {
                     self.env.queue.after(self.plan.config.election(), Event::Boot(number));
                     return Ok(());

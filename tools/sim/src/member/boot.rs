@@ -298,18 +298,19 @@ pub(super) fn members_of(
     found.or_else(|fatal| stops(number, fatal))
 }
 
-/// Whom a member knows before it has applied anything: the founders, if it is one; those that it found when it joined; or
-/// after a restart in between itself alone, and the others come to it.
+/// Whom a member knows before it has applied anything: the founders, if it is one; else itself and those that it has found.
 pub(super) fn first_members(
     env: &Env,
     number: NodeNumber,
-    remotes: Vec<membership::Member>,
+    mut remotes: Vec<membership::Member>,
 ) -> Vec<membership::Member> {
-    match number < env.config.members {
-        true => (0..env.config.members).map(first_member).collect(),
-        false if remotes.is_empty() => vec![first_member(number)],
-        false => remotes,
+    if number < env.config.members {
+        return (0..env.config.members).map(first_member).collect();
     }
+    if remotes.iter().all(|member| member.id != node_id(number).0) {
+        remotes.push(first_member(number));
+    }
+    remotes
 }
 
 fn conf_state(members: &[membership::Member]) -> ConfState {

@@ -42,14 +42,21 @@ impl World {
         }
     }
 
-    /// What one who joins for the first time is told by some member that knows of it. `None`: by nobody.
-    pub(super) fn remotes(&mut self, number: NodeNumber) -> Option<Vec<node::membership::Member>> {
+    /// What one who has nothing yet is told by some member; one who joins for the first time, by one that knows of it. `None`:
+    /// by nobody.
+    pub(super) fn remotes(
+        &mut self,
+        number: NodeNumber,
+        is_first_start: bool,
+    ) -> Option<Vec<node::membership::Member>> {
         let id = node_id(number).0;
         let hosts = self.hosts.iter().enumerate().filter(|(other, _)| {
             self.env.network.is_up(number, *other) && self.env.network.is_up(*other, number)
         });
         let mut members = hosts.filter_map(|(_, host)| Some(host.member.as_ref()?.members()));
-        members.find(|members| members.iter().any(|member| member.id == id)).map(<[_]>::to_vec)
+        members
+            .find(|members| !is_first_start || members.iter().any(|member| member.id == id))
+            .map(<[_]>::to_vec)
     }
 
     /// Whether this is a host of a member, as the log has it now.
@@ -69,6 +76,13 @@ impl World {
         {
             if !voters.contains(&client.member) {
                 client.member = voters[number % voters.len()];
+            }
+        }
+        for number in 0..self.watchers.len() {
+            // A member that was removed before it knew anybody, while nobody could tell it, shows nothing to its watchers.
+            if !self.belongs(self.watchers[number].member) {
+                self.break_stream(number);
+                self.watchers[number].member = voters[number % voters.len()];
             }
         }
     }
