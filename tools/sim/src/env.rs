@@ -122,6 +122,8 @@ pub enum Wake {
     Rename,
     /// Watchers get what the newest version has for them.
     Advance,
+    /// A long read goes on.
+    Read,
 }
 
 /// What a client says to a member.

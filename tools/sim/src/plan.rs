@@ -94,6 +94,9 @@ pub struct Config {
     /// are handed over.
     #[serde(default)]
     pub wire: Option<usize>,
+    /// How long a call may wait for other cores of its member; otherwise as long as the server lets it.
+    #[serde(default)]
+    pub request_timeout: Option<Time>,
 }
 
 /// A world whose members come and go.
@@ -354,6 +357,7 @@ impl Config {
             lease_ttl_min: rng.pick(&[1, 1, 2]),
             membership: None,
             wire: None,
+            request_timeout: None,
         }
     }
 

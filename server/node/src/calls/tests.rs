@@ -205,7 +205,8 @@ fn a_write_is_answered_with_its_outcome_or_with_why_there_is_none() {
     let mut calls = calls(&mut store);
     let mut world = world();
     // what comes of it, what the client is told
-    let cases: [(fn(ProposalId) -> ToClient, &str); 6] = [
+    type Comes = fn(ProposalId) -> ToClient;
+    let cases: [(Comes, &str); 6] = [
         (|id| ToClient::Outcomes(vec![(id, Ok(Answer::bare(5)))]), "1 revision 5"),
         (|id| ToClient::Outcomes(vec![(id, Err(Error::LeaseNotFound))]), "1 LeaseNotFound"),
         (|id| ToClient::Dropped(id, DropReason::NoLeader), "1 NoLeader"),

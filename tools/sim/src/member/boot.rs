@@ -13,14 +13,13 @@ use node::cluster::{added_member_id, change};
 use node::lease::{Expiry, Renewals};
 use node::membership::{self, voters_and_learners};
 use node::propose::{Forwarded, IdGenerator};
-use node::read::LinearReads;
 use node::watch_hub::{Config as HubConfig, Hub};
 use node::{Identity, apply};
 use rustc_hash::FxHashMap;
 
 use super::{
-    Announced, ClientCore, Done, Leadership, LogCore, Member, Peers, RaftCore, Receiving, Shared, StoreCore,
-    ToRaft, stops,
+    Announced, Done, Leadership, LogCore, Member, Peers, RaftCore, Receiving, Shared, StoreCore, ToRaft,
+    client_core, stops,
 };
 use crate::check::Failure;
 use crate::disk::Disk;
@@ -179,17 +178,7 @@ impl Member {
                 checkpointed_at: Duration::ZERO,
                 covered,
             },
-            client: ClientCore {
-                inbox: VecDeque::new(),
-                ids: ids(0),
-                hub: Hub::new(hub, view.clone(), 0),
-                view,
-                writes: FxHashMap::default(),
-                peers: FxHashMap::default(),
-                reads: LinearReads::default(),
-                numbers: 0,
-                advancing: false,
-            },
+            client: client_core::start(env, life, identity, ids(0), Hub::new(hub, view.clone(), 0), view),
             receiving: Receiving::default(),
             peers,
             ticks: 0,

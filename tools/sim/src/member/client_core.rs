@@ -1,27 +1,270 @@
-//! The client core's turn: calls are decoded, answered from the newest version, or wait for another core.
+//! The client core's turn: [`node::calls`] with an inbox in place of rings, and clients of a world in place of connections.
 
-use std::sync::Arc;
+use std::collections::VecDeque;
+use std::time::Duration;
 
 use bytes::Bytes;
-use consensus::{DropReason, Index, ProposalId, ReadId};
+use consensus::{Index, NodeId, PeerMessage, ProposalId, ReadId};
 use crossbeam::epoch;
-
-use engine::{Planned, RangeOptions, View};
+use engine::RangeOptions;
 use net::grpc::{Fill, Method};
+use net::pb::etcdserverpb as pb;
+use net::pb::healthpb;
 use node::Answer;
-use node::api::{self, Context, Error, Limits, Refusal, Request, Space};
-use node::forward::Response;
-use node::lease;
-use node::propose::Write;
-use node::read::{self, RangeReply};
-use node::watch_hub::{LargeResponse, STREAM_QUEUED_BYTES_MAX, Sink, StreamId};
+use node::api::{self, Error, Limits, Refusal, Space};
+use node::calls::{Caller, Calls, Facts, Full, LongRead, Settings, Shell, request_timeout};
+use node::cluster::rules::Rules;
+use node::cores::{PeerFigures, Query, QueryId, ToClient, ToStore as StoreMessage};
+use node::propose::IdGenerator;
+use node::read::{LinearReads, RangeReply};
+use node::watch_hub::{Hub, LargeResponse, STREAM_QUEUED_BYTES_MAX, Sink, StreamId};
 use prost::Message;
 
-use super::{Done, Member, Proposer, Query, Read, ToClient, ToRaft, ToStore, stops};
+use super::{Done, Member, Proposer, ToRaft, ToStore, node_number, stops};
+use crate::check::Failure;
 use crate::env::{Env, RequestBody, Wake};
 
 /// Waves of catching up before other work of the core goes on.
 const ADVANCES_PER_TURN: usize = 4;
+
+/// Bytes of a Range's answer that are taken at once, as a connection does it: no multiple of anything.
+const PULLED_BYTES: usize = 997;
+
+/// Questions for keep-alives have this bit, which no number of a call reaches.
+const CONFIRMATION: u64 = 1 << 39;
+
+/// A wall clock that stands still, for the ids of new members: each host has one id.
+const UNIX_S: u64 = 0;
+
+pub(super) struct ClientCore {
+    pub inbox: VecDeque<ToClient>,
+    pub hub: Hub,
+    /// By the numbers of operations. It is lent out while it is told something.
+    pub calls: Option<Box<Calls<u64>>>,
+    /// Reads that go on.
+    long_reads: VecDeque<LongRead<u64>>,
+    /// Keep-alives, each until it is known that this member still led after it had come: production's store core asks
+    /// for that itself.
+    unconfirmed: LinearReads<(QueryId, Query)>,
+    confirmations: u64,
+    /// A turn for the watchers is coming.
+    advancing: bool,
+}
+
+impl ClientCore {
+    pub fn new(calls: Calls<u64>, hub: Hub) -> ClientCore {
+        ClientCore {
+            inbox: VecDeque::new(),
+            hub,
+            calls: Some(Box::new(calls)),
+            long_reads: VecDeque::new(),
+            unconfirmed: LinearReads::default(),
+            confirmations: 0,
+            advancing: false,
+        }
+    }
+
+    /// Who waits for what.
+    pub fn calls(&self) -> &Calls<u64> {
+        self.calls.as_ref().expect("it is lent out within a turn only")
+    }
+}
+
+/// What calls go by in this world.
+pub(super) fn settings(env: &Env, life: u32, identity: node::Identity) -> Settings {
+    let membership = env.config.membership;
+    Settings {
+        core: 0,
+        // Numbers of different lives differ.
+        first_number: first_number(life),
+        identity,
+        limits: Limits::default(),
+        rules: Rules {
+            strict_reconfig_check: membership.is_some_and(|membership| membership.strict),
+            max_learners: membership.map_or(1, |membership| membership.max_learners),
+        },
+        request_timeout: match env.config.request_timeout {
+            Some(timeout) => Duration::from_nanos(timeout),
+            None => request_timeout(Duration::from_nanos(env.config.election())),
+        },
+        range_rows: env.config.compaction_rows,
+        hash_rows: env.config.compaction_rows,
+    }
+}
+
+fn first_number(life: u32) -> u64 {
+    u64::from(life) << 40
+}
+
+/// Where answers of calls go.
+struct Answers<'e> {
+    member: &'e mut Member,
+    env: &'e mut Env,
+    failure: Option<Failure>,
+}
+
+impl Answers<'_> {
+    fn answer(&mut self, op: u64, result: Result<Bytes, Error>) {
+        self.env.answer(self.member.id(), op, result);
+    }
+
+    fn fail(&mut self, why: impl std::fmt::Display) {
+        let failed: Result<(), Failure> = stops(self.member.number, why);
+        self.failure = self.failure.take().or(failed.err());
+    }
+
+    /// Keeps a keep-alive until it is confirmed that this member leads.
+    fn confirm(&mut self, id: QueryId, query: Query) {
+        if planted::is("keep-alive-without-confirmation") {
+            return self.member.to_store(self.env, ToStore::Query(id, query));
+        }
+        let index = self.member.shared.single_voter;
+        self.member.client.unconfirmed.push(id.number, (id, query), index);
+        self.member.confirm_keep_alives(self.env);
+    }
+}
+
+impl Shell<u64> for Answers<'_> {
+    type Facts = Member;
+
+    fn facts(&self) -> &Member {
+        self.member
+    }
+
+    fn to_raft(&mut self, message: node::cores::ToRaft) -> Result<(), Full> {
+        use node::cores::ToRaft as Said;
+        let message = match message {
+            Said::Propose(id, write) => ToRaft::Propose(id, write, Proposer::Client),
+            Said::Read(id) => ToRaft::ReadIndex(id),
+            Said::ProposeConfChange(id, change) => ToRaft::ProposeConfChange(id, change),
+            Said::TransferLeader(id, to) => ToRaft::TransferLeader(id, to),
+            Said::PeerRequest(to, ProposalId(id), body) => {
+                ToRaft::ToPeer(to, PeerMessage::Request { id, body })
+            }
+            Said::PeerResponse(to, id, body) => ToRaft::ToPeer(to, PeerMessage::Response { id, body }),
+            _ => {
+                self.fail("a call says what only the store core may say");
+                return Ok(());
+            }
+        };
+        self.member.ask_raft(self.env, message);
+        Ok(())
+    }
+
+    fn to_store(&mut self, message: StoreMessage) -> Result<(), Full> {
+        match message {
+            StoreMessage::Query(id, query @ Query::KeepAlive { .. }) => self.confirm(id, query),
+            StoreMessage::Query(id, query) => self.member.to_store(self.env, ToStore::Query(id, query)),
+            _ => self.fail("a call says what only the raft core may say"),
+        }
+        Ok(())
+    }
+
+    fn reply(&mut self, caller: &Caller<u64>, _: Option<&Bytes>, result: &Result<Answer, Error>) {
+        let answer = result.as_ref().map_err(|error| *error).map(|answer| {
+            let mut message = Vec::new();
+            answer.encode(&self.member.identity, self.member.shared.term, &mut message);
+            message.into()
+        });
+        self.answer(caller.who, answer);
+    }
+
+    fn range(&mut self, caller: &Caller<u64>, _: &RangeOptions, mut reply: RangeReply) {
+        let (mut message, len) = (Vec::new(), reply.message_len());
+        loop {
+            match reply.fill(&epoch::pin(), PULLED_BYTES, &mut message) {
+                Fill::Wrote(_) => {}
+                Fill::Done(_) => break,
+                Fill::Abort(status) => return self.fail(status.message),
+            }
+        }
+        if message.len() as u64 != len {
+            return self.fail(format!("an answer of {len} bytes has {}", message.len()));
+        }
+        self.answer(caller.who, Ok(message.into()));
+    }
+
+    fn refuse(&mut self, caller: &Caller<u64>, refusal: Refusal) {
+        match refusal {
+            Refusal::Error(error) => self.answer(caller.who, Err(error)),
+            Refusal::Unimplemented(method) => self.fail(format!("{method:?} is not served")),
+        }
+    }
+
+    fn health(&mut self, _: &Caller<u64>, _: &healthpb::HealthCheckResponse) {
+        self.fail("no client of this world watches health");
+    }
+
+    fn kept_alive(&mut self, op: &u64, answer: &pb::LeaseKeepAliveResponse) {
+        self.answer(*op, Ok(answer.encode_to_vec().into()));
+    }
+
+    fn end_stream(&mut self, op: &u64, error: Option<Error>) {
+        if let Some(error) = error {
+            self.answer(*op, Err(error));
+        }
+    }
+
+    fn begin(&mut self, read: LongRead<u64>) {
+        self.member.client.long_reads.push_back(read);
+        let after = self.env.handover();
+        self.member.wake_after(self.env, after, Wake::Read);
+    }
+
+    fn damaged(&mut self) {
+        self.fail("the tree file is damaged");
+    }
+
+    fn proposed(&mut self, caller: &Caller<u64>, request: u64) {
+        self.env.oracle.answers.becomes(caller.who, request);
+    }
+
+    fn passed_on(&mut self, caller: &Caller<u64>, number: u64) {
+        self.env.oracle.answers.passes_on(caller.who, self.member.number, number);
+    }
+
+    fn proposed_for(&mut self, from: NodeId, asked: u64, request: u64) {
+        self.env.oracle.answers.becomes_for(node_number(from), asked, request);
+    }
+}
+
+impl Facts for Member {
+    fn term(&self) -> u64 {
+        self.shared.term
+    }
+
+    fn leader(&self) -> u64 {
+        self.shared.leader
+    }
+
+    fn is_learner(&self) -> bool {
+        self.peers.is_learner()
+    }
+
+    fn commit(&self) -> u64 {
+        self.shared.commit
+    }
+
+    fn read_index(&self) -> Option<Index> {
+        self.shared.single_voter
+    }
+
+    fn space(&self) -> Space {
+        Space::UNLIMITED
+    }
+
+    fn is_log_space_lost(&self) -> bool {
+        false
+    }
+
+    fn peers(&self) -> Vec<PeerFigures> {
+        self.shared.peers.clone()
+    }
+
+    fn unix_s(&self) -> u64 {
+        UNIX_S
+    }
+}
 
 /// Where watch responses go.
 struct ToStreams<'e>(&'e mut Env);
@@ -64,7 +307,7 @@ impl Member {
                 let Ok(Some(request)) = api::watch::decode(&message) else {
                     return stops(self.number, "a WatchRequest is not one");
                 };
-                self.client.hub.set_view(self.client.view.clone(), self.shared.term);
+                self.client.hub.set_view(self.view(), self.shared.term);
                 self.client.hub.handle(StreamId(stream), request, &mut ToStreams(env));
                 self.wake(env, Wake::Client);
                 Ok(())
@@ -84,138 +327,93 @@ impl Member {
         }
     }
 
+    /// Tells the calls something, and lets them have their answers out.
+    fn tell_calls<T>(
+        &mut self,
+        env: &mut Env,
+        tell: impl FnOnce(&mut Calls<u64>, &mut Answers<'_>) -> T,
+    ) -> Result<T, Failure> {
+        let mut calls = self.client.calls.take().expect("it is not lent out yet");
+        let mut answers = Answers { member: self, env, failure: None };
+        let told = tell(&mut calls, &mut answers);
+        let failure = answers.failure;
+        self.client.calls = Some(calls);
+        failure.map_or(Ok(told), Err)
+    }
+
+    /// A keep-alive is a stream of one request.
     fn call(&mut self, env: &mut Env, op: u64, method: Method, message: &Bytes) -> Done {
-        if self.is_refused_for_learner(method, message) {
-            return self.reply(env, op, Err(Error::NotSupportedForLearner));
-        }
-        if method == Method::LeaseKeepAlive {
-            return match lease_of(message) {
-                Ok(lease) => self.read_linearizable(env, op, Read::KeepAlive { lease }),
-                Err(error) => self.reply(env, op, Err(error)),
-            };
-        }
-        let mut context =
-            Context { limits: Limits::default(), space: Space::UNLIMITED, ids: &mut self.client.ids };
-        match api::decode(&mut context, method, message) {
-            Ok(Request::Write(write)) => self.propose(env, op, write),
-            Ok(
-                request @ (Request::Range { linearizable: true, .. }
-                | Request::TxnRead { linearizable: true, .. }
-                | Request::MemberList { linearizable: true }),
-            ) => self.read_linearizable(env, op, Read::Call(request)),
-            Ok(Request::LeaseTimeToLive { id, keys }) => {
-                self.to_store(env, ToStore::Query(op, Query::TimeToLive { lease: id, keys }));
-                Ok(())
+        let now = self.now(env);
+        let served = self.tell_calls(env, |calls, answers| {
+            if method != Method::LeaseKeepAlive {
+                calls.call(now, op, method, false, message, answers);
+            } else if calls.open(now, op, method, false, answers) {
+                calls.keep_alive(now, op, message, answers)?;
+                calls.half_close(op, answers);
             }
-            Ok(Request::ConfChange(change)) => self.change_members(env, op, change),
-            Ok(Request::MoveLeader { target }) => self.move_leader(env, op, target),
-            Ok(request) => self.read(env, op, &request),
-            Err(Refusal::Error(error)) => self.reply(env, op, Err(error)),
-            Err(Refusal::Unimplemented(method)) => stops(self.number, format!("{method:?} is not served")),
-        }
-    }
-
-    fn propose(&mut self, env: &mut Env, op: u64, write: Write) -> Done {
-        let number = self.next_number();
-        self.client.writes.insert(number, op);
-        env.oracle.answers.becomes(op, write.id);
-        self.ask_raft(env, ToRaft::Propose(ProposalId(number), write, Proposer::Client));
-        Ok(())
-    }
-
-    /// Numbers of different lives differ, for raft's cache may name those of an earlier one.
-    pub(super) fn next_number(&mut self) -> u64 {
-        self.client.numbers += 1;
-        u64::from(self.life) << 40 | self.client.numbers
-    }
-
-    fn read_linearizable(&mut self, env: &mut Env, op: u64, read: Read) -> Done {
-        let is_keep_alive = matches!(read, Read::KeepAlive { .. });
-        let unconfirmed = is_keep_alive && planted::is("keep-alive-without-confirmation");
-        if unconfirmed || planted::is("follower-reads-locally") {
-            return self.read_now(env, op, read);
-        }
-        let index = self.shared.single_voter;
-        self.client.reads.push(op, (op, read), index);
-        self.ask_for_index(env);
-        self.read_covered(env)
-    }
-
-    fn ask_for_index(&mut self, env: &mut Env) {
-        let number = self.next_number();
-        if let Some(question) = self.client.reads.ask(|| number) {
-            self.ask_raft(env, ToRaft::ReadIndex(ReadId(question)));
-        }
-    }
-
-    /// Does the reads that the newest version may answer.
-    fn read_covered(&mut self, env: &mut Env) -> Done {
-        let applied = Index(self.client.view.applied().index);
-        while let Some((op, read)) = self.client.reads.pop_covered(applied) {
-            self.read_now(env, op, read)?;
-        }
-        Ok(())
-    }
-
-    fn read_now(&mut self, env: &mut Env, op: u64, read: Read) -> Done {
-        match read {
-            Read::Call(request) => self.read(env, op, &request),
-            Read::KeepAlive { lease } => {
-                self.to_store(env, ToStore::Query(op, Query::KeepAlive { lease }));
-                Ok(())
-            }
-        }
-    }
-
-    /// Answers from the newest published version.
-    fn read(&mut self, env: &mut Env, op: u64, request: &Request) -> Done {
-        let view = self.client.view.clone();
-        let guard = &epoch::pin();
-        let result = match request {
-            Request::Range { options, .. } => self.range(&view, options, env.config.compaction_rows),
-            Request::TxnRead { txn, .. } => self.encoded(read::txn(&view, guard, txn)),
-            Request::MemberList { .. } => self.encoded(read::member_list(&view, guard)),
-            other => return stops(self.number, format!("no client of this world asks for {other:?}")),
-        };
-        self.reply(env, op, result)
-    }
-
-    /// Plans a Range in steps of so many rows, then takes the whole answer.
-    fn range(&self, view: &Arc<View>, options: &RangeOptions, rows: usize) -> Result<Bytes, Error> {
-        let guard = &epoch::pin();
-        let mut planned = read::range(view, guard, options, rows)?;
-        let answer = loop {
-            match planned {
-                Planned::Done(answer) => break answer,
-                Planned::More(job) => planned = read::range_step(job, guard, rows)?,
-            }
-        };
-        let mut message = Vec::new();
-        RangeReply::new(answer, &self.identity, self.shared.term).encode(guard, &mut message)?;
-        Ok(message.into())
-    }
-
-    pub(super) fn encoded(&self, result: Result<Answer, Error>) -> Result<Bytes, Error> {
-        result.map(|answer| {
-            let mut message = Vec::new();
-            answer.encode(&self.identity, self.shared.term, &mut message);
-            message.into()
-        })
-    }
-
-    pub(super) fn reply(&mut self, env: &mut Env, op: u64, result: Result<Bytes, Error>) -> Done {
-        if matches!(result, Err(Error::Corrupt)) {
-            return stops(self.number, "the tree file is damaged");
-        }
-        env.answer((self.number, self.life), op, result);
-        Ok(())
+            calls.end_turn(answers);
+            Ok(())
+        })?;
+        served.or_else(|error: Error| stops(self.number, error.text()))
     }
 
     pub(super) fn client_turn(&mut self, env: &mut Env) -> Done {
+        let now = self.now(env);
         for message in std::mem::take(&mut self.client.inbox) {
-            self.client_message(env, message)?;
+            if let ToClient::ReadIndex(id, index) = message
+                && id.0 & CONFIRMATION != 0
+            {
+                self.led_when_asked(env, id.0, index)?;
+                continue;
+            }
+            self.tell_calls(env, |calls, answers| calls.handle(now, message, answers))?;
         }
+        self.pass_confirmed(env);
+        self.tell_calls(env, |calls, answers| calls.end_turn(answers))?;
         self.wake_watchers(env);
+        Ok(())
+    }
+
+    /// One question for all keep-alives that have come since the last one.
+    fn confirm_keep_alives(&mut self, env: &mut Env) {
+        let number = first_number(self.life) | CONFIRMATION | (self.client.confirmations + 1);
+        if let Some(question) = self.client.unconfirmed.ask(|| number) {
+            self.client.confirmations += 1;
+            self.ask_raft(env, ToRaft::ReadIndex(ReadId(question)));
+        }
+        self.pass_confirmed(env);
+    }
+
+    fn led_when_asked(&mut self, env: &mut Env, question: u64, index: Option<Index>) -> Done {
+        let now = self.now(env);
+        match index {
+            Some(index) => self.client.unconfirmed.confirm(question, index),
+            None => {
+                let failed = self.client.unconfirmed.fail(question);
+                let answers = failed.into_iter().map(|(id, _)| (id, Err(Error::LeaderChanged))).collect();
+                self.tell_calls(env, |calls, shell| calls.handle(now, ToClient::Answers(answers), shell))?;
+            }
+        }
+        self.confirm_keep_alives(env);
+        Ok(())
+    }
+
+    fn pass_confirmed(&mut self, env: &mut Env) {
+        let applied = Index(self.published().0);
+        while let Some((id, query)) = self.client.unconfirmed.pop_covered(applied) {
+            self.to_store(env, ToStore::Query(id, query));
+        }
+    }
+
+    /// The next step of the read that has waited longest.
+    pub(super) fn read_on(&mut self, env: &mut Env) -> Done {
+        let Some(read) = self.client.long_reads.pop_front() else { return Ok(()) };
+        let rest = self.tell_calls(env, |calls, answers| calls.go_on(read, answers))?;
+        if let Some(rest) = rest {
+            self.client.long_reads.push_back(rest);
+            let after = env.handover();
+            self.wake_after(env, after, Wake::Read);
+        }
         Ok(())
     }
 
@@ -229,8 +427,9 @@ impl Member {
 
     pub(super) fn advance_watches(&mut self, env: &mut Env) -> Done {
         self.client.advancing = false;
+        let view = self.view();
         let hub = &mut self.client.hub;
-        hub.set_view(self.client.view.clone(), self.shared.term);
+        hub.set_view(view, self.shared.term);
         for _ in 0..ADVANCES_PER_TURN {
             match hub.advance(&epoch::pin(), &mut ToStreams(env)) {
                 Ok(true) => {}
@@ -242,59 +441,13 @@ impl Member {
         Ok(())
     }
 
-    fn client_message(&mut self, env: &mut Env, message: ToClient) -> Done {
-        match message {
-            ToClient::Published(view) => {
-                self.client.view = view;
-                self.read_covered(env)
-            }
-            ToClient::Outcomes(outcomes) => {
-                outcomes.into_iter().try_for_each(|(id, result)| self.written(env, id, result))
-            }
-            ToClient::Dropped(id, reason) => self.written(env, id, Err(refusal(reason))),
-            ToClient::ReadReady(id, index) => {
-                self.client.reads.confirm(id.0, index);
-                self.ask_for_index(env);
-                self.read_covered(env)
-            }
-            ToClient::ReadDropped(id) => {
-                let failed = self.client.reads.fail(id.0);
-                self.ask_for_index(env);
-                failed.into_iter().try_for_each(|(op, _)| self.reply(env, op, Err(Error::LeaderChanged)))
-            }
-            ToClient::Transferred(id) => self.transferred(env, id),
-            ToClient::PeerRequest(from, id, body) => {
-                self.peer_asks(env, from, id, &body);
-                Ok(())
-            }
-            ToClient::PeerResponse(id, body) => self.peer_answers(env, id, &body),
-            ToClient::KeptAlive(op, result) => {
-                let header = self.identity.header(self.client.view.revision(), self.shared.term);
-                let answer = result
-                    .map(|(id, ttl)| lease::keep_alive_response(header, id, ttl).encode_to_vec().into());
-                self.reply(env, op, answer)
-            }
-            ToClient::Answered(op, result) => {
-                let result = self.encoded(result);
-                self.reply(env, op, result)
-            }
-        }
-    }
-
-    pub(super) fn written(&mut self, env: &mut Env, id: ProposalId, result: Result<Answer, Error>) -> Done {
-        if let Some((from, asked)) = self.client.peers.remove(&id.0) {
-            let response = result.map_or_else(Response::Refused, |answer| Response::Promoted(answer.body));
-            self.answer_peer(env, from, asked, &response);
-            return Ok(());
-        }
-        let Some(op) = self.client.writes.remove(&id.0) else { return Ok(()) };
-        let result = self.encoded(result);
-        self.reply(env, op, result)
-    }
-
     pub(super) fn housekeeping(&mut self, env: &mut Env) -> Done {
         self.schedule_housekeeping(env);
         let now = self.now(env);
+        self.tell_calls(env, |calls, answers| {
+            calls.tick(now, answers);
+            calls.end_turn(answers);
+        })?;
         if self.client.hub.next_timeout().is_some_and(|due| due <= now) {
             self.client.hub.handle_timeout(now, &mut ToStreams(env));
         }
@@ -302,21 +455,19 @@ impl Member {
     }
 
     pub(super) fn schedule_housekeeping(&mut self, env: &mut Env) {
-        let after = env.true_span(self.number, std::time::Duration::from_millis(250));
+        let after = env.true_span(self.number, Duration::from_millis(250));
         self.wake_after(env, after, Wake::Housekeeping);
     }
 }
 
-fn lease_of(message: &Bytes) -> Result<i64, Error> {
-    api::lease::decode_keep_alive(message)
-}
-
-fn refusal(reason: DropReason) -> Error {
-    match reason {
-        DropReason::NoLeader | DropReason::NotLeader(..) => Error::NoLeader,
-        DropReason::TooManyRequests => Error::TooManyRequests,
-        DropReason::TooLarge => Error::RequestTooLarge,
-        DropReason::ConfChangePending => Error::Unhealthy,
-        _ => Error::LeaderChanged,
-    }
+/// The client core of a process that starts.
+pub(super) fn start(
+    env: &Env,
+    life: u32,
+    identity: node::Identity,
+    ids: IdGenerator,
+    hub: Hub,
+    view: std::sync::Arc<engine::View>,
+) -> ClientCore {
+    ClientCore::new(Calls::new(settings(env, life, identity), ids, view), hub)
 }

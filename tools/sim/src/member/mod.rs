@@ -3,7 +3,8 @@
 //! Nothing here decides anything. Proposals are made by `node::api` and `node::propose`, ordered by `consensus::Node`, made
 //! durable by `consensus::log::Log`, applied by `node::apply` to an `engine::Store`, watched through `node::watch_hub`. The
 //! four cores of the server are four inboxes here; a core's turn takes what its inbox holds at that moment, and how long
-//! after a handover the turn comes is drawn, so that cores race as they do on a machine.
+//! after a handover the turn comes is drawn, so that cores race as they do on a machine. What clients' calls wait for,
+//! `node::calls` knows.
 //!
 //! The files follow the server's: [`raft_core`], [`log_core`], [`store_core`], [`client_core`], [`members`],
 //! [`repair`].
@@ -22,21 +23,19 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use consensus::log::{Fetcher, Log, NewSegment};
 use consensus::{
-    ConfChange, ConfState, DropReason, Entry, Fetch, HardState, Index, LogPosition, Node, NodeId,
-    PeerMessage, ProposalId, ReadId, ReadyNumber,
+    ConfChange, ConfState, Entry, Fetch, HardState, Index, LogPosition, Node, NodeId, PeerMessage,
+    ProposalId, ReadId, ReadyNumber,
 };
 use engine::tree::Checkpoint;
 use engine::{Store, View};
-use node::api::{Error, Request};
+use node::api::Error;
 use node::cluster::conf_changes::ConfChanges;
+use node::cores::{PeerFigures, Query, QueryId, ToClient};
 use node::lease::{Expiry, Renewals};
 use node::membership;
 use node::propose::{Command, Forwarded, IdGenerator, Write};
-use node::read::LinearReads;
-use node::watch_hub::Hub;
 use node::{Answer, Identity};
 use raft::eraftpb::MessageType;
 use rustc_hash::FxHashMap;
@@ -46,7 +45,7 @@ use crate::disk::Disk;
 use crate::env::{Env, NodeNumber, Wake};
 use crate::queue::Time;
 
-use members::Figures;
+use client_core::ClientCore;
 use peers::Peers;
 use replication::Receiving;
 
@@ -96,7 +95,7 @@ enum ToStore {
         leader: u64,
     },
     Dropped(ProposalId),
-    Query(u64, Query),
+    Query(QueryId, Query),
     /// Its question for a read index is answered; whether this member led when it was put.
     ReadIndex(ReadId, bool),
     CheckpointDone(Box<Checkpoint>, Index),
@@ -104,27 +103,6 @@ enum ToStore {
     CheckpointAbandoned(Box<Checkpoint>),
     PinSnapshot(NodeId),
     Install(ReadyNumber, Box<Store>),
-}
-
-/// Questions to the store core; the number is the operation's.
-#[derive(Clone, Copy, Debug)]
-enum Query {
-    KeepAlive { lease: i64 },
-    TimeToLive { lease: i64, keys: bool },
-}
-
-/// To the client core.
-enum ToClient {
-    Published(Arc<View>),
-    Outcomes(Vec<(ProposalId, Result<Answer, Error>)>),
-    Dropped(ProposalId, DropReason),
-    ReadReady(ReadId, Index),
-    ReadDropped(ReadId),
-    Transferred(ProposalId),
-    PeerRequest(NodeId, u64, Bytes),
-    PeerResponse(u64, Bytes),
-    KeptAlive(u64, Result<(i64, i64), Error>),
-    Answered(u64, Result<Answer, Error>),
 }
 
 /// What all cores may look at.
@@ -138,13 +116,7 @@ struct Shared {
     /// What is known to be committed.
     commit: u64,
     /// What is known of the others, as of the last tick.
-    peers: Vec<Figures>,
-}
-
-/// A read that waits.
-enum Read {
-    Call(Request),
-    KeepAlive { lease: i64 },
+    peers: Vec<PeerFigures>,
 }
 
 struct RaftCore {
@@ -199,7 +171,7 @@ struct StoreCore {
     store: Store,
     inbox: VecDeque<ToStore>,
     ids: IdGenerator,
-    renewals: Renewals<u64>,
+    renewals: Renewals<QueryId>,
     expiry: Expiry,
     leadership: Leadership,
     term: u64,
@@ -279,22 +251,6 @@ impl Moment {
     pub const ALL: [Moment; 4] = [Moment::Pages, Moment::Meta, Moment::Segment, Moment::Install];
 }
 
-struct ClientCore {
-    inbox: VecDeque<ToClient>,
-    ids: IdGenerator,
-    hub: Hub,
-    view: Arc<View>,
-    /// Operations by the number of their proposal.
-    writes: FxHashMap<u64, u64>,
-    /// Calls of clients of other members, which have asked this one: the member, and its number for the question.
-    peers: FxHashMap<u64, (NodeId, u64)>,
-    /// Linearizable reads, by the number of their operation.
-    reads: LinearReads<(u64, Read)>,
-    numbers: u64,
-    /// A turn for the watchers is coming.
-    advancing: bool,
-}
-
 /// A member that runs.
 pub struct Member {
     number: NodeNumber,
@@ -344,12 +300,12 @@ impl Member {
 
     /// Index up to which everything is applied and published.
     pub fn applied(&self) -> u64 {
-        self.client.view.applied().index
+        self.client.calls().view().applied().index
     }
 
     /// The newest published version.
     pub fn view(&self) -> Arc<View> {
-        self.client.view.clone()
+        self.client.calls().view().clone()
     }
 
     /// The store, for the audit.
@@ -361,7 +317,7 @@ impl Member {
     pub fn describe(&self) -> String {
         let status = self.raft.node.status();
         format!(
-            "{:?} in term {}, leader {:?}, last {:?}, committed {}, applied {}, log idle {} stuck {}, {} reads wait",
+            "{:?} in term {}, leader {:?}, last {:?}, committed {}, applied {}, log idle {} stuck {}, {} calls wait",
             status.role.role,
             status.role.term,
             status.role.leader,
@@ -370,7 +326,7 @@ impl Member {
             self.applied(),
             self.log.log.is_idle(),
             self.log.log.is_stuck(),
-            self.client.reads.len(),
+            self.client.calls().len(),
         )
     }
 
@@ -416,6 +372,7 @@ impl Member {
             Wake::Import => self.import(env, disk),
             Wake::Rename => self.rename(env, disk),
             Wake::Advance => self.advance_watches(env),
+            Wake::Read => self.read_on(env),
         }
     }
 

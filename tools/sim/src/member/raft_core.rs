@@ -175,11 +175,11 @@ impl Member {
                 self.to_store(env, ToStore::Leadership { leads, term, leader });
             }
             Output::ReadReady(read, index) => match client_of(ProposalId(read.0)) {
-                Some(_) => self.to_client(env, ToClient::ReadReady(read, index)),
+                Some(_) => self.to_client(env, ToClient::ReadIndex(read, Some(index))),
                 None => self.to_store(env, ToStore::ReadIndex(read, true)),
             },
             Output::ReadDropped(read) => match client_of(ProposalId(read.0)) {
-                Some(_) => self.to_client(env, ToClient::ReadDropped(read)),
+                Some(_) => self.to_client(env, ToClient::ReadIndex(read, None)),
                 None => self.to_store(env, ToStore::ReadIndex(read, false)),
             },
             Output::Send(envelope) if envelope.message.lane() == Lane::Snapshot => {

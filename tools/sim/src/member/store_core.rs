@@ -8,6 +8,7 @@ use node::Answer;
 use node::api::{Error, Space};
 use node::apply::{self, Effect};
 use node::cluster::{ForSelf, for_self};
+use node::cores::{QueryAnswer, QueryId};
 use node::lease::EXPIRY_INTERVAL;
 use node::propose::{self, Write};
 
@@ -47,7 +48,7 @@ impl Member {
                     self.announced(id, Announced::No); // the next tick tries again
                     self.own_proposal_over(env, id);
                 }
-                ToStore::Query(op, query) => self.query(env, op, query),
+                ToStore::Query(id, query) => self.query(env, id, query),
                 ToStore::PinSnapshot(peer) => self.pin_snapshot(env, peer)?,
                 ToStore::Install(ready, store) => self.store.installation = Some((ready, store)),
                 ToStore::ReadIndex(id, led) => self.read_confirmed(env, id, led),
@@ -120,8 +121,8 @@ impl Member {
                 }
                 Effect::MemberPublished => self.store.members_changed = true,
                 Effect::LeaseRevoked(lease) => {
-                    for (op, result) in self.store.renewals.revoked(lease) {
-                        self.to_client(env, ToClient::KeptAlive(op, result.map(|ttl| (lease, ttl))));
+                    for (id, result) in self.store.renewals.revoked(lease) {
+                        self.renewed(env, id, result);
                     }
                 }
                 _ => {}
@@ -178,19 +179,26 @@ impl Member {
         Ok(())
     }
 
-    fn query(&mut self, env: &mut Env, op: u64, query: Query) {
+    fn query(&mut self, env: &mut Env, id: QueryId, query: Query) {
         let now = self.now(env);
-        match query {
+        let answer = match query {
             Query::KeepAlive { lease } => {
-                if let Some((op, result)) = self.store.renewals.renew(&mut self.store.store, now, lease, op) {
-                    self.to_client(env, ToClient::KeptAlive(op, result.map(|ttl| (lease, ttl))));
+                if let Some((id, result)) = self.store.renewals.renew(&mut self.store.store, now, lease, id) {
+                    self.renewed(env, id, result);
                 }
+                return;
             }
             Query::TimeToLive { lease, keys } => {
-                let result = node::lease::time_to_live(&self.store.store, now, lease, keys);
-                self.to_client(env, ToClient::Answered(op, result));
+                node::lease::time_to_live(&self.store.store, now, lease, keys)
             }
-        }
+            Query::Leases => Ok(node::lease::leases(&self.store.store)),
+            Query::Defragment => Err(Error::Stopped),
+        };
+        self.to_client(env, ToClient::Answers(vec![(id, answer.map(QueryAnswer::Answer))]));
+    }
+
+    fn renewed(&mut self, env: &mut Env, id: QueryId, result: Result<i64, Error>) {
+        self.to_client(env, ToClient::Answers(vec![(id, result.map(QueryAnswer::KeepAlive))]));
     }
 
     fn lead(&mut self, env: &mut Env, leader: bool, term: u64) {
@@ -199,8 +207,8 @@ impl Member {
             self.store.leadership = Leadership::Follows;
             self.store.store.lease_demote();
             let demoted: Vec<_> = self.store.renewals.demoted().collect();
-            for (op, result) in demoted {
-                self.to_client(env, ToClient::KeptAlive(op, result.map(|ttl| (0, ttl))));
+            for (id, result) in demoted {
+                self.renewed(env, id, result);
             }
         } else if self.store.leadership == Leadership::Follows {
             self.store.leadership = Leadership::Elected;
