@@ -13,6 +13,7 @@
 //! A disk may also lie ([`Lie`]): about a write that it said was durable, or by a bit that turns over. What each sector held
 //! before its last durable write is kept for that.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::ops::Range;
 
@@ -32,7 +33,7 @@ pub struct Medium {
     /// Lengths since the last sync, oldest first.
     lengths: Vec<usize>,
     /// By number of the sector: what it held before what is durable in it now was written.
-    before: BTreeMap<usize, Sector>,
+    before: BTreeMap<usize, Box<Sector>>,
 }
 
 /// Sectors in a block: what programs write at least.
@@ -181,8 +182,8 @@ impl Medium {
         for at in lost.filter(|at| within.contains(&(at * SECTOR))) {
             let Some(sector) = self.durable.get_mut(at * SECTOR..(at + 1) * SECTOR) else { continue };
             if let Some(before) = self.before.remove(&at) {
-                changed |= sector != before;
-                sector.copy_from_slice(&before);
+                changed |= sector != &before[..];
+                sector.copy_from_slice(&before[..]);
             }
         }
         changed
@@ -224,22 +225,17 @@ impl Medium {
     }
 
     /// What a read shows as long as the machine runs.
-    pub fn image(&self) -> Vec<u8> {
-        let mut image = self.with_lengths(self.lengths.len());
+    pub fn image(&self) -> Cow<'_, [u8]> {
+        if self.is_synced() {
+            return Cow::Borrowed(&self.durable);
+        }
+        let mut image = self.durable.clone();
+        self.lengths.iter().for_each(|len| image.resize(*len, 0));
         for (number, versions) in &self.pending {
             let newest = versions.last().expect("a pending sector has a version");
             image[number * SECTOR..][..SECTOR].copy_from_slice(&newest[..]);
         }
-        image
-    }
-
-    /// The durable bytes after the first so many changes of the length.
-    fn with_lengths(&self, changes: usize) -> Vec<u8> {
-        let mut image = self.durable.clone();
-        for len in &self.lengths[..changes] {
-            image.resize(*len, 0);
-        }
-        image
+        Cow::Owned(image)
     }
 
     /// The power fails. What is found afterwards is durable.
@@ -250,7 +246,8 @@ impl Medium {
             Fate::AllLost => 0,
             _ => rng.below(self.lengths.len() + 1),
         };
-        let mut image = self.with_lengths(changes);
+        let mut image = std::mem::take(&mut self.durable);
+        self.lengths[..changes].iter().for_each(|len| image.resize(*len, 0));
         let mut before = std::mem::take(&mut self.before);
         for (nth, (number, versions)) in self.pending.iter().enumerate() {
             let Some(sector) = image.get_mut(number * SECTOR..(number + 1) * SECTOR) else { continue };
@@ -265,9 +262,14 @@ impl Medium {
     }
 }
 
-fn make_durable(durable: &mut [u8], before: &mut BTreeMap<usize, Sector>, number: usize, sector: &Sector) {
+fn make_durable(
+    durable: &mut [u8],
+    before: &mut BTreeMap<usize, Box<Sector>>,
+    number: usize,
+    sector: &Sector,
+) {
     let place = &mut durable[number * SECTOR..][..SECTOR];
-    before.insert(number, (&*place).try_into().expect("a sector"));
+    before.entry(number).or_insert_with(|| Box::new([0; SECTOR])).copy_from_slice(place);
     place.copy_from_slice(sector);
 }
 
@@ -362,7 +364,7 @@ mod tests {
                 medium.write(bytes, &[block(2), block(2)].concat());
                 medium.sync();
                 medium.cut_power(rng);
-                let told = medium.image();
+                let told = medium.image().into_owned();
                 let lied = medium.lie(lie, bytes..3 * bytes, rng);
                 let image = medium.image();
                 assert_eq!(lied, image != told, "{lie:?}");

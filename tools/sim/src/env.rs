@@ -237,8 +237,13 @@ impl Env {
             }
             return;
         }
-        for at in self.network.arrivals(now, &letter) {
+        let mut arrivals = self.network.arrivals(now, &letter);
+        let last = arrivals.pop();
+        for at in arrivals {
             self.queue.at(at, Event::Letter(Box::new(letter.clone())));
+        }
+        if let Some(at) = last {
+            self.queue.at(at, Event::Letter(Box::new(letter)));
         }
     }
 

@@ -12,6 +12,10 @@ use ringsim::runner::{self, Limits, Summary, run_and_tell};
 use ringsim::shrink::shrink;
 use ringsim::story::Story;
 
+/// As the server's. Worlds allocate much, and this takes a quarter less time over it than the C library's.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Simulates clusters of ringd members from seeds.
 #[derive(Parser)]
 #[command(name = "ringsim")]

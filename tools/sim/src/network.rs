@@ -5,6 +5,7 @@
 
 use bytes::Bytes;
 use consensus::PeerMessage;
+use smallvec::{SmallVec, smallvec};
 
 use crate::check::Failure;
 use crate::env::NodeNumber;
@@ -133,11 +134,11 @@ impl Network {
     }
 
     /// When a letter that is sent now arrives: never, once, or more often.
-    pub fn arrivals(&mut self, now: Time, letter: &Letter) -> Vec<Time> {
+    pub fn arrivals(&mut self, now: Time, letter: &Letter) -> SmallVec<[Time; 3]> {
         self.sent += 1;
         let link = letter.from.0 * self.members + letter.to;
         if self.cuts[link] > 0 || (self.loss > 0 && self.rng.permille(self.loss)) {
-            return Vec::new();
+            return SmallVec::new();
         }
         let mut at = now + self.latency.0 + self.rng.exponential(self.latency.1);
         at = at.max(self.clogged[letter.from.0]);
@@ -145,7 +146,7 @@ impl Network {
             at = at.max(self.last[link] + 1);
             self.last[link] = at;
         }
-        let mut arrivals = vec![at];
+        let mut arrivals = smallvec![at];
         if self.duplicates > 0 && self.rng.permille(self.duplicates) {
             arrivals.push(at + self.rng.exponential(self.latency.1));
         }

@@ -20,35 +20,20 @@ pub const MS: Time = 1_000_000;
 /// A second.
 pub const S: Time = 1_000_000_000;
 
-struct Entry<E> {
-    at: Time,
-    tie: u64,
-    event: E,
-}
-
-impl<E> PartialEq for Entry<E> {
-    fn eq(&self, other: &Self) -> bool {
-        (self.at, self.tie) == (other.at, other.tie)
-    }
-}
-
-impl<E> Eq for Entry<E> {}
-
-impl<E> PartialOrd for Entry<E> {
-    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl<E> Ord for Entry<E> {
-    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-        (self.at, self.tie).cmp(&(other.at, other.tie))
-    }
-}
+/// When an event happens, and where it is kept.
+type Key = (Time, u64, usize);
 
 /// The events to come.
+///
+/// What the plan says is known from the beginning and stays in a list of its own, so that the heap holds what is under way and
+/// is small. It orders keys only; events lie where they were put.
 pub struct Queue<E> {
-    heap: BinaryHeap<Reverse<Entry<E>>>,
+    heap: BinaryHeap<Reverse<Key>>,
+    events: Vec<Option<E>>,
+    free: Vec<usize>,
+    /// Of the plan, the next one last.
+    planned: Vec<(Key, E)>,
+    is_sorted: bool,
     now: Time,
     rng: Rng,
 }
@@ -56,7 +41,15 @@ pub struct Queue<E> {
 impl<E> Queue<E> {
     /// Nothing yet, at time 0.
     pub fn new(rng: Rng) -> Queue<E> {
-        Queue { heap: BinaryHeap::new(), now: 0, rng }
+        Queue {
+            heap: BinaryHeap::new(),
+            events: Vec::new(),
+            free: Vec::new(),
+            planned: Vec::new(),
+            is_sorted: true,
+            now: 0,
+            rng,
+        }
     }
 
     /// The present.
@@ -67,13 +60,24 @@ impl<E> Queue<E> {
     /// Something happens at `at`, or now if that is over.
     pub fn at(&mut self, at: Time, event: E) {
         let tie = self.rng.next();
-        self.heap.push(Reverse(Entry { at: at.max(self.now), tie, event }));
+        let place = match self.free.pop() {
+            Some(place) => {
+                self.events[place] = Some(event);
+                place
+            }
+            None => {
+                self.events.push(Some(event));
+                self.events.len() - 1
+            }
+        };
+        self.heap.push(Reverse((at.max(self.now), tie, place)));
     }
 
     /// Something of the plan happens at `at`. Its place among events of the same moment is its own, so that a plan from which
     /// something is left out shifts nothing else.
     pub fn planned(&mut self, at: Time, tie: u64, event: E) {
-        self.heap.push(Reverse(Entry { at, tie, event }));
+        self.planned.push(((at, tie, self.planned.len()), event));
+        self.is_sorted = false;
     }
 
     /// Something happens in `delay`.
@@ -83,12 +87,72 @@ impl<E> Queue<E> {
 
     /// The next event, if it is not after `end`; time moves on to it.
     pub fn pop(&mut self, end: Time) -> Option<E> {
-        if self.heap.peek().is_none_or(|Reverse(next)| next.at > end) {
+        if !self.is_sorted {
+            self.planned.sort_unstable_by_key(|(key, _)| Reverse(*key));
+            self.is_sorted = true;
+        }
+        let planned = self.planned.last().map(|(key, _)| (key.0, key.1));
+        let other = self.heap.peek().map(|Reverse(key)| (key.0, key.1));
+        let next = [planned, other].into_iter().flatten().min();
+        let Some((at, _)) = next.filter(|(at, _)| *at <= end) else {
             self.now = self.now.max(end);
             return None;
+        };
+        self.now = at;
+        if next == planned {
+            return self.planned.pop().map(|(_, event)| event);
         }
-        let Reverse(next) = self.heap.pop().expect("it was there");
-        self.now = next.at;
-        Some(next.event)
+        let Reverse((_, _, place)) = self.heap.pop().expect("it was there");
+        self.free.push(place);
+        self.events[place].take()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn events_come_in_the_order_of_time_whoever_put_them_there() {
+        let rng = &mut Rng::new(1);
+        let mut queue = Queue::new(Rng::new(2));
+        let mut expected = Vec::new();
+        for _ in 0..300 {
+            let at = rng.below(1000) as Time;
+            expected.push(at);
+            match rng.permille(500) {
+                true => queue.planned(at, rng.next(), at),
+                false => queue.at(at, at),
+            }
+        }
+        expected.sort_unstable();
+        let mut found = Vec::new();
+        for end in [400, 2000] {
+            while let Some(at) = queue.pop(end) {
+                assert_eq!((at, at <= end), (queue.now(), true));
+                found.push(at);
+            }
+            assert_eq!(queue.now(), end);
+        }
+        assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn what_was_planned_shifts_no_tie_and_the_past_is_now() {
+        let order = |planned: bool| {
+            let mut queue = Queue::new(Rng::new(3));
+            if planned {
+                queue.planned(7, 1 << 63, 100);
+            }
+            (0..8).for_each(|number| queue.at(7, number));
+            std::iter::from_fn(|| queue.pop(7)).filter(|number| *number < 100).collect::<Vec<_>>()
+        };
+        assert_eq!(order(true), order(false));
+        assert_ne!(order(false), (0..8).collect::<Vec<_>>(), "chance decides");
+        let mut queue = Queue::new(Rng::new(4));
+        queue.at(5, ());
+        assert_eq!(queue.pop(9), Some(()));
+        queue.at(1, ());
+        assert_eq!((queue.pop(9), queue.now()), (Some(()), 5));
     }
 }

@@ -182,7 +182,9 @@ impl LogDisk {
 
     /// What a starting process reads.
     pub fn image(&self) -> LogImage {
-        LogImage(self.segments.iter().map(|(id, segment)| (*id, segment.medium.image())).collect())
+        LogImage(
+            self.segments.iter().map(|(id, segment)| (*id, segment.medium.image().into_owned())).collect(),
+        )
     }
 }
 

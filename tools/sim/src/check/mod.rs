@@ -276,8 +276,11 @@ struct Term {
 /// Over what members must agree on.
 pub fn hash_entry(entry: &Entry) -> u64 {
     let mut hash = 0xcbf2_9ce4_8422_2325u64 ^ u64::from(entry.kind == EntryKind::ConfChange);
-    for byte in entry.data.iter() {
-        hash = (hash ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3);
+    let (words, rest) = entry.data.as_chunks::<8>();
+    let mix = |hash: u64, word: u64| (hash.rotate_left(5) ^ word).wrapping_mul(0x517c_c1b7_2722_0a95);
+    for word in words {
+        hash = mix(hash, u64::from_le_bytes(*word));
     }
-    hash
+    let rest = rest.iter().fold(rest.len() as u64, |rest, byte| rest << 8 | u64::from(*byte));
+    mix(hash, rest)
 }

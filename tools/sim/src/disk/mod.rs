@@ -4,6 +4,7 @@
 //! completed is durable, of one that did not some sectors may be. The tree's go to a page cache, which a kill leaves as it
 //! is and a power cut drops.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -125,8 +126,7 @@ impl TreeDisk {
     fn cut_power(&mut self, rng: &mut Rng) {
         self.medium.cut_power(rng);
         let image = self.medium.image();
-        self.cache.set_len(0);
-        self.cache.set_len(image.len());
+        self.cache.len.store(image.len(), Ordering::Relaxed);
         self.cache.write(0, &image);
     }
 
@@ -226,7 +226,7 @@ impl LogDisk {
         }
         let mut stale = medium.clone();
         let lied = end > 0 && stale.lie(lie.of_medium(), 0..end, rng);
-        self.stale = lied.then(|| (id, stale.image()));
+        self.stale = lied.then(|| (id, stale.image().into_owned()));
         lied
     }
 
@@ -241,18 +241,18 @@ impl LogDisk {
     }
 
     /// What a reader sees now.
-    pub fn image(&self) -> LogImage {
+    pub fn image(&self) -> LogImage<'_> {
         let mut image: BTreeMap<_, _> =
             self.segments.iter().map(|(id, segment)| (*id, segment.medium.image())).collect();
-        image.extend(self.stale.clone());
+        image.extend(self.stale.as_ref().map(|(id, bytes)| (*id, Cow::from(bytes))));
         LogImage(image)
     }
 }
 
 /// Segments as they are read back.
-pub struct LogImage(BTreeMap<SegmentId, Vec<u8>>);
+pub struct LogImage<'d>(BTreeMap<SegmentId, Cow<'d, [u8]>>);
 
-impl SegmentReader for LogImage {
+impl SegmentReader for LogImage<'_> {
     fn segments(&self) -> Vec<SegmentInfo> {
         self.0.iter().map(|(id, bytes)| SegmentInfo { id: *id, size: bytes.len() as u64 }).collect()
     }
