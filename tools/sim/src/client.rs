@@ -105,7 +105,7 @@ impl Client {
             OpKind::Grant => {
                 // Sometimes an id that others use, too.
                 let id = if rng.permille(700) { rng.between(1, 4) as i64 } else { 0 };
-                let ttl = rng.between(1, 4) as i64;
+                let ttl = rng.between(1, 4) as i64 * config.ttl_scale;
                 (Method::LeaseGrant, pb::LeaseGrantRequest { ttl, id }.encode_to_vec())
             }
             OpKind::Revoke => {

@@ -203,6 +203,11 @@ fn print_summary(summary: &Summary, took: Duration) {
         took.as_secs_f64()
     );
     println!("{:?}", summary.sum);
+    println!("{:>24} {:>7} {:>7} {:>9}", "worlds of the kind", "passed", "failed", "hours");
+    for ((_, kind), tally) in &summary.kinds {
+        let hours = tally.simulated as f64 / S as f64 / 3600.0;
+        println!("{kind:>24} {:>7} {:>7} {hours:>9.2}", tally.worlds - tally.failed, tally.failed);
+    }
 }
 
 fn replay(plans: &[PathBuf], story: bool) -> ExitCode {

@@ -10,9 +10,13 @@ use crate::queue::{MS, S, Time, US};
 use crate::rng::Rng;
 
 mod keepers;
+mod long;
 
 /// Worlds whose members talk in bytes, of 1000.
 const WIRE_WORLDS: usize = 150;
+
+/// Worlds that live long, of 1000.
+const LONG_WORLDS: usize = 300;
 
 /// A whole run.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -97,6 +101,19 @@ pub struct Config {
     /// How long a call may wait for other cores of its member; otherwise as long as the server lets it.
     #[serde(default)]
     pub request_timeout: Option<Time>,
+    /// A world that lives long, with no more operations and faults than others.
+    #[serde(default)]
+    pub long: bool,
+    /// A world of [`keepers`].
+    #[serde(default)]
+    pub keepers: bool,
+    /// Leases live so many times as long as clients of other worlds ask for.
+    #[serde(default = "once")]
+    pub ttl_scale: i64,
+}
+
+fn once() -> i64 {
+    1
 }
 
 /// A world whose members come and go.
@@ -223,6 +240,30 @@ pub enum FaultKind {
 }
 
 impl FaultKind {
+    /// All of them, in their order.
+    pub const ALL: [FaultKind; 17] = {
+        use FaultKind::*;
+        [
+            Kill,
+            PowerCut,
+            Pause,
+            DiskStall,
+            Isolate,
+            Mute,
+            Deaf,
+            Split,
+            CutLink,
+            Clog,
+            WriteError,
+            CutAtMoment,
+            Flip,
+            LostWrite,
+            MisdirectedWrite,
+            StaleRead,
+            DiskFull,
+        ]
+    };
+
     /// Whether the disk lies.
     pub fn is_lie(self) -> bool {
         use FaultKind::*;
@@ -262,10 +303,14 @@ impl Plan {
             let (ops, faults) = (keepers::ops(&config, leases), keepers::faults(&config, leases));
             return Plan { seed, config, ops, faults };
         }
+        let long = &mut Rng::of(seed, "long", 0);
         let ops = draw_ops(&config, &mut Rng::of(seed, "workload", 0));
         let faults = draw_faults(&config, &mut Rng::of(seed, "faults", 0));
         let mut plan = Plan { seed, config, ops, faults };
         plan.draw_membership(&mut Rng::of(seed, "membership", 0));
+        if long.permille(LONG_WORLDS) {
+            long::stretch(&mut plan, long);
+        }
         plan
     }
 
@@ -287,6 +332,24 @@ impl Plan {
         let mut ops = draw_ops(&config, &mut rng);
         ops.retain(|op| op.draw % 4 == 0);
         Plan { seed, config, ops, faults: Vec::new() }
+    }
+
+    /// What kind of world it is; several names go together.
+    pub fn kinds(&self) -> Vec<&'static str> {
+        let config = &self.config;
+        let all = [
+            (config.long, "long"),
+            (!config.long, "short"),
+            (config.members == 1, "one member"),
+            (config.members == 3, "three members"),
+            (config.members == 5, "five members"),
+            (config.membership.is_some(), "members come and go"),
+            (config.wire.is_some(), "members talk in bytes"),
+            (config.keepers, "keepers of leases"),
+            (self.faults.is_empty(), "no faults"),
+            (self.faults.iter().any(|fault| fault.kind.is_lie()), "disks may lie"),
+        ];
+        all.into_iter().filter(|(is, _)| *is).map(|(_, name)| name).collect()
     }
 
     /// As it is kept in a file.
@@ -358,6 +421,9 @@ impl Config {
             membership: None,
             wire: None,
             request_timeout: None,
+            long: false,
+            keepers: false,
+            ttl_scale: 1,
         }
     }
 

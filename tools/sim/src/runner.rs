@@ -1,6 +1,7 @@
 //! Runs of plans: one, or many on several threads.
 
 use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Read;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -12,7 +13,7 @@ use std::time::{Duration, Instant};
 use consensus::trace::{Replay, Replayed};
 
 use crate::check::Failure;
-use crate::plan::Plan;
+use crate::plan::{FaultKind, Plan};
 use crate::queue::Time;
 use crate::story::Story;
 use crate::world::{Counters, Ended, World};
@@ -86,27 +87,37 @@ pub struct Summary {
     pub sum: Counters,
     /// Wall time of all threads together.
     pub took: Duration,
+    /// By the kind of world, and (true) by the kind of fault that has happened in it.
+    pub kinds: BTreeMap<(bool, String), Tally>,
     /// What failed.
     pub failed: Vec<(u64, Time, Failure)>,
 }
 
+/// Worlds of one kind.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Tally {
+    /// How many.
+    pub worlds: u64,
+    /// Of these, failed.
+    pub failed: u64,
+    /// Simulated time.
+    pub simulated: Time,
+}
+
 impl Summary {
-    fn add(&mut self, seed: u64, ended: Ended) {
+    fn add(&mut self, plan: &Plan, ended: Ended) {
         self.seeds += 1;
-        let (sum, more) = (&mut self.sum, ended.counters);
-        sum.simulated += more.simulated;
-        sum.events += more.events;
-        sum.crashes += more.crashes;
-        sum.repairs += more.repairs;
-        sum.entries += more.entries;
-        sum.revisions += more.revisions;
-        sum.answers += more.answers;
-        sum.watched += more.watched;
-        sum.changes += more.changes;
-        sum.letters += more.letters;
-        sum.damaged += more.damaged;
+        self.sum.add(&ended.counters);
+        let happened = FaultKind::ALL.iter().filter(|kind| ended.counters.faults[**kind as usize] > 0);
+        let kinds = plan.kinds().into_iter().map(|kind| (false, kind.to_owned()));
+        for kind in kinds.chain(happened.map(|kind| (true, format!("{kind:?}")))) {
+            let tally = self.kinds.entry(kind).or_default();
+            tally.worlds += 1;
+            tally.failed += u64::from(ended.failure.is_some());
+            tally.simulated += ended.counters.simulated;
+        }
         if let Some((at, failure)) = ended.failure {
-            self.failed.push((seed, at, failure));
+            self.failed.push((plan.seed, at, failure));
         }
     }
 }
@@ -165,7 +176,7 @@ pub fn run_many(limits: &Limits) -> Summary {
                     let mut summary = summary.lock().expect("nobody panics while holding it");
                     summary.twice += u64::from(twice);
                     summary.took += began.elapsed();
-                    summary.add(seed, ended);
+                    summary.add(&plan, ended);
                     let enough = limits.simulated.is_some_and(|most| summary.sum.simulated >= most);
                     if enough || summary.failed.len() >= limits.failures {
                         stop.store(true, Ordering::Relaxed);

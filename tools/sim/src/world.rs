@@ -20,7 +20,7 @@ use crate::disk::Disk;
 use crate::env::{Env, Event, NodeNumber, Request, RequestBody, Wake};
 use crate::member::{Healing, LOST, Member, Moment, REMOVED, node_id};
 use crate::network::Letter;
-use crate::plan::{Op, Plan};
+use crate::plan::{FaultKind, Op, Plan};
 use crate::queue::{MS, S, Time};
 use crate::rng::Rng;
 use crate::story::Story;
@@ -56,6 +56,8 @@ struct Host {
     armed: Option<(Moment, u64, Time)>,
     /// Its disk has lied: it may stop, until it is repaired.
     flipped: bool,
+    /// It has found out.
+    found_out: bool,
     /// It has stopped because of that, for good, for there is nobody to repair it.
     broken: bool,
     rng: Rng,
@@ -86,6 +88,44 @@ pub struct Counters {
     pub letters: u64,
     /// Of these, damaged on their way and noticed.
     pub damaged: u64,
+    /// Leaders elected.
+    pub leaders: u64,
+    /// Snapshots that members took.
+    pub snapshots: u64,
+    /// Leases that ended because their time was over.
+    pub expiries: u64,
+    /// Lies of disks, with something to lie about.
+    pub lies: u64,
+    /// Members that found out that their disk had lied.
+    pub found_out: u64,
+    /// Faults that happened, by their kind ([`FaultKind::ALL`]).
+    pub faults: [u64; FaultKind::ALL.len()],
+}
+
+impl Counters {
+    /// Adds those of another world.
+    pub fn add(&mut self, more: &Counters) {
+        let pairs = [
+            (&mut self.simulated, more.simulated),
+            (&mut self.events, more.events),
+            (&mut self.crashes, more.crashes),
+            (&mut self.repairs, more.repairs),
+            (&mut self.entries, more.entries),
+            (&mut self.revisions, more.revisions),
+            (&mut self.answers, more.answers),
+            (&mut self.watched, more.watched),
+            (&mut self.changes, more.changes),
+            (&mut self.letters, more.letters),
+            (&mut self.damaged, more.damaged),
+            (&mut self.leaders, more.leaders),
+            (&mut self.snapshots, more.snapshots),
+            (&mut self.expiries, more.expiries),
+            (&mut self.lies, more.lies),
+            (&mut self.found_out, more.found_out),
+        ];
+        pairs.into_iter().for_each(|(sum, more)| *sum += more);
+        self.faults.iter_mut().zip(more.faults).for_each(|(sum, more)| *sum += more);
+    }
 }
 
 /// How a run ended.
@@ -116,6 +156,9 @@ pub struct World {
     events: u64,
     crashes: u64,
     repairs: u64,
+    lies: u64,
+    found_out: u64,
+    faults: [u64; FaultKind::ALL.len()],
 }
 
 type Done = Result<(), Failure>;
@@ -140,6 +183,7 @@ impl World {
             held: Vec::new(),
             armed: None,
             flipped: false,
+            found_out: false,
             broken: false,
             rng: Rng::of(plan.seed, "host", number),
         };
@@ -159,6 +203,9 @@ impl World {
             events: 0,
             crashes: 0,
             repairs: 0,
+            lies: 0,
+            found_out: 0,
+            faults: [0; FaultKind::ALL.len()],
             plan: plan.clone(),
         }
     }
@@ -195,6 +242,12 @@ impl World {
             changes: self.env.oracle.members.changes(),
             letters: self.env.network.sent,
             damaged: self.env.network.noticed(),
+            leaders: self.env.oracle.raft.terms_led(),
+            snapshots: self.env.oracle.snapshots,
+            expiries: self.env.oracle.leases.expired,
+            lies: self.lies,
+            found_out: self.found_out,
+            faults: self.faults,
         }
     }
 

@@ -21,6 +21,8 @@ pub struct Leases {
     ended: FxHashMap<i64, u64>,
     /// Index of the entry that granted each number last.
     granted: FxHashMap<i64, u64>,
+    /// Leases that ended because their time was over.
+    pub expired: u64,
 }
 
 impl Leases {
@@ -31,6 +33,7 @@ impl Leases {
             since: FxHashMap::default(),
             ended: FxHashMap::default(),
             granted: FxHashMap::default(),
+            expired: 0,
         }
     }
 
@@ -67,6 +70,7 @@ impl Leases {
         let Some(revoke) = &request.lease_revoke else { return Ok(()) };
         if model.leases.contains_key(&revoke.id) {
             self.ended.insert(revoke.id, index);
+            self.expired += u64::from(expires);
         }
         let (Some(lease), Some(since)) = (model.leases.get(&revoke.id), self.since.get(&revoke.id)) else {
             return Ok(());

@@ -70,6 +70,8 @@ pub struct Oracle {
     pub watches: watches::Watches,
     /// Leases.
     pub leases: leases::Leases,
+    /// Snapshots that members took.
+    pub snapshots: u64,
 }
 
 impl Oracle {
@@ -85,6 +87,7 @@ impl Oracle {
             answers: answers::Answers::default(),
             watches: watches::Watches::default(),
             leases: leases::Leases::new(config.clock_rate_max),
+            snapshots: 0,
         }
     }
 
@@ -216,6 +219,7 @@ impl Oracle {
             None => return fail("raft", format!("a snapshot of entry {index}, which nobody has committed")),
         }
         self.raft.handed_out(node, index);
+        self.snapshots += 1;
         Ok(())
     }
 

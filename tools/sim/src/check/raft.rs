@@ -216,6 +216,11 @@ impl Raft {
         Ok(())
     }
 
+    /// Terms in which somebody has led.
+    pub fn terms_led(&self) -> u64 {
+        self.leaders.len() as u64
+    }
+
     /// Whether this member has ever led.
     pub fn has_led(&self, node: usize) -> bool {
         self.leaders.values().any(|leader| *leader == node)

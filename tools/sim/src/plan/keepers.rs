@@ -15,7 +15,7 @@ pub fn draws(config: &Config, rng: &mut Rng) -> bool {
 
 /// A keeper and a writer at each member.
 pub fn config(config: Config) -> Config {
-    Config { clients: 2 * config.members, fail_over: false, ..config }
+    Config { clients: 2 * config.members, fail_over: false, keepers: true, ..config }
 }
 
 /// The first client of each member keeps leases alive and does nothing else; the second grants and revokes them.

@@ -16,6 +16,7 @@ impl World {
             return;
         }
         let fault = self.plan.faults[number];
+        self.faults[fault.kind as usize] += 1;
         let now = self.env.queue.now();
         let until = now + fault.lasts;
         let node = fault.node;
@@ -105,6 +106,7 @@ impl World {
         let may = self.hosts[node].flipped || (flipped + 1) * 2 < self.hosts.len();
         if may && self.hosts[node].disk.lie(lie, &mut Rng::new(draw)) {
             self.hosts[node].flipped = true;
+            self.lies += 1;
         }
     }
 }

@@ -17,6 +17,7 @@ impl World {
         let host = &mut self.hosts[number];
         match Healing::begin(&mut self.env, &mut host.disk, (number, host.life), nonce, why) {
             Ok(Some(healing)) => {
+                self.found_out += u64::from(!std::mem::replace(&mut host.found_out, true));
                 host.healing = Some(Box::new(healing));
                 Ok(true)
             }
@@ -34,7 +35,9 @@ impl World {
         let now = self.env.queue.now();
         self.env.story.tell(now, || format!("member {number}"), || format!("is broken: {what}"));
         self.crash(number, false, 1);
-        self.hosts[number].broken = true;
+        let host = &mut self.hosts[number];
+        self.found_out += u64::from(!std::mem::replace(&mut host.found_out, true));
+        host.broken = true;
     }
 
     pub(super) fn letter_to_healing(&mut self, letter: Letter) -> Done {
@@ -57,7 +60,7 @@ impl World {
         let Some(healing) = &mut host.healing else { return Ok(()) };
         if healing.woken(&mut self.env, &mut host.disk, wake)? {
             // The process starts over; its disk is a new one.
-            (host.healing, host.flipped) = (None, false);
+            (host.healing, host.flipped, host.found_out) = (None, false, false);
             self.repairs += 1;
             self.env.queue.at(self.env.queue.now(), Event::Boot(number));
         }
