@@ -146,6 +146,13 @@ impl Client {
                 let linearizable = rng.permille(700);
                 (Method::MemberList, pb::MemberListRequest { linearizable }.encode_to_vec())
             }
+            OpKind::Status => (Method::MaintenanceStatus, Vec::new()),
+            OpKind::HashKv => {
+                let back = rng.below(30) as i64;
+                let revision = if rng.permille(400) { 0 } else { (self.revision + 3 - back).max(1) };
+                (Method::MaintenanceHashKv, pb::HashKvRequest { revision }.encode_to_vec())
+            }
+            OpKind::Leases => (Method::LeaseLeases, Vec::new()),
             OpKind::Watch | OpKind::CancelWatch | OpKind::Progress => return None,
         };
         Some((message.0, message.1.into()))

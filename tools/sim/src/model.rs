@@ -12,6 +12,7 @@ use node::api::Error;
 use pb::compare::{CompareResult, CompareTarget, TargetUnion};
 use pb::request_op::Request as Ask;
 use pb::response_op::Response as Told;
+use prost::Message;
 
 /// What the proposer of an entry is told, without the header's ids; headers inside a transaction are left out.
 #[derive(Clone, Debug, PartialEq)]
@@ -234,6 +235,48 @@ impl Model {
         let more = kvs.len() > limit;
         kvs.truncate(limit);
         pb::RangeResponse { header: None, kvs, more, count }
+    }
+
+    /// What HashKV says of a revision in a store that was compacted at another: etcd's CRC-32C over the word `key` and the
+    /// rows of its history that a compaction leaves. `None`: no key would be left, and then the hash depends on how far
+    /// the compaction has come.
+    pub fn hash_kv(&self, revision: i64, compact_revision: i64) -> Option<u32> {
+        let last = self.changes.partition_point(|change| change.main <= revision);
+        let of = |change: &'_ Change| change.event.kv.clone().expect("every event shows a key");
+        let is_tombstone = |change: &Change| change.event.r#type() == EventType::Delete;
+        // The newest change of each key up to the revision, but for tombstones.
+        let kept = |main: i64, key: &Bytes| {
+            let versions = &self.keys[key];
+            let upto = versions.partition_point(|(at, _)| *at <= revision);
+            versions[..upto].last().is_some_and(|(at, kv)| *at == main && kv.is_some())
+        };
+        let any_kept = self.keys.values().any(|versions| {
+            let upto = versions.partition_point(|(at, _)| *at <= revision);
+            versions[..upto].last().is_some_and(|(_, kv)| kv.is_some())
+        });
+        if !any_kept && self.changes.first().is_some_and(|change| change.main <= compact_revision) {
+            return None;
+        }
+        let mut hash = crc32c::crc32c(b"key");
+        let mut before = (0, 0);
+        for change in &self.changes[..last] {
+            let main = change.main;
+            let sub = if main == before.0 { before.1 + 1 } else { 0 };
+            before = (main, sub);
+            let (kv, gone) = (of(change), is_tombstone(change));
+            if main <= compact_revision && !kept(main, &kv.key) || gone && main == compact_revision {
+                continue;
+            }
+            let mut row = [&main.to_be_bytes()[..], b"_", &i64::to_be_bytes(sub)].concat();
+            let kv = if gone {
+                row.push(b't');
+                KeyValue { key: kv.key, ..KeyValue::default() }
+            } else {
+                kv
+            };
+            hash = crc32c::crc32c_append(crc32c::crc32c_append(hash, &row), &kv.encode_to_vec());
+        }
+        Some(hash)
     }
 
     fn txn(&mut self, txn: &pb::TxnRequest) -> Result<pb::TxnResponse, Error> {

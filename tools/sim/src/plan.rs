@@ -11,6 +11,7 @@ use crate::rng::Rng;
 
 mod keepers;
 mod long;
+mod questions;
 
 /// Worlds whose members talk in bytes, of 1000.
 const WIRE_WORLDS: usize = 150;
@@ -176,6 +177,12 @@ pub enum OpKind {
     MemberPromote,
     /// Lists the members, linearizable or not.
     MemberList,
+    /// Asks a member how it is.
+    Status,
+    /// Asks for the hash of the history up to some revision.
+    HashKv,
+    /// Lists the leases.
+    Leases,
 }
 
 impl OpKind {
@@ -308,6 +315,7 @@ impl Plan {
         let faults = draw_faults(&config, &mut Rng::of(seed, "faults", 0));
         let mut plan = Plan { seed, config, ops, faults };
         plan.draw_membership(&mut Rng::of(seed, "membership", 0));
+        questions::draw(&mut plan, &mut Rng::of(seed, "questions", 0));
         if long.permille(LONG_WORLDS) {
             long::stretch(&mut plan, long);
         }

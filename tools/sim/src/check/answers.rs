@@ -103,6 +103,9 @@ impl Oracle {
             Method::KvRange => self.range(&asked, result),
             Method::LeaseKeepAlive => self.kept_alive(&asked, result).map(|()| None),
             Method::LeaseTimeToLive => Ok(None),
+            Method::MaintenanceStatus => self.status(result),
+            Method::MaintenanceHashKv => self.hashed(&asked, result),
+            Method::LeaseLeases => self.leased((from.0, from.1, asked.client), result).map(|()| None),
             Method::MemberList => self.listed(&asked, result).map(|()| None),
             Method::MaintenanceMoveLeader => self.moved(&asked, result).map(|()| None),
             _ => self.written(op, &asked, result),
@@ -268,7 +271,7 @@ impl Oracle {
     }
 }
 
-fn malformed() -> Failure {
+pub(super) fn malformed() -> Failure {
     Failure { checker: "serializability", what: "the answer is no message of its type".to_owned() }
 }
 

@@ -5,6 +5,7 @@
 
 pub mod answers;
 pub mod leases;
+pub mod questions;
 pub mod raft;
 pub mod watches;
 
@@ -72,6 +73,8 @@ pub struct Oracle {
     pub leases: leases::Leases,
     /// Snapshots that members took.
     pub snapshots: u64,
+    /// Which of them there were when.
+    pub lease_sets: questions::LeaseSets,
 }
 
 impl Oracle {
@@ -88,6 +91,7 @@ impl Oracle {
             watches: watches::Watches::default(),
             leases: leases::Leases::new(config.clock_rate_max),
             snapshots: 0,
+            lease_sets: questions::LeaseSets::default(),
         }
     }
 
@@ -203,7 +207,11 @@ impl Oracle {
             return Ok((id, None));
         }
         self.leases.before_entry(now, index, &request, &self.model, term > 0)?;
-        Ok((id, self.model.apply(&request)))
+        let answer = self.model.apply(&request);
+        if request.lease_grant.is_some() || request.lease_revoke.is_some() {
+            self.lease_sets.changed(index, self.model.leases.keys());
+        }
+        Ok((id, answer))
     }
 
     /// A member takes a snapshot that covers this entry.
