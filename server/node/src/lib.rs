@@ -54,6 +54,8 @@ pub mod cores;
 
 /// Calls of clients, from their request to their answer.
 pub mod calls;
+/// The core that owns the store.
+pub mod store_core;
 
 /// Watchers and how events reach them.
 pub mod watch_hub;

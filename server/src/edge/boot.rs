@@ -17,13 +17,14 @@ use node::Identity;
 use node::cluster::change::removed_ids;
 use node::membership::Member;
 use node::propose::IdGenerator;
+use node::store_core::conf_state;
 use rustc_hash::FxHashMap;
 use socket2::Socket;
 
 use super::background::Background;
 use super::boot_cluster;
 use super::certificates::Certificates;
-use super::checkpoint::Checkpoints;
+use super::checkpoint::CheckpointWriter;
 use super::client_core::{ClientCore, Listener};
 use super::clock::now;
 use super::executors::{self, ClientWork, Work};
@@ -43,7 +44,7 @@ use super::segment_files::SegmentFiles;
 use super::segments;
 use super::shared::{Clients, Note, Shared};
 use super::snapshot_files;
-use super::store_core::{self, StoreCore};
+use super::store_core::StoreCore;
 use super::trace::TracedNode;
 use super::tree_file::TreeFile;
 use super::wiring::Wiring;
@@ -242,6 +243,8 @@ pub struct Opened {
     log_identity: consensus::log::Identity,
     segments: Vec<SegmentId>,
     log_dir: PathBuf,
+    /// Differs at each start.
+    nonce: u64,
 }
 
 /// All of the store that a start reads. It is read before anything runs: damage that is found by then is repaired.
@@ -347,9 +350,9 @@ fn open_state(
     failpoint("log-before-begun");
     dir.begin_log()?;
     failpoint("log-after-begun");
-    let conf = store_core::conf_state(&contents.members);
+    let conf = conf_state(&contents.members);
     let node = TracedNode::new(node_config(config, identity, nonce), state, applied, conf);
-    Ok(Opened { store, settings, contents, tree, node, log, log_identity, segments, log_dir })
+    Ok(Opened { store, settings, contents, tree, node, log, log_identity, segments, log_dir, nonce })
 }
 
 /// `--memory-mlock`
@@ -557,18 +560,17 @@ fn launch(
     let unix_ms = unix_ms();
     let ids = |lane: usize| IdGenerator::new(shared.identity.member_id, unix_ms, lane as u16, lanes);
     let (store, view) = (opened.store, opened.contents.view);
-    let covered = Index(store.applied().index);
     let (done_tx, done_rx) = ring(RING_CHECKPOINTS_MAX);
     let threads = (background("ringd-scrub")?, tree_background.clone());
     let scrubber =
         Scrubber::new(opened.tree.clone(), threads, store.tree().bad_meta(), shared.clone(), now());
-    let checkpoints = Checkpoints::new(opened.tree, tree_background, done_tx, covered, shared.clone());
+    let checkpoints = CheckpointWriter::new(opened.tree, tree_background, done_tx);
     let rings = wiring.store_rings(done_rx);
     work[plan.executor_of(Role::Store)].store = Some(Box::new(StoreCore::new(
         store,
         rings,
         (checkpoints, scrubber),
-        ids(clients.len()),
+        (ids(clients.len()), opened.nonce),
         shared.clone(),
     )));
 

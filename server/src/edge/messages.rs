@@ -63,14 +63,20 @@ pub enum ForStore {
     Core(ToStore),
     /// Go on with this store; answer with [`ToRaft::SnapshotInstalled`].
     Install(Box<Installation>),
-    /// A checkpoint has been written and synced, or failed.
-    CheckpointDone(Box<Checkpoint>, Result<(), CheckpointError>),
 }
 
 impl From<ToStore> for ForStore {
     fn from(message: ToStore) -> ForStore {
         ForStore::Core(message)
     }
+}
+
+/// Background thread → store core: a checkpoint has been written and synced, or failed.
+pub struct CheckpointDone {
+    /// Which.
+    pub checkpoint: Box<Checkpoint>,
+    /// How that ended.
+    pub result: Result<(), CheckpointError>,
 }
 
 /// Where writing a checkpoint failed.

@@ -31,8 +31,6 @@ pub mod segment_files;
 /// Segment files: made and opened for writing.
 pub mod segments;
 
-/// The server's own compactions.
-pub mod auto_compaction;
 /// What is kept of the log for peers behind a snapshot.
 pub mod behind;
 /// Connections to the other members.
@@ -46,11 +44,11 @@ pub mod snapshot_files;
 /// What the raft node is told, for a replay.
 pub mod trace;
 
-/// When the tree is written, and by whom.
+/// How the tree is written.
 pub mod checkpoint;
 /// The tree file, verified now and then.
 pub mod scrub;
-/// The store core.
+/// The store core's thread.
 pub mod store_core;
 /// The tree file and its map.
 pub mod tree_file;

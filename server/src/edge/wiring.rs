@@ -1,6 +1,6 @@
 //! All rings between the cores, made at once and handed out end by end.
 
-use super::messages::{ForStore, FromLog, Order, ToClient, ToLog, ToRaft};
+use super::messages::{CheckpointDone, ForStore, FromLog, Order, ToClient, ToLog, ToRaft};
 use super::ring::{Receiver, Sender, ring};
 use super::{raft_core, store_core};
 use crate::config::limits::{
@@ -107,7 +107,7 @@ impl Wiring {
     }
 
     /// The store core's ends; `from_background` brings finished checkpoints.
-    pub fn store_rings(&mut self, from_background: Receiver<ForStore>) -> store_core::Rings {
+    pub fn store_rings(&mut self, from_background: Receiver<CheckpointDone>) -> store_core::Rings {
         let ends = self.store.take().expect("handed out once");
         store_core::Rings {
             from_raft: ends.from_raft,

@@ -38,6 +38,7 @@ pub fn check_state(members: &[&Member], model: &Model, membership: &Members) -> 
         let number = member.id().0;
         check_keys(number, &member.view(), model)?;
         check_leases(number, member, model)?;
+        check_alarms(number, &member.view(), model)?;
         let hash = hash_kv(&member.view())?;
         let table = read::members(&member.view(), &epoch::pin());
         let told = (hash, table);
@@ -135,6 +136,17 @@ fn check_leases(number: usize, member: &Member, model: &Model) -> Done {
         }
     }
     Ok(())
+}
+
+fn check_alarms(number: usize, view: &Arc<View>, model: &Model) -> Done {
+    let found: Vec<_> = view.alarms().iter().map(|alarm| (alarm.member, alarm.kind as i32)).collect();
+    match found.iter().eq(&model.alarms) {
+        true => Ok(()),
+        false => fail(
+            "convergence",
+            format!("member {number} has alarms {found:?}, the log leads to {:?}", model.alarms),
+        ),
+    }
 }
 
 fn hash_kv(view: &Arc<View>) -> Result<KeyValueHash, Failure> {

@@ -9,10 +9,13 @@ use bytes::Bytes;
 use net::pb::etcdserverpb as pb;
 use net::pb::mvccpb::{Event, KeyValue, event::EventType};
 use node::api::Error;
+use pb::alarm_request::AlarmAction;
 use pb::compare::{CompareResult, CompareTarget, TargetUnion};
 use pb::request_op::Request as Ask;
 use pb::response_op::Response as Told;
 use prost::Message;
+
+const NOSPACE: i32 = pb::AlarmType::Nospace as i32;
 
 /// What the proposer of an entry is told, without the header's ids; headers inside a transaction are left out.
 #[derive(Clone, Debug, PartialEq)]
@@ -27,6 +30,8 @@ pub enum Answered {
     Grant(pb::LeaseGrantResponse),
     /// A change of the membership: who was added, and all members.
     Members(Option<pb::Member>, Vec<pb::Member>),
+    /// Alarms: those that were asked for, raised or disarmed.
+    Alarms(Vec<pb::AlarmMember>),
     /// Nothing but a header.
     Bare,
 }
@@ -65,6 +70,8 @@ pub struct Model {
     pub changes: Vec<Change>,
     /// Leases by id.
     pub leases: BTreeMap<i64, Lease>,
+    /// Raised alarms: of which member, of which type.
+    pub alarms: BTreeSet<(u64, i32)>,
     lease_ttl_min: i64,
     /// Whether the entry being applied has changed something.
     changed: bool,
@@ -79,6 +86,9 @@ impl Model {
     /// Applies a committed request. `None`: it is none of a client's.
     pub fn apply(&mut self, request: &pb::InternalRaftRequest) -> Option<Answer> {
         self.changed = false;
+        if takes_space(request) && self.alarms.iter().any(|alarm| alarm.1 == NOSPACE) {
+            return Some(Err(Error::NoSpace));
+        }
         let answer = if let Some(put) = &request.put {
             self.check_put(put).map(|()| Answered::Put(self.put(put)))
         } else if let Some(delete) = &request.delete_range {
@@ -91,6 +101,8 @@ impl Model {
             self.grant(grant).map(Answered::Grant)
         } else if let Some(revoke) = &request.lease_revoke {
             self.revoke(revoke.id).map(|()| Answered::Bare)
+        } else if let Some(alarm) = &request.alarm {
+            Ok(Answered::Alarms(self.alarm(alarm)))
         } else {
             return None;
         };
@@ -193,6 +205,22 @@ impl Model {
         let lease = self.leases.remove(&id).ok_or(Error::LeaseNotFound)?;
         lease.keys.iter().for_each(|key| self.record(key, None));
         Ok(())
+    }
+
+    fn alarm(&mut self, ask: &pb::AlarmRequest) -> Vec<pb::AlarmMember> {
+        let alarm = (ask.member_id, ask.alarm);
+        let shown = match ask.action() {
+            AlarmAction::Get => {
+                self.alarms.iter().copied().filter(|(_, of)| [0, *of].contains(&ask.alarm)).collect()
+            }
+            AlarmAction::Activate => {
+                self.alarms.insert(alarm);
+                vec![alarm]
+            }
+            AlarmAction::Deactivate if self.alarms.remove(&alarm) => vec![alarm],
+            AlarmAction::Deactivate => Vec::new(),
+        };
+        shown.into_iter().map(|(member_id, alarm)| pb::AlarmMember { member_id, alarm }).collect()
     }
 
     /// The live keys of a range at a revision, by key.
@@ -359,6 +387,19 @@ impl Model {
             }
         })
     }
+}
+
+/// Whether an alarm for lack of space refuses it: it may put something, or grants a lease.
+fn takes_space(request: &pb::InternalRaftRequest) -> bool {
+    request.put.is_some() || request.lease_grant.is_some() || request.txn.as_ref().is_some_and(may_put)
+}
+
+fn may_put(txn: &pb::TxnRequest) -> bool {
+    txn.success.iter().chain(&txn.failure).any(|op| match &op.request {
+        Some(Ask::RequestPut(_)) => true,
+        Some(Ask::RequestTxn(nested)) => may_put(nested),
+        _ => false,
+    })
 }
 
 fn branch<'t>(txn: &'t pb::TxnRequest, path: &mut impl Iterator<Item = bool>) -> (bool, &'t [pb::RequestOp]) {

@@ -582,7 +582,7 @@ impl World {
         let state = &mut self.clients[client];
         state.learn(method, &message, result);
         state.busy = None;
-        if self.healed {
+        if self.healed && method != Method::MaintenanceAlarm {
             state.probed += usize::from(result.is_ok());
         }
         if result.is_err() && self.plan.config.fail_over && !self.healed {
@@ -717,6 +717,7 @@ impl World {
         let end = self.env.queue.now() + LIVENESS_ELECTIONS * step + 20 * S;
         loop {
             self.leave_those_that_do_not_vote();
+            self.disarm();
             for client in 0..self.clients.len() {
                 if self.clients[client].busy.is_none() && self.clients[client].probed < PROBES {
                     let (method, message) = self.clients[client].probe();
@@ -744,7 +745,20 @@ impl World {
         }
     }
 
+    /// The operator, who knows that there is room again.
+    fn disarm(&mut self) {
+        let alarm = self.env.oracle.model.alarms.first().copied();
+        if let (Some((member_id, alarm)), None) = (alarm, self.clients[0].busy) {
+            let action = pb::alarm_request::AlarmAction::Deactivate as i32;
+            let request = pb::AlarmRequest { action, member_id, alarm };
+            self.ask(0, Method::MaintenanceAlarm, request.encode_to_vec().into());
+        }
+    }
+
     fn is_settled(&self) -> Done {
+        if !self.env.oracle.model.alarms.is_empty() {
+            return fail("liveness", "an alarm stays, though there is room");
+        }
         let waits = |client: &Client| client.probed < PROBES || client.busy.is_some();
         if let Some(client) = self.clients.iter().find(|client| waits(client)) {
             let member = client.member;

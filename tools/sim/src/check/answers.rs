@@ -326,6 +326,10 @@ fn decode(method: Method, bytes: &Bytes) -> Result<(i64, Answered), Failure> {
             let list: pb::MemberListResponse = parse(bytes)?;
             (revision(list.header), Answered::Members(None, list.members))
         }
+        Method::MaintenanceAlarm => {
+            let told: pb::AlarmResponse = parse(bytes)?;
+            (revision(told.header), Answered::Alarms(told.alarms))
+        }
         _ => (revision(parse::<pb::CompactionResponse>(bytes)?.header), Answered::Bare),
     })
 }

@@ -1,25 +1,24 @@
 //! The start of a process, in the order of the server's `boot`.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::LazyLock;
 use std::time::Duration;
 
 use consensus::log::{Identity as LogIdentity, Log, LogConfig, Recovered, State, Tail, recover};
-use consensus::{ConfState, Config, Index, LogPosition, Node, NodeId, Term};
+use consensus::{Config, Index, LogPosition, Node, NodeId, Term};
 use engine::Store;
 use engine::tree::{self, OpenError};
 use node::cluster::conf_changes::ConfChanges;
 use node::cluster::{added_member_id, change};
-use node::lease::{Expiry, Renewals};
-use node::membership::{self, voters_and_learners};
+use node::membership;
 use node::propose::{Forwarded, IdGenerator};
+use node::store_core::{Input, conf_state};
 use node::watch_hub::{Config as HubConfig, Hub};
 use node::{Identity, apply};
 use rustc_hash::FxHashMap;
 
 use super::{
-    Announced, Done, Leadership, LogCore, Member, Peers, RaftCore, Receiving, Shared, StoreCore, ToRaft,
-    client_core, stops,
+    Done, LogCore, Member, Peers, RaftCore, Receiving, Shared, StoreCore, ToRaft, client_core, stops,
 };
 use crate::check::Failure;
 use crate::disk::Disk;
@@ -153,31 +152,7 @@ impl Member {
                 fail_next: false,
                 completing: None,
             },
-            store: StoreCore {
-                store,
-                inbox: VecDeque::new(),
-                ids: ids(1),
-                renewals: Renewals::default(),
-                expiry: Expiry::default(),
-                leadership: Leadership::Follows,
-                term: 0,
-                announced: Announced::No,
-                leader: 0,
-                members_changed: true,
-                removed_at: None,
-                proposals: 0,
-                compacting: true,
-                compactions: Vec::new(),
-                revocations: BTreeMap::new(),
-                confirmed: Duration::ZERO,
-                confirming: None,
-                checkpoint: None,
-                is_ending: false,
-                is_unlinked: false,
-                installation: None,
-                checkpointed_at: Duration::ZERO,
-                covered,
-            },
+            store: StoreCore::new(env, store, ids(1), (number, life), nonce),
             client: client_core::start(env, life, identity, ids(0), Hub::new(hub, view.clone(), 0), view),
             receiving: Receiving::default(),
             peers,
@@ -191,6 +166,7 @@ impl Member {
     }
 
     fn start(&mut self, env: &mut Env) -> Done {
+        self.step_store(env, Input::Start)?;
         self.wake(env, Wake::Raft);
         self.wake(env, Wake::Store);
         self.log.first_index = self.log.log.first_index();
@@ -300,10 +276,4 @@ pub(super) fn first_members(
         remotes.push(first_member(number));
     }
     remotes
-}
-
-fn conf_state(members: &[membership::Member]) -> ConfState {
-    let (voters, learners) = voters_and_learners(members);
-    let nodes = |ids: Vec<u64>| ids.into_iter().map(NodeId).collect();
-    ConfState { voters: nodes(voters), learners: nodes(learners) }
 }

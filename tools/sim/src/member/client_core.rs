@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use bytes::Bytes;
-use consensus::{Index, NodeId, PeerMessage, ProposalId, ReadId};
+use consensus::{Index, NodeId, PeerMessage, ProposalId};
 use crossbeam::epoch;
 use engine::RangeOptions;
 use net::grpc::{Fill, Method};
@@ -14,13 +14,14 @@ use node::Answer;
 use node::api::{self, Error, Limits, Refusal, Space};
 use node::calls::{Caller, Calls, Facts, Full, LongRead, Settings, Shell, request_timeout};
 use node::cluster::rules::Rules;
-use node::cores::{PeerFigures, Query, QueryId, ToClient, ToStore as StoreMessage};
+use node::cores::{PeerFigures, ToClient, ToStore};
 use node::propose::IdGenerator;
-use node::read::{LinearReads, RangeReply};
+use node::read::RangeReply;
+use node::store_core::Input;
 use node::watch_hub::{Hub, LargeResponse, STREAM_QUEUED_BYTES_MAX, Sink, StreamId};
 use prost::Message;
 
-use super::{Done, Member, Proposer, ToRaft, ToStore, node_number, stops};
+use super::{Done, Member, ToRaft, node_number, stops};
 use crate::check::Failure;
 use crate::env::{Env, RequestBody, Wake};
 
@@ -29,9 +30,6 @@ const ADVANCES_PER_TURN: usize = 4;
 
 /// Bytes of a Range's answer that are taken at once, as a connection does it: no multiple of anything.
 const PULLED_BYTES: usize = 997;
-
-/// Questions for keep-alives have this bit, which no number of a call reaches.
-const CONFIRMATION: u64 = 1 << 39;
 
 /// A wall clock that stands still, for the ids of new members: each host has one id.
 const UNIX_S: u64 = 0;
@@ -43,10 +41,6 @@ pub(super) struct ClientCore {
     pub calls: Option<Box<Calls<u64>>>,
     /// Reads that go on.
     long_reads: VecDeque<LongRead<u64>>,
-    /// Keep-alives, each until it is known that this member still led after it had come: production's store core asks
-    /// for that itself.
-    unconfirmed: LinearReads<(QueryId, Query)>,
-    confirmations: u64,
     /// A turn for the watchers is coming.
     advancing: bool,
 }
@@ -58,8 +52,6 @@ impl ClientCore {
             hub,
             calls: Some(Box::new(calls)),
             long_reads: VecDeque::new(),
-            unconfirmed: LinearReads::default(),
-            confirmations: 0,
             advancing: false,
         }
     }
@@ -76,7 +68,7 @@ pub(super) fn settings(env: &Env, life: u32, identity: node::Identity) -> Settin
     Settings {
         core: 0,
         // Numbers of different lives differ.
-        first_number: first_number(life),
+        first_number: u64::from(life) << 40,
         identity,
         limits: Limits::default(),
         rules: Rules {
@@ -90,10 +82,6 @@ pub(super) fn settings(env: &Env, life: u32, identity: node::Identity) -> Settin
         range_rows: env.config.compaction_rows,
         hash_rows: env.config.compaction_rows,
     }
-}
-
-fn first_number(life: u32) -> u64 {
-    u64::from(life) << 40
 }
 
 /// Where answers of calls go.
@@ -112,16 +100,6 @@ impl Answers<'_> {
         let failed: Result<(), Failure> = stops(self.member.number, why);
         self.failure = self.failure.take().or(failed.err());
     }
-
-    /// Keeps a keep-alive until it is confirmed that this member leads.
-    fn confirm(&mut self, id: QueryId, query: Query) {
-        if planted::is("keep-alive-without-confirmation") {
-            return self.member.to_store(self.env, ToStore::Query(id, query));
-        }
-        let index = self.member.shared.single_voter;
-        self.member.client.unconfirmed.push(id.number, (id, query), index);
-        self.member.confirm_keep_alives(self.env);
-    }
 }
 
 impl Shell<u64> for Answers<'_> {
@@ -134,7 +112,7 @@ impl Shell<u64> for Answers<'_> {
     fn to_raft(&mut self, message: node::cores::ToRaft) -> Result<(), Full> {
         use node::cores::ToRaft as Said;
         let message = match message {
-            Said::Propose(id, write) => ToRaft::Propose(id, write, Proposer::Client),
+            Said::Propose(id, write) => ToRaft::Propose(id, write),
             Said::Read(id) => ToRaft::ReadIndex(id),
             Said::ProposeConfChange(id, change) => ToRaft::ProposeConfChange(id, change),
             Said::TransferLeader(id, to) => ToRaft::TransferLeader(id, to),
@@ -151,12 +129,8 @@ impl Shell<u64> for Answers<'_> {
         Ok(())
     }
 
-    fn to_store(&mut self, message: StoreMessage) -> Result<(), Full> {
-        match message {
-            StoreMessage::Query(id, query @ Query::KeepAlive { .. }) => self.confirm(id, query),
-            StoreMessage::Query(id, query) => self.member.to_store(self.env, ToStore::Query(id, query)),
-            _ => self.fail("a call says what only the raft core may say"),
-        }
+    fn to_store(&mut self, message: ToStore) -> Result<(), Full> {
+        self.member.ask_store(self.env, Input::Message(message));
         Ok(())
     }
 
@@ -360,49 +334,11 @@ impl Member {
     pub(super) fn client_turn(&mut self, env: &mut Env) -> Done {
         let now = self.now(env);
         for message in std::mem::take(&mut self.client.inbox) {
-            if let ToClient::ReadIndex(id, index) = message
-                && id.0 & CONFIRMATION != 0
-            {
-                self.led_when_asked(env, id.0, index)?;
-                continue;
-            }
             self.tell_calls(env, |calls, answers| calls.handle(now, message, answers))?;
         }
-        self.pass_confirmed(env);
         self.tell_calls(env, |calls, answers| calls.end_turn(answers))?;
         self.wake_watchers(env);
         Ok(())
-    }
-
-    /// One question for all keep-alives that have come since the last one.
-    fn confirm_keep_alives(&mut self, env: &mut Env) {
-        let number = first_number(self.life) | CONFIRMATION | (self.client.confirmations + 1);
-        if let Some(question) = self.client.unconfirmed.ask(|| number) {
-            self.client.confirmations += 1;
-            self.ask_raft(env, ToRaft::ReadIndex(ReadId(question)));
-        }
-        self.pass_confirmed(env);
-    }
-
-    fn led_when_asked(&mut self, env: &mut Env, question: u64, index: Option<Index>) -> Done {
-        let now = self.now(env);
-        match index {
-            Some(index) => self.client.unconfirmed.confirm(question, index),
-            None => {
-                let failed = self.client.unconfirmed.fail(question);
-                let answers = failed.into_iter().map(|(id, _)| (id, Err(Error::LeaderChanged))).collect();
-                self.tell_calls(env, |calls, shell| calls.handle(now, ToClient::Answers(answers), shell))?;
-            }
-        }
-        self.confirm_keep_alives(env);
-        Ok(())
-    }
-
-    fn pass_confirmed(&mut self, env: &mut Env) {
-        let applied = Index(self.published().0);
-        while let Some((id, query)) = self.client.unconfirmed.pop_covered(applied) {
-            self.to_store(env, ToStore::Query(id, query));
-        }
     }
 
     /// The next step of the read that has waited longest.

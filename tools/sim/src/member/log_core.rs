@@ -1,8 +1,9 @@
 //! The log core and the background thread: writes, segments, checkpoints, each a matter of time.
 
-use std::time::Duration;
+use engine::tree::Checkpoint;
+use node::store_core::{Input, Written};
 
-use super::{Done, Member, Phase, RunningCheckpoint, ToRaft, ToStore};
+use super::{Done, Member, Phase, RunningCheckpoint, ToRaft};
 use crate::check::Failure;
 use crate::disk::Disk;
 use crate::env::{Env, Wake};
@@ -137,29 +138,11 @@ impl Member {
         Ok(())
     }
 
-    /// Begins a checkpoint if one is due.
-    pub(super) fn begin_checkpoint(&mut self, env: &mut Env) {
-        let now = self.now(env);
-        let store = &mut self.store;
-        let applied = store.store.applied().index;
-        let is_due = now >= store.checkpointed_at + Duration::from_nanos(env.config.checkpoint);
-        if store.checkpoint.is_some() || store.is_ending || applied <= store.covered || !is_due {
-            return;
-        }
-        if let Some(checkpoint) = store.store.tree_mut().begin_checkpoint() {
-            let index = consensus::Index(applied);
-            if planted::is("log-dropped-when-checkpoint-begins") {
-                self.log.log.checkpointed(index);
-            }
-            let is_unlinked = store.is_unlinked;
-            store.checkpoint = Some(RunningCheckpoint {
-                checkpoint: Box::new(checkpoint),
-                index,
-                phase: Phase::Grow,
-                is_unlinked,
-            });
-            self.checkpoint_step(env);
-        }
+    /// The store core wants a checkpoint written.
+    pub(super) fn begin_checkpoint(&mut self, env: &mut Env, checkpoint: Box<Checkpoint>) {
+        let is_unlinked = self.store.is_unlinked;
+        self.store.checkpoint = Some(RunningCheckpoint { checkpoint, phase: Phase::Grow, is_unlinked });
+        self.checkpoint_step(env);
     }
 
     fn checkpoint_step(&mut self, env: &mut Env) {
@@ -170,17 +153,11 @@ impl Member {
     pub(super) fn advance_checkpoint(&mut self, env: &mut Env, disk: &mut Disk) -> Done {
         let Some(running) = &mut self.store.checkpoint else { return Ok(()) };
         if running.is_unlinked {
-            let done = self.store.checkpoint.take().expect("it was there");
-            self.store.is_ending = true;
-            self.to_store(env, ToStore::CheckpointDone(done.checkpoint, done.index));
-            return Ok(());
+            return self.checkpoint_done(env, Written::Durable);
         }
         let growth = disk.tree.growth_to_pages(running.checkpoint.file_pages());
         if matches!(running.phase, Phase::Grow) && !disk.has_room(growth) {
-            let done = self.store.checkpoint.take().expect("it was there");
-            self.store.is_ending = true;
-            self.to_store(env, ToStore::CheckpointAbandoned(done.checkpoint));
-            return Ok(());
+            return self.checkpoint_done(env, Written::NoRoom);
         }
         let tree = &mut disk.tree;
         running.phase = match running.phase {
@@ -211,13 +188,16 @@ impl Member {
             }
             Phase::MetaSync => {
                 tree.sync();
-                let done = self.store.checkpoint.take().expect("it was there");
-                self.store.is_ending = true;
-                self.to_store(env, ToStore::CheckpointDone(done.checkpoint, done.index));
-                return Ok(());
+                return self.checkpoint_done(env, Written::Durable);
             }
         };
         self.checkpoint_step(env);
+        Ok(())
+    }
+
+    fn checkpoint_done(&mut self, env: &mut Env, written: Written) -> Done {
+        let done = self.store.checkpoint.take().expect("it was there");
+        self.ask_store(env, Input::CheckpointDone(done.checkpoint, written));
         Ok(())
     }
 }

@@ -1,18 +1,14 @@
-//! Changes of the membership, and of who leads, where raft and store core deal with them.
+//! Changes of the membership, and of who leads, where the raft core deals with them.
 
 use std::time::Duration;
 
 use consensus::{NodeId, PeerMessage, ProposalId};
-use node::apply;
-use node::cluster::change;
-use node::cores::PeerFigures;
+use node::cores::{PeerFigures, ToStore, client_of};
+use node::forward::Request;
 
-use super::{Done, Member, ToClient, ToRaft, node_id, node_number, stops};
+use super::{Done, Member, ToClient, ToRaft, node_id, node_number};
 use crate::check::{Failure, fail};
 use crate::env::{Env, NodeNumber};
-
-/// How long a member that was removed goes on.
-const REMOVED_LINGERS: Duration = Duration::from_secs(1);
 
 /// The name of the failure with which a member ends that was removed. The world takes it for what it is.
 pub const REMOVED: &str = "removed";
@@ -38,10 +34,16 @@ impl Member {
     /// Something of a peer goes to the core that is asked.
     pub(super) fn route(&mut self, env: &mut Env, from: NodeId, message: PeerMessage) {
         match message {
-            PeerMessage::Request { id, body } => self.to_client(env, ToClient::PeerRequest(from, id, body)),
-            PeerMessage::Response { id, body } => {
-                self.to_client(env, ToClient::PeerResponse(ProposalId(id), body))
-            }
+            PeerMessage::Request { id, body } => match Request::decode(&body) {
+                Ok(Request::KeepAlive { .. } | Request::TimeToLive { .. }) => {
+                    self.tell_store(env, ToStore::PeerRequest(from, id, body));
+                }
+                _ => self.to_client(env, ToClient::PeerRequest(from, id, body)),
+            },
+            PeerMessage::Response { id, body } => match client_of(ProposalId(id)) {
+                None => self.tell_store(env, ToStore::PeerResponse(ProposalId(id), body)),
+                Some(_) => self.to_client(env, ToClient::PeerResponse(ProposalId(id), body)),
+            },
             _ => {}
         }
     }
@@ -102,31 +104,6 @@ impl Member {
     /// A peer has said hello.
     pub fn greeted(&mut self, env: &Env, from: NodeNumber) {
         self.peers.heard(node_id(from), self.now(env));
-    }
-
-    // The store core's part.
-
-    /// Tells the raft core whom it may talk to.
-    pub(super) fn publish_members(&mut self, env: &mut Env) -> Done {
-        if !std::mem::take(&mut self.store.members_changed) {
-            return Ok(());
-        }
-        let store = &self.store.store;
-        let known = apply::members(store).and_then(|members| Ok((members, change::removed_ids(store)?)));
-        match known {
-            Ok((members, removed)) => self.ask_raft(env, ToRaft::Members(members, removed)),
-            Err(fatal) => return stops(self.number, fatal),
-        }
-        Ok(())
-    }
-
-    /// A member that was removed goes on for a while, then it stops for good.
-    pub(super) fn stop_if_removed(&self, env: &Env) -> Done {
-        let now = self.now(env);
-        match self.store.removed_at.is_some_and(|at| now - at >= REMOVED_LINGERS) {
-            true => removed(self.number),
-            false => Ok(()),
-        }
     }
 }
 

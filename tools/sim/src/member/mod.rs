@@ -19,7 +19,7 @@ mod repair;
 mod replication;
 mod store_core;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -30,13 +30,11 @@ use consensus::{
 };
 use engine::tree::Checkpoint;
 use engine::{Store, View};
-use node::api::Error;
+use node::Identity;
 use node::cluster::conf_changes::ConfChanges;
-use node::cores::{PeerFigures, Query, QueryId, ToClient};
-use node::lease::{Expiry, Renewals};
+use node::cores::{PeerFigures, ToClient};
 use node::membership;
-use node::propose::{Command, Forwarded, IdGenerator, Write};
-use node::{Answer, Identity};
+use node::propose::{Command, Forwarded, Write};
 use raft::eraftpb::MessageType;
 use rustc_hash::FxHashMap;
 
@@ -48,6 +46,7 @@ use crate::queue::Time;
 use client_core::ClientCore;
 use peers::Peers;
 use replication::Receiving;
+use store_core::{ForStore, StoreCore};
 
 pub use boot::{CLUSTER, node_id, node_number, peer_url};
 pub use members::REMOVED;
@@ -56,7 +55,7 @@ pub use repair::Healing;
 /// To the raft core.
 enum ToRaft {
     Message(NodeNumber, Box<PeerMessage>),
-    Propose(ProposalId, Write, Proposer),
+    Propose(ProposalId, Write),
     ReadIndex(ReadId),
     Durable(ReadyNumber),
     ConfChange(Index, Option<ConfChange>),
@@ -72,37 +71,6 @@ enum ToRaft {
     SnapshotSent(NodeNumber, bool),
     Unreachable(NodeNumber),
     LogStalled(bool),
-}
-
-/// Who proposes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Proposer {
-    Client,
-    /// The store core, for itself.
-    Store,
-    /// The store core, because a lease has run out while this member led this term.
-    Expiry {
-        term: u64,
-    },
-}
-
-/// To the store core.
-enum ToStore {
-    Commit(Vec<(Entry, Option<Command>)>),
-    Leadership {
-        leads: bool,
-        term: u64,
-        leader: u64,
-    },
-    Dropped(ProposalId),
-    Query(QueryId, Query),
-    /// Its question for a read index is answered; whether this member led when it was put.
-    ReadIndex(ReadId, bool),
-    CheckpointDone(Box<Checkpoint>, Index),
-    /// There was no room for it.
-    CheckpointAbandoned(Box<Checkpoint>),
-    PinSnapshot(NodeId),
-    Install(ReadyNumber, Box<Store>),
 }
 
 /// What all cores may look at.
@@ -167,58 +135,8 @@ struct Appended {
     reset: Option<LogPosition>,
 }
 
-struct StoreCore {
-    store: Store,
-    inbox: VecDeque<ToStore>,
-    ids: IdGenerator,
-    renewals: Renewals<QueryId>,
-    expiry: Expiry,
-    leadership: Leadership,
-    term: u64,
-    announced: Announced,
-    /// Who leads, as far as it is known.
-    leader: u64,
-    members_changed: bool,
-    /// When this member was removed from the cluster.
-    removed_at: Option<Duration>,
-    proposals: u64,
-    compacting: bool,
-    compactions: Vec<(i64, ProposalId, Result<Answer, Error>)>,
-    revocations: BTreeMap<ProposalId, i64>,
-    /// The last moment at which this member is known to have led.
-    confirmed: Duration,
-    confirming: Option<(ReadId, Duration)>,
-    checkpoint: Option<RunningCheckpoint>,
-    /// Its end is on its way.
-    is_ending: bool,
-    /// The present file has lost its name to that of a snapshot.
-    is_unlinked: bool,
-    /// What waits to take the store's place.
-    installation: Option<(ReadyNumber, Box<Store>)>,
-    checkpointed_at: Duration,
-    covered: u64,
-}
-
-/// How far this member has made itself known since the process began.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Announced {
-    No,
-    /// Since when.
-    Proposed(ProposalId, Duration),
-    Yes,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Leadership {
-    Follows,
-    Elected,
-    Leads,
-}
-
 struct RunningCheckpoint {
     checkpoint: Box<Checkpoint>,
-    /// What it covers.
-    index: Index,
     phase: Phase,
     is_unlinked: bool,
 }
@@ -310,7 +228,7 @@ impl Member {
 
     /// The store, for the audit.
     pub fn store(&self) -> &Store {
-        &self.store.store
+        self.store.core.store()
     }
 
     /// For a report: what it is doing.
@@ -359,7 +277,7 @@ impl Member {
         match wake {
             Wake::Raft => self.raft_turn(env),
             Wake::Log => self.log_turn(env, disk),
-            Wake::Store => self.store_turn(env),
+            Wake::Store => self.store_turn(env, disk),
             Wake::Client => self.client_turn(env),
             Wake::Tick => self.tick(env),
             Wake::StoreTick => self.store_tick(env),

@@ -1,27 +1,13 @@
 //! The raft core's turn: feeds `consensus::Node` and starts what it asks for.
 
 use consensus::{DropReason, Entry, EntryKind, Index, Input, Lane, Output, PeerMessage, ProposalId, Role};
+use node::cores::{Committed, ToStore, client_of};
 use node::propose::Command;
 
-use super::{
-    Appended, Done, LOST, Leadership, Member, Proposer, ToClient, ToRaft, ToStore, node_id, node_number,
-    note_votes,
-};
+use super::store_core::SERVER_VERSION;
+use super::{Appended, Done, ForStore, LOST, Member, ToClient, ToRaft, node_id, node_number, note_votes};
 use crate::env::{Env, Wake};
 use crate::network::Letter;
-
-/// Proposals of the store core have this bit.
-const STORE_PROPOSAL: u64 = 1 << 63;
-
-/// Who waits for a proposal: `None` is the store core.
-pub(super) fn client_of(id: ProposalId) -> Option<u64> {
-    (id.0 & STORE_PROPOSAL == 0).then_some(id.0)
-}
-
-/// The store core's proposal of this number.
-pub(super) fn store_proposal(number: u64) -> ProposalId {
-    ProposalId(number | STORE_PROPOSAL)
-}
 
 impl Member {
     pub(super) fn raft_turn(&mut self, env: &mut Env) -> Done {
@@ -48,10 +34,7 @@ impl Member {
                 }
                 message => Input::Receive(node_id(from), Box::new(message)),
             },
-            ToRaft::Propose(id, write, proposer) => {
-                if self.is_stale(proposer) {
-                    return self.dropped(env, id, DropReason::NoLeader);
-                }
+            ToRaft::Propose(id, write) => {
                 if self.raft.node.status().role.role == Role::Leader {
                     self.raft.commands.insert(id, (write.command, write.id));
                 } else {
@@ -106,13 +89,6 @@ impl Member {
         };
         self.raft.node.step(input, outputs);
         Ok(())
-    }
-
-    /// A revocation for an expired lease is the leader's of that very term to propose, and nobody else's.
-    fn is_stale(&self, proposer: Proposer) -> bool {
-        let Proposer::Expiry { term } = proposer else { return false };
-        let role = self.raft.node.status().role;
-        (role.role != Role::Leader || role.term.0 != term) && !planted::is("old-leader-revokes-leases")
     }
 
     pub(super) fn tick(&mut self, env: &mut Env) -> Done {
@@ -171,23 +147,27 @@ impl Member {
                     format!("{:?} in term {}, leader {:?}", change.role, change.term, change.leader)
                 });
                 self.led_by(env, change.leader);
-                let (leads, term, leader) = (leader, change.term.0, self.shared.leader);
-                self.to_store(env, ToStore::Leadership { leads, term, leader });
+                let (leads, term, leader) = (leader, change.term, change.leader);
+                self.tell_store(env, ToStore::Leadership { leads, term, leader });
+                if leads {
+                    let known = Some(SERVER_VERSION.to_owned());
+                    self.tell_store(env, ToStore::Versions(vec![known]));
+                }
             }
             Output::ReadReady(read, index) => match client_of(ProposalId(read.0)) {
                 Some(_) => self.to_client(env, ToClient::ReadIndex(read, Some(index))),
-                None => self.to_store(env, ToStore::ReadIndex(read, true)),
+                None => self.tell_store(env, ToStore::ReadIndex(read, Some(index))),
             },
             Output::ReadDropped(read) => match client_of(ProposalId(read.0)) {
                 Some(_) => self.to_client(env, ToClient::ReadIndex(read, None)),
-                None => self.to_store(env, ToStore::ReadIndex(read, false)),
+                None => self.tell_store(env, ToStore::ReadIndex(read, None)),
             },
             Output::Send(envelope) if envelope.message.lane() == Lane::Snapshot => {
                 self.send_snapshot(env, envelope.to, envelope.message)?;
             }
             Output::Send(envelope) => self.send(env, envelope.to, envelope.message)?,
             Output::Fetch(fetch) => self.fetch(env, fetch),
-            Output::SnapshotWanted(peer) => self.to_store(env, ToStore::PinSnapshot(peer)),
+            Output::SnapshotWanted(peer) => self.tell_store(env, ToStore::PinSnapshot(peer)),
             Output::SnapshotUnwanted(peer) => drop(self.raft.pinned.remove(&peer)),
             Output::InstallSnapshot(install) => self.install(env, install)?,
             Output::SnapshotIgnored(position) => self.ignore_snapshot(position),
@@ -218,7 +198,7 @@ impl Member {
         }
         let batch = entries.into_iter().map(|mut entry| {
             if let Some((command, _)) = entry.proposal.and_then(|id| self.raft.commands.remove(&id)) {
-                return (entry, Some(command));
+                return Committed { entry, command: Some(command) };
             }
             let own = self.raft.forwarded.take(&entry);
             if let Some((id, _)) = &own {
@@ -229,10 +209,10 @@ impl Member {
             if let (Some(id), true) = (entry.proposal, is_change) {
                 self.raft.conf_changes.over(id);
             }
-            (entry, own.map(|(_, command)| command).filter(|_| !is_change))
+            Committed { entry, command: own.map(|(_, command)| command).filter(|_| !is_change) }
         });
         let batch = batch.collect();
-        self.to_store(env, ToStore::Commit(batch));
+        self.tell_store(env, ToStore::Commit(batch));
         Ok(())
     }
 
@@ -248,14 +228,13 @@ impl Member {
         }
         match client_of(id) {
             Some(_) => self.to_client(env, ToClient::Dropped(id, reason)),
-            None => self.to_store(env, ToStore::Dropped(id)),
+            None => self.tell_store(env, ToStore::Dropped(id)),
         }
         Ok(())
     }
 
-    pub(super) fn to_store(&mut self, env: &mut Env, message: ToStore) {
-        self.store.inbox.push_back(message);
-        self.wake(env, Wake::Store);
+    pub(super) fn tell_store(&mut self, env: &mut Env, message: ToStore) {
+        self.to_store(env, ForStore::Core(message));
     }
 
     pub(super) fn to_client(&mut self, env: &mut Env, message: ToClient) {
@@ -271,10 +250,5 @@ impl Member {
     pub(super) fn tell(&self, env: &mut Env, what: impl FnOnce() -> String) {
         let (now, number, life) = (env.queue.now(), self.number, self.life);
         env.story.tell(now, || format!("member {number}.{life}"), what);
-    }
-
-    /// Whether it times leases.
-    pub fn times_leases(&self) -> bool {
-        self.store.leadership == Leadership::Leads
     }
 }

@@ -9,14 +9,12 @@
 
 use bytes::Bytes;
 use consensus::log::Identity as LogIdentity;
-use consensus::{ConfState, Fetch, InstallSnapshot, LogPosition, NodeId, PeerMessage};
+use consensus::{Fetch, InstallSnapshot, LogPosition, NodeId, PeerMessage};
 use crossbeam::epoch;
 use engine::Store;
 use engine::snapshot::{Export, Import};
-use node::membership::voters_and_learners;
-use node::read;
 
-use super::{CLUSTER, Done, Member, ToRaft, ToStore, node_id, node_number, stops};
+use super::{CLUSTER, Done, ForStore, Member, ToRaft, node_id, node_number, stops};
 use crate::disk::{Disk, TreeDisk};
 use crate::env::{Env, NodeNumber, Wake};
 use crate::network::Letter;
@@ -60,24 +58,6 @@ impl Member {
             format!("read {found} entries from {} for member {}", fetch.first, node_number(fetch.peer))
         });
         self.ask_raft(env, ToRaft::Fetched(fetch.peer, fetch.first, entries));
-        Ok(())
-    }
-
-    /// The store core pins its newest version for a peer.
-    pub(super) fn pin_snapshot(&mut self, env: &mut Env, peer: NodeId) -> Done {
-        let view = match self.store.store.publish() {
-            Ok(view) => view,
-            Err(damage) => return stops(self.number, damage),
-        };
-        let Ok(members) = read::members(&view, &epoch::pin()) else {
-            return stops(self.number, "a row is no member");
-        };
-        let (voters, learners) = voters_and_learners(&members);
-        let nodes = |ids: Vec<u64>| ids.into_iter().map(NodeId).collect();
-        let conf = ConfState { voters: nodes(voters), learners: nodes(learners) };
-        let applied = view.applied();
-        let position = LogPosition::new(applied.index, applied.term);
-        self.ask_raft(env, ToRaft::SnapshotPinned { peer, position, conf, view });
         Ok(())
     }
 
@@ -174,26 +154,8 @@ impl Member {
         if let Some(running) = &mut self.store.checkpoint {
             running.is_unlinked = true;
         }
-        self.to_store(env, ToStore::Install(install.ready, Box::new(store)));
+        self.to_store(env, ForStore::Install(install.ready, Box::new(store)));
         Ok(())
-    }
-
-    /// The store core goes on with another store, as soon as no checkpoint of the old one is under way.
-    pub(super) fn replace_store(&mut self, env: &mut Env) -> bool {
-        if self.store.checkpoint.is_some() || self.store.is_ending {
-            return false;
-        }
-        let Some((ready, store)) = self.store.installation.take() else { return false };
-        self.store.store = *store;
-        self.store.is_unlinked = false;
-        self.store.members_changed = true;
-        self.store.covered = self.store.store.applied().index;
-        self.store.checkpointed_at = self.now(env);
-        self.store.compacting = true;
-        let covered = consensus::Index(self.store.covered);
-        self.ask_raft(env, ToRaft::SnapshotInstalled(ready));
-        self.ask_raft(env, ToRaft::Checkpointed(covered));
-        true
     }
 }
 

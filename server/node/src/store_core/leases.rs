@@ -13,16 +13,13 @@ use std::time::Duration;
 use bytes::Bytes;
 use consensus::{Index, NodeId, ProposalId, ReadId};
 use engine::lease::{CHECKPOINTS_PER_ENTRY_MAX, Checkpoint};
-use node::api::Error;
-use node::forward::{Request, Response};
-use node::propose;
 use rustc_hash::FxHashMap;
 
-use super::{Leadership, StoreCore};
-use crate::edge::clock::now;
-use crate::edge::messages::{Query, QueryAnswer, QueryId, ToRaft};
-use crate::edge::shared::Shared;
-use crate::observe::metrics;
+use super::{Leadership, Observer, StoreCore};
+use crate::api::Error;
+use crate::cores::{Query, QueryAnswer, QueryId, ToRaft, number_of, store_id};
+use crate::forward::{Request, Response};
+use crate::propose;
 
 /// After this time without an answer, a question is put again.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
@@ -36,7 +33,7 @@ const QUESTIONS_MAX: usize = 65_536;
 
 /// Who wants to know.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Asker {
+pub(super) enum Asker {
     /// A client of this member.
     Client(QueryId),
     /// Another member, for one of its clients, under its number.
@@ -45,8 +42,7 @@ pub enum Asker {
 
 /// Questions of this member's clients that the leader has to answer.
 #[derive(Default)]
-pub struct Questions {
-    next: u64,
+pub(super) struct Questions {
     open: FxHashMap<u64, Question>,
 }
 
@@ -60,7 +56,7 @@ struct Question {
 
 /// Questions that wait until this leader knows that it still leads.
 #[derive(Default)]
-pub struct Barrier {
+pub(super) struct Barrier {
     /// Came after the last read index was asked for.
     waiting: Vec<(Asker, Request)>,
     asked: Option<Asked>,
@@ -76,29 +72,27 @@ struct Asked {
     index: Option<Index>,
 }
 
-impl StoreCore {
-    /// A client of this member asks. `None`: the answer comes later.
-    pub(super) fn lease_query(&mut self, id: QueryId, query: Query) -> Option<Result<QueryAnswer, Error>> {
+impl<O: Observer> StoreCore<O> {
+    /// A client of this member asks.
+    pub(super) fn lease_query(&mut self, id: QueryId, query: Query) {
         let request = match query {
             Query::KeepAlive { lease } => Request::KeepAlive { lease },
             Query::TimeToLive { lease, keys } => Request::TimeToLive { lease, keys },
-            Query::Leases | Query::Defragment => return None,
+            Query::Leases | Query::Defragment => return,
         };
         if self.leadership == Leadership::Leads {
-            self.answer_as_leader(Asker::Client(id), request);
-            return None;
+            return self.answer_as_leader(Asker::Client(id), request);
         }
         if self.questions.open.len() >= QUESTIONS_MAX {
-            return Some(Err(Error::TooManyRequests));
+            return self.answer(id, Err(Error::TooManyRequests));
         }
         let number = self.keep(id, request);
         self.ask(number);
-        None
     }
 
     /// Answers, at once or behind the barrier.
     fn answer_as_leader(&mut self, who: Asker, request: Request) {
-        if self.shared.read_index().is_some() {
+        if self.present.alone || planted::is("keep-alive-without-confirmation") {
             self.answer_now(who, request);
         } else if self.barrier.waiting.len() >= QUESTIONS_MAX {
             self.respond(who, Response::Refused(Error::TooManyRequests));
@@ -116,17 +110,17 @@ impl StoreCore {
 
     fn respond(&mut self, who: Asker, response: Response) {
         match who {
-            Asker::Client(id) => self.answers[id.core].push((id, to_query_answer(response))),
+            Asker::Client(id) => self.answer(id, to_query_answer(response)),
             Asker::Peer(node, number) => {
-                self.to_raft.push_back(ToRaft::PeerResponse(node, number, response.encode()));
+                self.tell_raft(ToRaft::PeerResponse(node, number, response.encode()));
             }
         }
     }
 
     /// The last moment at which this member is known to have led.
     pub(super) fn confirmed(&mut self) -> Duration {
-        if self.shared.read_index().is_some() {
-            self.barrier.confirmed = now();
+        if self.present.alone || planted::is("old-leader-revokes-leases") {
+            self.barrier.confirmed = self.present.now;
         } else {
             self.ask_for_barrier();
         }
@@ -137,11 +131,10 @@ impl StoreCore {
         if self.barrier.asked.is_some() {
             return;
         }
-        self.proposals += 1;
-        let id = ReadId(Shared::store_proposal_id(self.proposals).0);
+        let id = ReadId(store_id(self.next_number()).0);
         let questions = std::mem::take(&mut self.barrier.waiting);
-        self.barrier.asked = Some(Asked { id, since: now(), questions, index: None });
-        self.to_raft.push_back(ToRaft::Read(id));
+        self.barrier.asked = Some(Asked { id, since: self.present.now, questions, index: None });
+        self.tell_raft(ToRaft::Read(id));
     }
 
     /// The answer to the question for a read index; `None` if the leader has changed meanwhile.
@@ -184,26 +177,26 @@ impl StoreCore {
 
     /// Keeps a client's question until the next tick.
     fn keep(&mut self, who: QueryId, request: Request) -> u64 {
-        self.questions.next += 1;
-        let question = Question { who, request, since: now(), asked: None };
-        self.questions.open.insert(self.questions.next, question);
-        self.questions.next
+        let number = number_of(store_id(self.next_number()));
+        let question = Question { who, request, since: self.present.now, asked: None };
+        self.questions.open.insert(number, question);
+        number
     }
 
     /// The answer of the member that leads; `None`: it comes with the lease's revocation.
     fn own_answer(&mut self, who: Asker, request: Request) -> Option<Response> {
         Some(match request {
             Request::KeepAlive { lease } => {
-                let renewed = self.renewals.renew(&mut self.store, now(), lease, who);
+                let renewed = self.renewals.renew(&mut self.store, self.present.now, lease, who);
                 self.clear_checkpoints();
                 let (_, result) = renewed?;
                 if matches!(result, Ok(ttl) if ttl > 0) {
-                    metrics::here().plain.lease_renewed.inc();
+                    self.observer.lease_renewed();
                 }
                 result.map_or_else(Response::Refused, Response::KeptAlive)
             }
             Request::TimeToLive { lease, keys } => {
-                let answer = node::lease::time_to_live(&self.store, now(), lease, keys);
+                let answer = crate::lease::time_to_live(&self.store, self.present.now, lease, keys);
                 answer.map_or_else(Response::Refused, |answer| Response::TimeToLive(answer.body))
             }
             Request::Promote { .. } => return None,
@@ -213,9 +206,10 @@ impl StoreCore {
     fn ask(&mut self, number: u64) {
         let Some(question) = self.questions.open.get_mut(&number) else { return };
         let Some(leader) = self.leader else { return };
-        question.asked = Some(now());
-        let id = Shared::store_proposal_id(number);
-        self.to_raft.push_back(ToRaft::PeerRequest(leader, id, question.request.encode()));
+        question.asked = Some(self.present.now);
+        let id = store_id(number);
+        let body = question.request.encode();
+        self.tell_raft(ToRaft::PeerRequest(leader, id, body));
     }
 
     /// Another member asks, because this one leads.
@@ -229,7 +223,7 @@ impl StoreCore {
 
     /// The leader has answered.
     pub(super) fn peer_answers(&mut self, id: ProposalId, body: &Bytes) {
-        let number = Shared::number_of(id);
+        let number = number_of(id);
         let Ok(response) = Response::decode(body) else { return };
         if response == Response::Refused(Error::NotPrimary) {
             // It leads no more, or doesn't know yet that it does: asked again with the next tick.
@@ -239,14 +233,14 @@ impl StoreCore {
             return;
         }
         if let Some(question) = self.questions.open.remove(&number) {
-            self.answers[question.who.core].push((question.who, to_query_answer(response)));
+            self.answer(question.who, to_query_answer(response));
         }
     }
 
     /// Writes down what is left of long leases, where that is asked for, and again what keep-alives wait for.
     pub(super) fn checkpoint_leases(&mut self) {
         for _ in 0..CHECKPOINT_ENTRIES_PER_TICK_MAX {
-            let due = self.store.lease_checkpoints_due(now(), CHECKPOINTS_PER_ENTRY_MAX);
+            let due = self.store.lease_checkpoints_due(self.present.now, CHECKPOINTS_PER_ENTRY_MAX);
             let is_last = due.len() < CHECKPOINTS_PER_ENTRY_MAX;
             self.propose_checkpoints(due);
             if is_last {
@@ -278,7 +272,7 @@ impl StoreCore {
     /// What is left of these leases, or that they have all of their time again, is applied.
     pub(super) fn checkpointed(&mut self, leases: &[i64]) {
         for &lease in leases {
-            for (who, result) in self.renewals.checkpointed(&mut self.store, now(), lease) {
+            for (who, result) in self.renewals.checkpointed(&mut self.store, self.present.now, lease) {
                 self.renewed(who, result);
             }
         }
@@ -293,8 +287,7 @@ impl StoreCore {
 
     /// Puts questions that wait: to this member's own store if it leads by now, else to who does.
     pub(super) fn ask_again(&mut self) {
-        let now = now();
-        let timeout = self.shared.request_timeout();
+        let (now, timeout) = (self.present.now, self.settings.request_timeout);
         // The client's core has told it that its time is over.
         self.questions.open.retain(|_, question| now - question.since < timeout);
         let due = |question: &Question| question.asked.is_none_or(|at| now - at >= ASK_AGAIN);
