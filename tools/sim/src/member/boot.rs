@@ -83,11 +83,14 @@ impl Member {
         let mut store = open_store(&store_config, disk, number)?;
         let identity = LogIdentity { cluster: CLUSTER, member: node_id(number) };
         let mut recovered = recover_log(env, disk, number, identity, &store)?;
-        if recovered.snapshot.is_some() {
+        if let Some(snapshot) = recovered.snapshot {
             // The process ended between the log's new beginning and the new tree's final name.
             let Some(next) = disk.next_tree.take() else { return stops(number, "a snapshot is missing") };
             drop(std::mem::replace(&mut disk.tree, next));
             store = open_store(&store_config, disk, number)?;
+            if position(&store) != snapshot {
+                return stops(number, "the snapshot that waits is another one");
+            }
             recovered = recover_log(env, disk, number, identity, &store)?;
         }
         disk.next_tree = None;
