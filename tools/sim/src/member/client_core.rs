@@ -315,13 +315,14 @@ impl Member {
         failure.map_or(Ok(told), Err)
     }
 
-    /// A keep-alive is a stream of one request.
+    /// A keep-alive is a stream of one request. Some calls want a leader to be known (`hasleader`).
     fn call(&mut self, env: &mut Env, op: u64, method: Method, message: &Bytes) -> Done {
         let now = self.now(env);
+        let has_leader = op.is_multiple_of(5);
         let served = self.tell_calls(env, |calls, answers| {
             if method != Method::LeaseKeepAlive {
-                calls.call(now, op, method, false, message, answers);
-            } else if calls.open(now, op, method, false, answers) {
+                calls.call(now, op, method, has_leader, message, answers);
+            } else if calls.open(now, op, method, has_leader, answers) {
                 calls.keep_alive(now, op, message, answers)?;
                 calls.half_close(op, answers);
             }
