@@ -171,6 +171,7 @@ impl Node {
             Input::SnapshotPinned { peer, position, conf } => {
                 self.snapshot_pinned(peer, position, &conf, out);
             }
+            Input::SnapshotUnpinned(peer) => self.snapshot_unpinned(peer, out),
             Input::SnapshotSent(peer, ok) => self.snapshot_sent(peer, ok),
             Input::SnapshotInstalled(ready) => self.snapshot_installed(ready, out),
             Input::LogStalled(stalled) => {
@@ -214,6 +215,11 @@ impl Node {
             reads: self.reads.len(),
             lead_transferee: self.raft.raft.lead_transferee.map(NodeId),
         }
+    }
+
+    /// Whether a snapshot that was received is being taken: raft has accepted its message, and the store has not been replaced.
+    pub fn takes_snapshot(&self) -> bool {
+        self.snapshots.installing.is_some() || self.raft.snap().is_some()
     }
 
     /// Who votes and who only listens, as raft goes by it now.

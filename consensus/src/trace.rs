@@ -49,6 +49,7 @@
 //! | 47 | transfer the leadership | 0, or 1 and to whom (8) |
 //! | 48 | unreachable | peer (8) |
 //! | 49 | the log is stalled | 0 or 1 |
+//! | 50 | snapshot unpinned | peer (8) |
 //!
 //! | bytes | entries |
 //! |---|---|
@@ -246,6 +247,7 @@ fn encode_input(input: &Input, out: &mut Vec<u8>) -> u8 {
             out.push(u8::from(*stalled));
             49
         }
+        Input::SnapshotUnpinned(peer) => number(50, peer.0, out),
     }
 }
 

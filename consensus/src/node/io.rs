@@ -95,6 +95,9 @@ pub enum Input {
         /// The members as of there.
         conf: ConfState,
     },
+    /// What was pinned for this peer is to be given up, because raft's message has not left for too long. If it has left by
+    /// now, nothing happens; else [`Output::SnapshotUnwanted`] comes, and another one is asked for when raft wants one again.
+    SnapshotUnpinned(NodeId),
     /// A snapshot was received whole by this peer (and its message), or has failed.
     SnapshotSent(NodeId, bool),
     /// The store has been replaced as [`Output::InstallSnapshot`] of this number wanted. After [`Input::Durable`] of that

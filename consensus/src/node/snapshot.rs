@@ -97,6 +97,14 @@ impl Node {
         self.send_append(peer);
     }
 
+    pub(super) fn snapshot_unpinned(&mut self, peer: NodeId, out: &mut Vec<Output>) {
+        if self.snapshots.offers.get(&peer).is_some_and(|offer| *offer != Offer::Sent) {
+            self.snapshots.offers.remove(&peer);
+            self.raft.mut_store().unpin(peer);
+            out.push(Output::SnapshotUnwanted(peer));
+        }
+    }
+
     /// raft's message with a snapshot is leaving.
     pub(super) fn snapshot_leaves(&mut self, peer: NodeId) {
         self.raft.mut_store().unpin(peer);

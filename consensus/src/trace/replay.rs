@@ -280,6 +280,7 @@ fn take_input(kind: u8, reader: &mut Reader) -> Result<Option<Input>, FrameError
         }
         48 => Input::Unreachable(NodeId(reader.u64("peer")?)),
         49 => Input::LogStalled(take_flag(reader)?),
+        50 => Input::SnapshotUnpinned(NodeId(reader.u64("peer")?)),
         kind => return Err(FrameError::Kind(kind)),
     };
     Ok(Some(input))

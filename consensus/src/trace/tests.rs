@@ -95,6 +95,7 @@ fn inputs() -> Vec<Input> {
         Input::TransferLeader(None),
         Input::Unreachable(NodeId(2)),
         Input::LogStalled(true),
+        Input::SnapshotUnpinned(NodeId(2)),
     ]
 }
 
@@ -112,7 +113,7 @@ fn every_input_comes_back_as_it_was_written() {
         let open_end = matches!(input, Input::Propose(..));
         assert_eq!(longer.is_err(), !open_end, "{input:?} with a byte more");
     }
-    assert_eq!(kinds, (KIND_FLUSH + 1..=49).collect());
+    assert_eq!(kinds, (KIND_FLUSH + 1..=50).collect());
 }
 
 #[test]
