@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use consensus::{
-    ConfChange, ConfState, DropReason, Entry, Index, LogPosition, NodeId, ProposalId, ReadId, ReadyNumber,
-    Term,
+    Append, ConfChange, ConfState, DropReason, Entry, Fetch, Index, LogPosition, NodeId, ProposalId, ReadId,
+    ReadyNumber, Term,
 };
 use engine::View;
 
@@ -97,6 +97,26 @@ pub enum ToClient {
     PeerResponse(ProposalId, Bytes),
     /// Answers to [`ToStore::Query`].
     Answers(Vec<(QueryId, Result<QueryAnswer, Error>)>),
+}
+
+/// Raft core → log core.
+pub enum ToLog {
+    /// Write these records; answer [`FromLog`] when they survive a power cut.
+    Append(Append),
+    /// Segments that end at or below this index may be reused.
+    Checkpointed(Index),
+    /// Read entries back for a peer that lags; answered by [`FromLog::Fetched`].
+    Fetch(Fetch),
+}
+
+/// Log core → raft core.
+pub enum FromLog {
+    /// The appends up to this Ready are durable.
+    Durable(ReadyNumber),
+    /// What [`ToLog::Fetch`] asked for: for whom, from which index on; `None` if the log does not reach down to it.
+    Fetched(NodeId, Index, Option<Vec<Entry>>),
+    /// The log begins at this entry from now on.
+    StartsAt(Index),
 }
 
 /// A version of the store that is to be sent to a peer.

@@ -57,6 +57,9 @@ pub mod calls;
 /// The core that owns the store.
 pub mod store_core;
 
+/// What is decided between clients, log, store and peers.
+pub mod raft_core;
+
 /// Watchers and how events reach them.
 pub mod watch_hub;
 

@@ -3,11 +3,13 @@
 use std::sync::Arc;
 
 use consensus::log::NewSegment;
-use consensus::{Append, Entry, Fetch, Index, NodeId, ReadyNumber};
+use consensus::{Entry, Index, NodeId, ReadyNumber};
 use engine::Store;
 use engine::tree::Checkpoint;
 use glommio::net::AcceptedTcpStream;
-pub use node::cores::{Committed, PinnedSnapshot, Query, QueryAnswer, QueryId, ToClient, ToRaft, ToStore};
+pub use node::cores::{
+    Committed, FromLog, PinnedSnapshot, Query, QueryAnswer, QueryId, ToClient, ToLog, ToRaft, ToStore,
+};
 
 use super::tree_file::TreeFile;
 
@@ -19,26 +21,6 @@ pub struct Installation {
     pub store: Store,
     /// Its file.
     pub tree: Arc<TreeFile>,
-}
-
-/// Raft core → log core.
-pub enum ToLog {
-    /// Write these records; answer [`FromLog`] when they survive a power cut.
-    Append(Append),
-    /// Segments that end at or below this index may be reused.
-    Checkpointed(Index),
-    /// Read entries back for a peer that lags; answered by [`FromLog::Fetched`].
-    Fetch(Fetch),
-}
-
-/// Log core → raft core.
-pub enum FromLog {
-    /// The appends up to this Ready are durable.
-    Durable(ReadyNumber),
-    /// What [`ToLog::Fetch`] asked for: for whom, from which index on; `None` if the log does not reach down to it.
-    Fetched(NodeId, Index, Option<Vec<Entry>>),
-    /// The log begins at this entry from now on.
-    StartsAt(Index),
 }
 
 /// The segment is on disk, or could not be made.

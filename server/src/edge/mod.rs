@@ -22,8 +22,6 @@ pub mod wiring;
 pub mod fetches;
 /// The log core.
 pub mod log_core;
-/// Proposals that wait for a leader.
-pub mod orphans;
 /// The raft core.
 pub mod raft_core;
 /// Segment files: read back at start.
@@ -31,8 +29,6 @@ pub mod segment_files;
 /// Segment files: made and opened for writing.
 pub mod segments;
 
-/// What is kept of the log for peers behind a snapshot.
-pub mod behind;
 /// Connections to the other members.
 pub mod peers;
 /// A damaged member, healed by its peers.

@@ -18,12 +18,12 @@ pub use armed::TracedNode;
 mod armed {
     use std::fs::File;
     use std::io::{self, Write};
-    use std::ops::Deref;
     use std::path::Path;
 
     use consensus::log::State;
     use consensus::trace::Recorded;
     use consensus::{ConfState, Config, Input, LogPosition, Node, Output};
+    use node::raft_core::Consensus;
 
     /// A trace that has got so long ends.
     const TRACE_BYTES_MAX: u64 = 1 << 30;
@@ -59,17 +59,17 @@ mod armed {
                 }
             }
         }
+    }
 
-        /// See [`Node::step`].
-        pub fn step(&mut self, input: Input, out: &mut Vec<Output>) {
+    impl Consensus for TracedNode {
+        fn step(&mut self, input: Input, out: &mut Vec<Output>) {
             match self {
                 TracedNode::Plain(node) => node.step(input, out),
                 TracedNode::Recorded(node, _) => node.step(input, out),
             }
         }
 
-        /// See [`Node::flush`].
-        pub fn flush(&mut self, out: &mut Vec<Output>) {
+        fn flush(&mut self, out: &mut Vec<Output>) {
             match self {
                 TracedNode::Plain(node) => node.flush(out),
                 TracedNode::Recorded(node, trace) => {
@@ -82,6 +82,13 @@ mod armed {
                 }
             }
         }
+
+        fn node(&self) -> &Node {
+            match self {
+                TracedNode::Plain(node) => node,
+                TracedNode::Recorded(node, _) => node,
+            }
+        }
     }
 
     impl Trace {
@@ -91,17 +98,6 @@ mod armed {
                 self.written += bytes.len() as u64;
             }
             Ok(())
-        }
-    }
-
-    impl Deref for TracedNode {
-        type Target = Node;
-
-        fn deref(&self) -> &Node {
-            match self {
-                TracedNode::Plain(node) => node,
-                TracedNode::Recorded(node, _) => node,
-            }
         }
     }
 }

@@ -5,25 +5,29 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use consensus::ProposalId;
-use node::propose::Write;
 
-use crate::config::limits::PROPOSALS_IN_FLIGHT_BYTES_MAX;
+use crate::propose::Write;
 
-/// See the module's header. Bounded by [`PROPOSALS_IN_FLIGHT_BYTES_MAX`].
-#[derive(Default)]
-pub struct Orphans {
+/// See the module's header.
+pub(super) struct Orphans {
     waiting: VecDeque<(Duration, ProposalId, Write)>,
     bytes: usize,
+    bytes_max: usize,
 }
 
 impl Orphans {
+    /// None yet; so many bytes of entries may wait, or one entry that is larger.
+    pub fn new(bytes_max: usize) -> Orphans {
+        Orphans { waiting: VecDeque::new(), bytes: 0, bytes_max }
+    }
+
     /// One more at `now`. Given back where there is no room for it.
     ///
     /// # Errors
     /// The bound is reached.
     pub fn push(&mut self, now: Duration, id: ProposalId, write: Write) -> Result<(), Write> {
         let bytes = write.entry.len();
-        if self.bytes > 0 && self.bytes + bytes > PROPOSALS_IN_FLIGHT_BYTES_MAX {
+        if self.bytes > 0 && self.bytes + bytes > self.bytes_max {
             return Err(write);
         }
         self.bytes += bytes;
@@ -61,9 +65,11 @@ impl Orphans {
 #[cfg(test)]
 mod tests {
     use bytes::Bytes;
-    use node::propose::Command;
 
     use super::*;
+    use crate::propose::Command;
+
+    const BYTES_MAX: usize = 1000;
 
     fn write(id: u64, len: usize) -> Write {
         Write { command: Command::Nothing, entry: Bytes::from(vec![0; len]), id }
@@ -75,7 +81,7 @@ mod tests {
 
     #[test]
     fn they_wait_in_order_and_not_for_ever() {
-        let mut orphans = Orphans::default();
+        let mut orphans = Orphans::new(BYTES_MAX);
         for id in 1..=3 {
             orphans.push(at(id), ProposalId(id), write(id, 10)).unwrap();
         }
@@ -86,8 +92,8 @@ mod tests {
 
     #[test]
     fn the_bound_is_of_bytes_and_lets_one_large_write_in() {
-        let mut orphans = Orphans::default();
-        let large = PROPOSALS_IN_FLIGHT_BYTES_MAX;
+        let mut orphans = Orphans::new(BYTES_MAX);
+        let large = 2 * BYTES_MAX;
         orphans.push(at(1), ProposalId(1), write(1, large)).unwrap();
         assert_eq!(orphans.push(at(1), ProposalId(2), write(2, 1)).map_err(|write| write.id), Err(2));
         orphans.pop();
