@@ -96,7 +96,12 @@ impl Oracle {
     }
 
     /// A member hands out committed entries.
-    pub fn committed(&mut self, now: Time, node: usize, entries: &[Entry]) -> Result<(), Failure> {
+    pub fn committed<'e>(
+        &mut self,
+        now: Time,
+        node: usize,
+        entries: impl Iterator<Item = &'e Entry>,
+    ) -> Result<(), Failure> {
         for entry in entries {
             let hash = hash_entry(entry);
             self.raft.commits(node, entry.index.0)?;

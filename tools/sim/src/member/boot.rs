@@ -8,18 +8,17 @@ use consensus::log::{Identity as LogIdentity, Log, LogConfig, Recovered, State, 
 use consensus::{Config, Index, LogPosition, Node, NodeId, Term};
 use engine::Store;
 use engine::tree::{self, OpenError};
-use node::cluster::conf_changes::ConfChanges;
 use node::cluster::{added_member_id, change};
+use node::cores::FromLog;
 use node::membership;
-use node::propose::{Forwarded, IdGenerator};
+use node::propose::IdGenerator;
+use node::raft_core;
 use node::store_core::{Input, conf_state};
 use node::watch_hub::{Config as HubConfig, Hub};
 use node::{Identity, apply};
 use rustc_hash::FxHashMap;
 
-use super::{
-    Done, LogCore, Member, Peers, RaftCore, Receiving, Shared, StoreCore, ToRaft, client_core, stops,
-};
+use super::{Done, LogCore, Member, Peers, RaftCore, Shared, SnapshotFiles, StoreCore, client_core, stops};
 use crate::check::Failure;
 use crate::disk::Disk;
 use crate::env::{Env, NodeNumber, Wake};
@@ -30,6 +29,9 @@ pub const CLUSTER: u64 = 0xc1;
 
 /// Changes of the membership that wait for their turn, as in the server's limits.
 const CONF_CHANGES_OPEN_MAX: usize = 64;
+
+/// Bytes of proposals that wait for a leader: few, so that worlds get there.
+const ORPHAN_BYTES_MAX: usize = 64 << 10;
 
 /// Hosts of a world, at most.
 pub const HOSTS_MAX: usize = 8;
@@ -106,14 +108,17 @@ impl Member {
         if removed.contains(&node_id(number).0) {
             return super::members::removed(number);
         }
+        let removed: Vec<NodeId> = removed.into_iter().map(NodeId).collect();
         let conf = conf_state(&members);
+        let members = if members.is_empty() { first_members(env, number, remotes) } else { members };
         let peers = Peers::new(
             node_id(number),
-            if members.is_empty() { first_members(env, number, remotes) } else { members },
-            removed,
+            members.clone(),
+            &removed,
             3 * Duration::from_nanos(env.config.election()),
         );
         let node = Node::new(node_config(env, number, nonce), state, applied, conf);
+        let core = node::raft_core::RaftCore::new(node, raft_config(env, number), members, removed);
         let Ok(view) = store.publish() else { return stops(number, "the tree file is damaged") };
         let covered = view.applied().index;
         let unix_ms = env.queue.now() / MS + u64::from(life);
@@ -130,16 +135,10 @@ impl Member {
             booted: env.queue.now(),
             shared: Shared { applied: covered, ..Shared::default() },
             raft: RaftCore {
-                node,
+                core,
                 inbox: VecDeque::new(),
-                applied: applied.index,
-                commands: FxHashMap::default(),
-                forwarded: Forwarded::default(),
-                forwarded_ids: FxHashMap::default(),
-                pinned: FxHashMap::default(),
-                conf_changes: ConfChanges::new(CONF_CHANGES_OPEN_MAX),
+                requests: FxHashMap::default(),
                 conf_at: applied.index,
-                transfers: Vec::new(),
             },
             log: LogCore {
                 log,
@@ -148,7 +147,6 @@ impl Member {
                 fetchers: FxHashMap::default(),
                 first_index: Index(0),
                 writing_since: None,
-                is_stalled: false,
                 preparing: VecDeque::new(),
                 segments_from: 0,
                 stalled_until: 0,
@@ -157,7 +155,7 @@ impl Member {
             },
             store: StoreCore::new(env, store, ids(1), (number, life), nonce),
             client: client_core::start(env, life, identity, ids(0), Hub::new(hub, view.clone(), 0), view),
-            receiving: Receiving::default(),
+            snapshot: SnapshotFiles::default(),
             peers,
             ticks: 0,
             store_config,
@@ -173,7 +171,8 @@ impl Member {
         self.wake(env, Wake::Raft);
         self.wake(env, Wake::Store);
         self.log.first_index = self.log.log.first_index();
-        self.ask_raft(env, ToRaft::LogStartsAt(self.log.first_index));
+        let first = self.log.first_index;
+        self.tell_raft(env, raft_core::Input::Log(FromLog::StartsAt(first)));
         self.schedule_tick(env);
         self.schedule_store_tick(env);
         self.schedule_housekeeping(env);
@@ -247,6 +246,17 @@ fn open_log(env: &Env, disk: &mut Disk, identity: LogIdentity, tail: Tail, nonce
 
 fn bootstrap_members(env: &Env) -> Vec<(NodeId, bytes::Bytes)> {
     (0..env.config.members).map(|number| (node_id(number), first_member(number).encode().into())).collect()
+}
+
+fn raft_config(env: &Env, number: NodeNumber) -> raft_core::Config {
+    let election_timeout = Duration::from_nanos(env.config.election());
+    raft_core::Config {
+        own: node_id(number),
+        election_timeout,
+        request_timeout: Duration::from_secs(5) + 2 * election_timeout,
+        orphan_bytes_max: ORPHAN_BYTES_MAX,
+        conf_changes_open_max: CONF_CHANGES_OPEN_MAX,
+    }
 }
 
 fn node_config(env: &Env, number: NodeNumber, nonce: u64) -> Config {

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use bytes::Bytes;
-use consensus::{Index, NodeId, PeerMessage, ProposalId};
+use consensus::{Index, NodeId};
 use crossbeam::epoch;
 use engine::RangeOptions;
 use net::grpc::{Fill, Method};
@@ -14,14 +14,14 @@ use node::Answer;
 use node::api::{self, Error, Limits, Refusal, Space};
 use node::calls::{Caller, Calls, Facts, Full, LongRead, Settings, Shell, request_timeout};
 use node::cluster::rules::Rules;
-use node::cores::{PeerFigures, ToClient, ToStore};
+use node::cores::{PeerFigures, ToClient, ToRaft, ToStore};
 use node::propose::IdGenerator;
 use node::read::RangeReply;
 use node::store_core::Input;
 use node::watch_hub::{Hub, LargeResponse, STREAM_QUEUED_BYTES_MAX, Sink, StreamId};
 use prost::Message;
 
-use super::{Done, Member, ToRaft, node_number, stops};
+use super::{Done, Member, node_number, stops};
 use crate::check::Failure;
 use crate::env::{Env, RequestBody, Wake};
 
@@ -109,22 +109,7 @@ impl Shell<u64> for Answers<'_> {
         self.member
     }
 
-    fn to_raft(&mut self, message: node::cores::ToRaft) -> Result<(), Full> {
-        use node::cores::ToRaft as Said;
-        let message = match message {
-            Said::Propose(id, write) => ToRaft::Propose(id, write),
-            Said::Read(id) => ToRaft::ReadIndex(id),
-            Said::ProposeConfChange(id, change) => ToRaft::ProposeConfChange(id, change),
-            Said::TransferLeader(id, to) => ToRaft::TransferLeader(id, to),
-            Said::PeerRequest(to, ProposalId(id), body) => {
-                ToRaft::ToPeer(to, PeerMessage::Request { id, body })
-            }
-            Said::PeerResponse(to, id, body) => ToRaft::ToPeer(to, PeerMessage::Response { id, body }),
-            _ => {
-                self.fail("a call says what only the store core may say");
-                return Ok(());
-            }
-        };
+    fn to_raft(&mut self, message: ToRaft) -> Result<(), Full> {
         self.member.ask_raft(self.env, message);
         Ok(())
     }

@@ -1,9 +1,11 @@
 //! The log core and the background thread: writes, segments, checkpoints, each a matter of time.
 
 use engine::tree::Checkpoint;
+use node::cores::FromLog;
+use node::raft_core;
 use node::store_core::{Input, Written};
 
-use super::{Done, Member, Phase, RunningCheckpoint, ToRaft};
+use super::{Done, Member, Phase, RunningCheckpoint};
 use crate::check::Failure;
 use crate::disk::Disk;
 use crate::env::{Env, Wake};
@@ -61,7 +63,6 @@ impl Member {
                 }
                 env.oracle.raft.durable(self.number, &append.places, append.hard_state)?;
             }
-            self.log_durable(env, ready);
         }
         self.log_turn(env, disk)
     }
@@ -70,7 +71,7 @@ impl Member {
         let now = self.now(env);
         self.log.completing = self.log.log.written(now);
         if let Some(ready) = self.log.completing {
-            self.ask_raft(env, ToRaft::Durable(ready));
+            self.tell_raft(env, raft_core::Input::Log(FromLog::Durable(ready)));
         }
     }
 
@@ -140,8 +141,7 @@ impl Member {
 
     /// The store core wants a checkpoint written.
     pub(super) fn begin_checkpoint(&mut self, env: &mut Env, checkpoint: Box<Checkpoint>) {
-        let is_unlinked = self.store.is_unlinked;
-        self.store.checkpoint = Some(RunningCheckpoint { checkpoint, phase: Phase::Grow, is_unlinked });
+        self.store.checkpoint = Some(RunningCheckpoint { checkpoint, phase: Phase::Grow });
         self.checkpoint_step(env);
     }
 
@@ -152,14 +152,12 @@ impl Member {
 
     pub(super) fn advance_checkpoint(&mut self, env: &mut Env, disk: &mut Disk) -> Done {
         let Some(running) = &mut self.store.checkpoint else { return Ok(()) };
-        if running.is_unlinked {
-            return self.checkpoint_done(env, Written::Durable);
-        }
+        let unlinked = self.store.unlinked.as_mut();
         let growth = disk.tree.growth_to_pages(running.checkpoint.file_pages());
-        if matches!(running.phase, Phase::Grow) && !disk.has_room(growth) {
+        if unlinked.is_none() && matches!(running.phase, Phase::Grow) && !disk.has_room(growth) {
             return self.checkpoint_done(env, Written::NoRoom);
         }
-        let tree = &mut disk.tree;
+        let tree = unlinked.unwrap_or(&mut disk.tree);
         running.phase = match running.phase {
             Phase::Grow => {
                 tree.grow_to_pages(running.checkpoint.file_pages());

@@ -1,6 +1,6 @@
 //! One member: the machines of production, and between them the wiring that the server's edge does with rings and timers.
 //!
-//! Nothing here decides anything. Proposals are made by `node::api` and `node::propose`, ordered by `consensus::Node`, made
+//! Nothing here decides anything. Proposals are made by `node::api` and `node::propose`, ordered by `node::raft_core`, made
 //! durable by `consensus::log::Log`, applied by `node::apply` to an `engine::Store`, watched through `node::watch_hub`. The
 //! four cores of the server are four inboxes here; a core's turn takes what its inbox holds at that moment, and how long
 //! after a handover the turn comes is drawn, so that cores race as they do on a machine. What clients' calls wait for,
@@ -24,17 +24,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use consensus::log::{Fetcher, Log, NewSegment};
-use consensus::{
-    ConfChange, ConfState, Entry, Fetch, HardState, Index, LogPosition, Node, NodeId, PeerMessage,
-    ProposalId, ReadId, ReadyNumber,
-};
+use consensus::{Fetch, HardState, Index, LogPosition, NodeId, PeerMessage, ProposalId, ReadyNumber};
 use engine::tree::Checkpoint;
 use engine::{Store, View};
 use node::Identity;
-use node::cluster::conf_changes::ConfChanges;
-use node::cores::{PeerFigures, ToClient};
-use node::membership;
-use node::propose::{Command, Forwarded, Write};
+use node::cores::PeerFigures;
+use node::raft_core::Input;
 use raft::eraftpb::MessageType;
 use rustc_hash::FxHashMap;
 
@@ -45,33 +40,13 @@ use crate::queue::Time;
 
 use client_core::ClientCore;
 use peers::Peers;
-use replication::Receiving;
+use raft_core::Surroundings;
+use replication::SnapshotFiles;
 use store_core::{ForStore, StoreCore};
 
 pub use boot::{CLUSTER, node_id, node_number, peer_url};
 pub use members::REMOVED;
 pub use repair::Healing;
-
-/// To the raft core.
-enum ToRaft {
-    Message(NodeNumber, Box<PeerMessage>),
-    Propose(ProposalId, Write),
-    ReadIndex(ReadId),
-    Durable(ReadyNumber),
-    ConfChange(Index, Option<ConfChange>),
-    ProposeConfChange(ProposalId, ConfChange),
-    TransferLeader(ProposalId, NodeId),
-    Members(Vec<membership::Member>, Vec<u64>),
-    ToPeer(NodeId, PeerMessage),
-    Checkpointed(Index),
-    LogStartsAt(Index),
-    Fetched(NodeId, Index, Option<Vec<Entry>>),
-    SnapshotPinned { peer: NodeId, position: LogPosition, conf: ConfState, view: Arc<View> },
-    SnapshotInstalled(ReadyNumber),
-    SnapshotSent(NodeNumber, bool),
-    Unreachable(NodeNumber),
-    LogStalled(bool),
-}
 
 /// What all cores may look at.
 #[derive(Default)]
@@ -88,23 +63,12 @@ struct Shared {
 }
 
 struct RaftCore {
-    node: Node,
-    inbox: VecDeque<ToRaft>,
-    applied: Index,
-    /// What the proposers had decoded, until the entry commits.
-    commands: FxHashMap<ProposalId, (Command, u64)>,
-    /// The same for those that another member is asked to append.
-    forwarded: Forwarded,
-    /// IDs of forwarded entries, for those that are refused.
-    forwarded_ids: FxHashMap<ProposalId, u64>,
-    /// Versions pinned for peers.
-    pinned: FxHashMap<NodeId, Arc<View>>,
-    /// Changes of the membership, until they commit.
-    conf_changes: ConfChanges,
-    /// The last one that this life has applied, or what its store began with.
+    core: node::raft_core::RaftCore<Surroundings>,
+    inbox: VecDeque<Input<Surroundings>>,
+    /// For the oracle: the requests of proposals whose outcome is not known here.
+    requests: FxHashMap<ProposalId, u64>,
+    /// The last change of the configuration that this life has applied, or what its store began with.
     conf_at: Index,
-    /// Who waits for whom to lead.
-    transfers: Vec<(ProposalId, NodeId)>,
 }
 
 struct LogCore {
@@ -116,7 +80,6 @@ struct LogCore {
     first_index: Index,
     /// Since when the write in flight is.
     writing_since: Option<Time>,
-    is_stalled: bool,
     preparing: VecDeque<(NewSegment, bool)>,
     /// No segment is asked for before then: there was no room.
     segments_from: Time,
@@ -138,7 +101,6 @@ struct Appended {
 struct RunningCheckpoint {
     checkpoint: Box<Checkpoint>,
     phase: Phase,
-    is_unlinked: bool,
 }
 
 /// What the background thread does next for a checkpoint.
@@ -180,7 +142,7 @@ pub struct Member {
     log: LogCore,
     store: StoreCore,
     client: ClientCore,
-    receiving: Receiving,
+    snapshot: SnapshotFiles,
     peers: Peers,
     ticks: u64,
     store_config: engine::Config,
@@ -212,7 +174,7 @@ impl Member {
             Moment::Pages => phase == Some(Phase::Sync),
             Moment::Meta => phase == Some(Phase::MetaSync),
             Moment::Segment => self.log.preparing.front().is_some_and(|(_, is_named)| *is_named),
-            Moment::Install => self.receiving.is_renaming(),
+            Moment::Install => self.snapshot.is_renaming(),
         }
     }
 
@@ -233,7 +195,7 @@ impl Member {
 
     /// For a report: what it is doing.
     pub fn describe(&self) -> String {
-        let status = self.raft.node.status();
+        let status = self.raft.core.node().status();
         format!(
             "{:?} in term {}, leader {:?}, last {:?}, committed {}, applied {}, log idle {} stuck {}, {} calls wait",
             status.role.role,
@@ -296,20 +258,17 @@ impl Member {
 
     /// A message of a peer arrives.
     pub fn receive(&mut self, env: &mut Env, from: NodeNumber, message: Box<PeerMessage>) {
-        self.raft.inbox.push_back(ToRaft::Message(from, message));
-        self.wake(env, Wake::Raft);
+        self.tell_raft(env, Input::Message(node_id(from), message));
     }
 
     /// A snapshot that it has sent has arrived, or not.
     pub fn snapshot_sent(&mut self, env: &mut Env, to: NodeNumber, ok: bool) {
-        self.raft.inbox.push_back(ToRaft::SnapshotSent(to, ok));
-        self.wake(env, Wake::Raft);
+        self.tell_raft(env, Input::SnapshotSent(node_id(to), ok));
     }
 
     /// What it has sent to another member is lost.
     pub fn unreachable(&mut self, env: &mut Env, to: NodeNumber) {
-        self.raft.inbox.push_back(ToRaft::Unreachable(to));
-        self.wake(env, Wake::Raft);
+        self.tell_raft(env, Input::Unreachable(node_id(to)));
     }
 
     /// Its log device takes no writes until then.

@@ -33,27 +33,24 @@ impl Peers {
     pub fn new(
         own: NodeId,
         members: Vec<membership::Member>,
-        removed: Vec<u64>,
+        removed: &[NodeId],
         patience: Duration,
     ) -> Peers {
         let mut peers =
             Peers { own, members: Vec::new(), known: BTreeMap::new(), removed: BTreeSet::new(), patience };
-        peers.connect(&members, &removed);
+        peers.connect(&members, removed);
         peers.members = members;
         peers
     }
 
-    /// The members table, once it holds all whom this member began with.
-    pub fn set_members(&mut self, members: Vec<membership::Member>, removed: &[u64]) {
-        let known = |id: u64| members.iter().any(|member| member.id == id) || removed.contains(&id);
-        if self.members.iter().all(|member| known(member.id)) {
-            self.connect(&members, removed);
-            self.members = members;
-        }
+    /// Whom it is to talk to from now on.
+    pub fn set_members(&mut self, members: Vec<membership::Member>, removed: &[NodeId]) {
+        self.connect(&members, removed);
+        self.members = members;
     }
 
-    fn connect(&mut self, members: &[membership::Member], removed: &[u64]) {
-        self.removed.extend(removed.iter().copied().map(NodeId));
+    fn connect(&mut self, members: &[membership::Member], removed: &[NodeId]) {
+        self.removed.extend(removed);
         let is_member = |node: NodeId| members.iter().any(|member| member.id == node.0);
         for (node, peer) in &self.known {
             if peer.is_member && !is_member(*node) {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use consensus::log::{Identity as LogIdentity, Log, LogConfig, SegmentReader, Survey, Tail};
 use consensus::repair::{Promise, Voter, VoterInput, VoterOutput};
-use consensus::{Append, HardState, LogPosition, PeerMessage, ReadyNumber};
+use consensus::{Append, HardState, LogPosition, NodeId, PeerMessage, ReadyNumber};
 use engine::Store;
 
 use super::boot::{first_members, members_of, position, store_config};
@@ -58,6 +58,7 @@ impl Healing {
         }
         let store = store_config(env, number, nonce);
         let (applied, members, removed) = look_at_tree(env, &store, disk, number);
+        let removed: Vec<NodeId> = removed.into_iter().map(NodeId).collect();
         let identity = LogIdentity { cluster: CLUSTER, member: node_id(number) };
         let image = disk.log.image();
         let survey = Survey::take(&image, identity).ok().filter(|_| !image.segments().is_empty());
@@ -83,7 +84,7 @@ impl Healing {
             nonce,
             ticks: 0,
             voter: Voter::new(promise, env.config.election_ticks),
-            peers: Peers::new(node_id(number), members, removed, patience),
+            peers: Peers::new(node_id(number), members, &removed, patience),
             store,
             importing: None,
             installing: None,

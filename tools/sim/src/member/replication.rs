@@ -1,20 +1,16 @@
-//! Dealings with members that lag: entries read back from the log, snapshots in both directions.
-//!
-//! ```text
-//! received ─▶ tree built beside the present one, durable ─▶ raft's message stepped
-//!   ─▶ raft takes it: the log begins anew, durable ─▶ renamed over the old tree ─▶ store core
-//! ```
-//!
-//! As in the server, each step is durable before the next begins.
+//! What threads and sockets of the server do for members that lag: entries are read back from the log, a store becomes the
+//! bytes of a snapshot, and these a store. When, `node::raft_core` decides.
 
 use bytes::Bytes;
 use consensus::log::Identity as LogIdentity;
-use consensus::{Fetch, InstallSnapshot, LogPosition, NodeId, PeerMessage};
+use consensus::{Fetch, Index, Message, NodeId, PeerMessage, ReadyNumber};
 use crossbeam::epoch;
 use engine::Store;
 use engine::snapshot::{Export, Import};
+use node::cores::{FromLog, PinnedSnapshot};
+use node::raft_core::Input;
 
-use super::{CLUSTER, Done, ForStore, Member, ToRaft, node_id, node_number, stops};
+use super::{CLUSTER, Done, Member, node_id, node_number, stops};
 use crate::disk::{Disk, TreeDisk};
 use crate::env::{Env, NodeNumber, Wake};
 use crate::network::Letter;
@@ -22,21 +18,19 @@ use crate::network::Letter;
 /// Bytes of a snapshot pushed at once: no multiple of anything.
 const PUSH_BYTES: usize = 4099;
 
-/// A received snapshot that is not installed yet.
+/// What the background thread does with a received snapshot.
 #[derive(Default)]
-pub(super) struct Receiving {
-    /// Received whole, to be built.
-    received: Option<(NodeNumber, Box<PeerMessage>, Bytes)>,
-    /// Built; raft has its message.
-    imported: Option<Store>,
-    installing: Option<InstallSnapshot>,
-    renaming: bool,
+pub(super) struct SnapshotFiles {
+    /// To be built into a store.
+    importing: Option<(NodeId, Box<Message>, Bytes)>,
+    /// To be renamed.
+    renaming: Option<ReadyNumber>,
 }
 
-impl Receiving {
+impl SnapshotFiles {
     /// Whether the log has begun anew and the tree has not followed.
     pub fn is_renaming(&self) -> bool {
-        self.renaming
+        self.renaming.is_some()
     }
 }
 
@@ -57,14 +51,14 @@ impl Member {
             let found = entries.as_ref().map_or(0, Vec::len);
             format!("read {found} entries from {} for member {}", fetch.first, node_number(fetch.peer))
         });
-        self.ask_raft(env, ToRaft::Fetched(fetch.peer, fetch.first, entries));
+        self.tell_raft(env, Input::Log(FromLog::Fetched(fetch.peer, fetch.first, entries)));
         Ok(())
     }
 
     /// Raft's message leaves, behind the whole snapshot.
-    pub(super) fn send_snapshot(&mut self, env: &mut Env, to: NodeId, message: Box<PeerMessage>) -> Done {
-        let Some(view) = self.raft.pinned.remove(&to) else { return Ok(()) };
-        let mut export = Export::new(view);
+    pub(super) fn send_snapshot(&mut self, env: &mut Env, message: Message, pinned: PinnedSnapshot) -> Done {
+        let to = pinned.peer;
+        let mut export = Export::new(pinned.view);
         let mut bytes = Vec::new();
         loop {
             match export.fill(&epoch::pin(), PUSH_BYTES, &mut bytes) {
@@ -75,9 +69,10 @@ impl Member {
         }
         self.tell(env, || format!("sends a snapshot of {} bytes to member {}", bytes.len(), node_number(to)));
         if !self.peers.knows(to) {
-            self.ask_raft(env, ToRaft::SnapshotSent(node_number(to), false));
+            self.tell_raft(env, Input::SnapshotSent(to, false));
             return Ok(());
         }
+        let message = Box::new(PeerMessage::Raft(message));
         let letter = Letter { from: self.id(), to: node_number(to), message, snapshot: Some(bytes.into()) };
         env.send_snapshot(letter);
         Ok(())
@@ -89,72 +84,51 @@ impl Member {
         env: &mut Env,
         from: NodeNumber,
         message: Box<PeerMessage>,
-        bytes: Bytes,
+        received: Bytes,
     ) {
-        if self.receiving.installing.is_some() || self.receiving.renaming {
-            // The present one replaces the very file that this would build. Raft asks again if it is still wanted.
-            return;
+        if let PeerMessage::Raft(message) = *message {
+            let (from, message) = (node_id(from), Box::new(message));
+            self.tell_raft(env, Input::SnapshotReceived { from, message, received });
         }
-        self.receiving.received = Some((from, message, bytes));
+    }
+
+    pub(super) fn begin_import(&mut self, env: &mut Env, from: NodeId, message: Box<Message>, bytes: Bytes) {
+        self.snapshot.importing = Some((from, message, bytes));
         let after = env.schedule.exponential(4 * env.config.checkpoint_step);
         self.wake_after(env, after, Wake::Import);
     }
 
     /// A thread builds the tree of a received snapshot beside the present one.
     pub(super) fn import(&mut self, env: &mut Env, disk: &mut Disk) -> Done {
-        let Some((from, message, bytes)) = self.receiving.received.take() else { return Ok(()) };
-        if self.receiving.installing.is_some() || self.receiving.renaming {
+        let Some((from, message, bytes)) = self.snapshot.importing.take() else { return Ok(()) };
+        if !disk.has_room(bytes.len()) {
+            self.tell(env, || "has no room for the store of a snapshot".to_owned());
+            self.tell_raft(env, Input::ImportFailed);
             return Ok(());
         }
-        self.receiving.imported = None;
         let (tree, store) = build(&self.store_config, &bytes).or_else(|why| stops(self.number, why))?;
         disk.next_tree = Some(tree);
-        self.receiving.imported = Some(store);
-        self.ask_raft(env, ToRaft::Message(from, message));
+        let (index, store) = (Index(store.applied().index), Box::new(store));
+        self.tell_raft(env, Input::Imported { from, message, index, store });
         Ok(())
     }
 
-    /// Raft has taken the snapshot.
-    pub(super) fn install(&mut self, env: &mut Env, install: InstallSnapshot) -> Done {
-        self.tell(env, || format!("installs the snapshot of entry {}", install.position.index));
-        env.oracle.installs(self.number, install.position.index.0, install.position.term.0)?;
-        self.raft.conf_at = install.position.index;
-        self.receiving.installing = Some(install);
-        Ok(())
-    }
-
-    /// Raft has not.
-    pub(super) fn ignore_snapshot(&mut self, position: LogPosition) {
-        let is_it = |store: &Store| store.applied().index == position.index.0;
-        if self.receiving.installing.is_none() && self.receiving.imported.as_ref().is_some_and(is_it) {
-            self.receiving.imported = None;
-        }
-    }
-
-    /// Writes up to this Ready are durable: if the log begins anew with it, the tree follows.
-    pub(super) fn log_durable(&mut self, env: &mut Env, ready: consensus::ReadyNumber) {
-        let due = |install: &InstallSnapshot| install.ready <= ready;
-        if self.receiving.installing.as_ref().is_some_and(due) && !self.receiving.renaming {
-            self.receiving.renaming = true;
-            let after = env.schedule.exponential(env.config.checkpoint_step);
-            self.wake_after(env, after, Wake::Rename);
-        }
+    /// Writes up to this Ready are durable: the tree follows the log.
+    pub(super) fn begin_rename(&mut self, env: &mut Env, ready: ReadyNumber) {
+        self.snapshot.renaming = Some(ready);
+        let after = env.schedule.exponential(env.config.checkpoint_step);
+        self.wake_after(env, after, Wake::Rename);
     }
 
     /// The new tree takes the place of the old one.
     pub(super) fn rename(&mut self, env: &mut Env, disk: &mut Disk) -> Done {
-        self.receiving.renaming = false;
-        let (Some(install), Some(store)) = (self.receiving.installing.take(), self.receiving.imported.take())
-        else {
-            return stops(self.number, "there is no snapshot to install");
+        let Some(ready) = self.snapshot.renaming.take() else { return Ok(()) };
+        let Some(tree) = disk.next_tree.take() else {
+            return stops(self.number, "there is no tree of a snapshot");
         };
-        disk.tree = disk.next_tree.take().expect("it was built");
-        // What a checkpoint still writes goes to the old file, which has no name any more.
-        self.store.is_unlinked = true;
-        if let Some(running) = &mut self.store.checkpoint {
-            running.is_unlinked = true;
-        }
-        self.to_store(env, ForStore::Install(install.ready, Box::new(store)));
+        // The store that is to be replaced goes on with its file, which has no name any more.
+        self.store.unlinked = Some(std::mem::replace(&mut disk.tree, tree));
+        self.tell_raft(env, Input::Renamed(ready));
         Ok(())
     }
 }

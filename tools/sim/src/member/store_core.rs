@@ -3,15 +3,15 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use consensus::{Index, PeerMessage, ReadyNumber};
+use consensus::{Index, ReadyNumber};
 use engine::Store;
 use node::cores::{Committed, ToStore};
 use node::lease::EXPIRY_INTERVAL;
 use node::propose::IdGenerator;
 use node::store_core::{self, Fatal, Input, Output, Present, Settings};
 
-use super::{Done, Member, RunningCheckpoint, ToRaft, node_id, stops};
-use crate::disk::Disk;
+use super::{Done, Member, RunningCheckpoint, node_id, stops};
+use crate::disk::{Disk, TreeDisk};
 use crate::env::{Env, NodeNumber, Wake};
 
 /// What the members' servers are.
@@ -29,8 +29,8 @@ pub(super) struct StoreCore {
     pub asked: VecDeque<Input>,
     /// The checkpoint being written.
     pub checkpoint: Option<RunningCheckpoint>,
-    /// The present file has lost its name to that of a snapshot.
-    pub is_unlinked: bool,
+    /// The file of the present store, once it has lost its name to that of a snapshot.
+    pub unlinked: Option<TreeDisk>,
     /// To what length the file is to be cut.
     cut: Option<u64>,
 }
@@ -55,7 +55,7 @@ impl StoreCore {
             inbox: VecDeque::new(),
             asked: VecDeque::new(),
             checkpoint: None,
-            is_unlinked: false,
+            unlinked: None,
             cut: None,
         }
     }
@@ -101,7 +101,7 @@ impl Member {
         }
         self.step_store(env, Input::EndTurn)?;
         if let Some(bytes) = self.store.cut.take()
-            && !self.store.is_unlinked
+            && self.store.unlinked.is_none()
         {
             disk.tree.trim(bytes as usize);
         }
@@ -140,13 +140,12 @@ impl Member {
         for output in outputs {
             match output {
                 Output::Raft(message) => {
-                    let message = for_raft(message);
-                    message.into_iter().for_each(|message| self.ask_raft(env, message));
+                    self.ask_raft(env, message);
                 }
                 Output::Client(_, message) => self.to_client(env, message),
                 Output::BeginCheckpoint(checkpoint, _) => self.begin_checkpoint(env, checkpoint),
                 Output::Cut(bytes) => self.store.cut = Some(bytes),
-                Output::Installed => self.store.is_unlinked = false,
+                Output::Installed => self.store.unlinked = None,
                 Output::Learner(_) | Output::ClusterVersion(_) | Output::Ready => {}
             }
         }
@@ -197,27 +196,4 @@ impl Member {
     pub fn times_leases(&self) -> bool {
         self.store.core.times_leases()
     }
-}
-
-fn for_raft(message: node::cores::ToRaft) -> Option<ToRaft> {
-    use node::cores::ToRaft as Said;
-    Some(match message {
-        Said::Propose(id, write) => ToRaft::Propose(id, write),
-        Said::Read(id) => ToRaft::ReadIndex(id),
-        Said::Checkpointed(index) => ToRaft::Checkpointed(index),
-        Said::ConfChange(index, change) => ToRaft::ConfChange(index, change),
-        Said::ProposeConfChange(id, change) => ToRaft::ProposeConfChange(id, change),
-        Said::TransferLeader(id, to) => ToRaft::TransferLeader(id, to),
-        Said::Members(members, removed) => {
-            ToRaft::Members(members, removed.into_iter().map(|id| id.0).collect())
-        }
-        Said::PeerRequest(to, id, body) => ToRaft::ToPeer(to, PeerMessage::Request { id: id.0, body }),
-        Said::PeerResponse(to, id, body) => ToRaft::ToPeer(to, PeerMessage::Response { id, body }),
-        Said::SnapshotPinned(pinned) => {
-            let node::cores::PinnedSnapshot { peer, position, conf, view } = *pinned;
-            ToRaft::SnapshotPinned { peer, position, conf, view }
-        }
-        Said::SnapshotInstalled(ready) => ToRaft::SnapshotInstalled(ready),
-        Said::ClusterVersion(_) | Said::HandOver => return None,
-    })
 }
