@@ -16,6 +16,12 @@ mod questions;
 /// Worlds whose members talk in bytes, of 1000.
 const WIRE_WORLDS: usize = 150;
 
+/// Worlds in which more disks lie than a cluster can bear, of 1000.
+const RECKLESS_WORLDS: usize = 60;
+
+/// Worlds whose members come and go in which disks lie, of 1000 of those.
+const LYING_MEMBERSHIPS: usize = 400;
+
 /// Worlds that live long, of 1000.
 const LONG_WORLDS: usize = 300;
 
@@ -102,6 +108,10 @@ pub struct Config {
     /// How long a call may wait for other cores of its member; otherwise as long as the server lets it.
     #[serde(default)]
     pub request_timeout: Option<Time>,
+    /// Disks lie without regard for how many others have: nobody promises that such a cluster goes on, but what it says must be
+    /// right, as long as it says anything.
+    #[serde(default)]
+    pub reckless: bool,
     /// A world that lives long, with no more operations and faults than others.
     #[serde(default)]
     pub long: bool,
@@ -316,6 +326,7 @@ impl Plan {
         let mut plan = Plan { seed, config, ops, faults };
         plan.draw_membership(&mut Rng::of(seed, "membership", 0));
         questions::draw(&mut plan, &mut Rng::of(seed, "questions", 0));
+        plan.draw_recklessness(&mut Rng::of(seed, "reckless", 0));
         if long.permille(LONG_WORLDS) {
             long::stretch(&mut plan, long);
         }
@@ -354,6 +365,7 @@ impl Plan {
             (config.membership.is_some(), "members come and go"),
             (config.wire.is_some(), "members talk in bytes"),
             (config.keepers, "keepers of leases"),
+            (config.reckless, "more lies than allowed"),
             (self.faults.is_empty(), "no faults"),
             (self.faults.iter().any(|fault| fault.kind.is_lie()), "disks may lie"),
         ];
@@ -429,6 +441,7 @@ impl Config {
             membership: None,
             wire: None,
             request_timeout: None,
+            reckless: false,
             long: false,
             keepers: false,
             ttl_scale: 1,
@@ -559,9 +572,31 @@ impl Plan {
             at += rng.exponential(pace) + US;
         }
         self.ops.sort_by_key(|op| op.at);
-        // A disk that lies may cost a member for good; who may be removed besides is more than a cluster can lose.
         self.faults = draw_faults(&self.config, rng);
-        self.faults.retain(|fault| !fault.kind.is_lie());
+        if !Rng::of(self.seed, "lies", 0).permille(LYING_MEMBERSHIPS) {
+            self.faults.retain(|fault| !fault.kind.is_lie());
+        }
+    }
+
+    /// In few worlds disks lie as often as they like.
+    fn draw_recklessness(&mut self, rng: &mut Rng) {
+        if !rng.permille(RECKLESS_WORLDS) {
+            return;
+        }
+        self.config.reckless = true;
+        let kinds =
+            [FaultKind::Flip, FaultKind::LostWrite, FaultKind::MisdirectedWrite, FaultKind::StaleRead];
+        let election = self.config.election() as usize;
+        for _ in 0..rng.between(2, 8) {
+            self.faults.push(Fault {
+                at: rng.below(self.config.safety as usize) as Time,
+                lasts: rng.below(2 * election) as Time + US,
+                kind: rng.pick(&kinds),
+                node: rng.below(self.config.hosts()),
+                draw: rng.next(),
+            });
+        }
+        self.faults.sort_by_key(|fault| fault.at);
     }
 }
 

@@ -29,6 +29,7 @@ use crate::wire::Segment;
 
 mod faults;
 mod healing;
+mod lies;
 mod membership;
 
 /// Election timeouts within which a healed cluster must have done everything.
@@ -98,6 +99,10 @@ pub struct Counters {
     pub lies: u64,
     /// Members that found out that their disk had lied.
     pub found_out: u64,
+    /// Worlds (1 or 0) in which more disks have lied than a cluster can bear.
+    pub beyond: u64,
+    /// Of these, those that did everything all the same.
+    pub lived_on: u64,
     /// Faults that happened, by their kind ([`FaultKind::ALL`]).
     pub faults: [u64; FaultKind::ALL.len()],
 }
@@ -122,6 +127,8 @@ impl Counters {
             (&mut self.expiries, more.expiries),
             (&mut self.lies, more.lies),
             (&mut self.found_out, more.found_out),
+            (&mut self.beyond, more.beyond),
+            (&mut self.lived_on, more.lived_on),
         ];
         pairs.into_iter().for_each(|(sum, more)| *sum += more);
         self.faults.iter_mut().zip(more.faults).for_each(|(sum, more)| *sum += more);
@@ -158,6 +165,12 @@ pub struct World {
     repairs: u64,
     lies: u64,
     found_out: u64,
+    /// More disks have lied than a cluster can bear; see `world/lies.rs`.
+    beyond: bool,
+    /// And so it was not waited for what would never come.
+    gave_up: bool,
+    /// Changes of the membership of which it is known whether they left the liars a minority.
+    changes_judged: u64,
     faults: [u64; FaultKind::ALL.len()],
 }
 
@@ -205,6 +218,9 @@ impl World {
             repairs: 0,
             lies: 0,
             found_out: 0,
+            beyond: false,
+            gave_up: false,
+            changes_judged: 0,
             faults: [0; FaultKind::ALL.len()],
             plan: plan.clone(),
         }
@@ -247,6 +263,8 @@ impl World {
             expiries: self.env.oracle.leases.expired,
             lies: self.lies,
             found_out: self.found_out,
+            beyond: self.beyond.into(),
+            lived_on: (self.beyond && !self.gave_up).into(),
             faults: self.faults,
         }
     }
@@ -380,6 +398,7 @@ impl World {
         self.env.trace((number as u64) << 8 | wake as u64);
         let done = member.woken(&mut self.env, &mut host.disk, wake);
         self.start_added();
+        self.judge_liars();
         match self.may_stop(number, done) {
             Err(Failure { checker: "write-error", .. }) => {
                 self.crash(number, false, 1);
@@ -735,6 +754,10 @@ impl World {
             if settled.is_ok() {
                 return Ok(());
             }
+            if self.env.queue.now() > end && self.beyond {
+                self.gave_up = true;
+                return Ok(());
+            }
             if self.env.queue.now() > end {
                 let members: Vec<_> = self.hosts.iter().map(|host| self.describe(host)).collect();
                 return settled.map_err(|failure| Failure {
@@ -798,7 +821,11 @@ impl World {
         self.live()?;
         let sound =
             self.hosts.iter().enumerate().filter(|(number, host)| !host.flipped && self.belongs(*number));
-        let members: Vec<&Member> = sound.filter_map(|(_, host)| host.member.as_ref()).collect();
+        let mut members: Vec<&Member> = sound.filter_map(|(_, host)| host.member.as_ref()).collect();
+        if self.gave_up {
+            let last = self.env.oracle.log.len() as u64;
+            members.retain(|member| member.applied() == last);
+        }
         audit::check_state(&members, &self.env.oracle.model, &self.env.oracle.members)
     }
 }

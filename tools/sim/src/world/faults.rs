@@ -1,11 +1,9 @@
 //! What goes wrong, as the plan says.
 
 use super::World;
-use crate::disk::DiskLie;
 use crate::env::{Event, NodeNumber};
 use crate::member::Moment;
 use crate::plan::FaultKind;
-use crate::rng::Rng;
 
 /// Bytes that a full disk has left, less than.
 const FULL_ROOM_BYTES: u64 = 256 << 10;
@@ -31,7 +29,7 @@ impl World {
                 self.hosts[node].armed = Some((moment, fault.draw, fault.lasts));
             }
             FaultKind::Flip | FaultKind::LostWrite | FaultKind::MisdirectedWrite | FaultKind::StaleRead => {
-                self.lie(node, lie_of(fault.kind), fault.draw);
+                self.lie(node, fault.kind, fault.draw);
                 self.env.queue.at(until, Event::Boot(node));
             }
             FaultKind::DiskFull => {
@@ -97,25 +95,5 @@ impl World {
         };
         let all = (0..members).flat_map(|from| (0..members).map(move |to| (from, to)));
         all.filter(|(from, to)| from != to && is_cut(*from, *to)).collect()
-    }
-
-    /// The power fails, and the disk lies, if a majority of sound disks is left.
-    fn lie(&mut self, node: NodeNumber, lie: DiskLie, draw: u64) {
-        let flipped = self.hosts.iter().filter(|host| host.flipped).count();
-        self.crash(node, true, draw);
-        let may = self.hosts[node].flipped || (flipped + 1) * 2 < self.hosts.len();
-        if may && self.hosts[node].disk.lie(lie, &mut Rng::new(draw)) {
-            self.hosts[node].flipped = true;
-            self.lies += 1;
-        }
-    }
-}
-
-fn lie_of(kind: FaultKind) -> DiskLie {
-    match kind {
-        FaultKind::LostWrite => DiskLie::Lost,
-        FaultKind::MisdirectedWrite => DiskLie::Misdirected,
-        FaultKind::StaleRead => DiskLie::Stale,
-        _ => DiskLie::Flip,
     }
 }
