@@ -12,6 +12,9 @@ use crate::rng::Rng;
 mod keepers;
 mod long;
 mod questions;
+mod tiny;
+
+pub use tiny::Tiny;
 
 /// Worlds whose members talk in bytes, of 1000.
 const WIRE_WORLDS: usize = 150;
@@ -108,6 +111,9 @@ pub struct Config {
     /// How long a call may wait for other cores of its member; otherwise as long as the server lets it.
     #[serde(default)]
     pub request_timeout: Option<Time>,
+    /// Bounds of the machines that are far below production's.
+    #[serde(default)]
+    pub tiny: Option<Tiny>,
     /// Disks lie without regard for how many others have: nobody promises that such a cluster goes on, but what it says must be
     /// right, as long as it says anything.
     #[serde(default)]
@@ -314,6 +320,7 @@ impl Plan {
         let mut config = Config::draw(&mut Rng::of(seed, "config", 0), members);
         let wire = &mut Rng::of(seed, "wire", 0);
         config.wire = wire.permille(WIRE_WORLDS).then(|| wire.pick(&[0, 1, 20]));
+        config.tiny = Tiny::draw(&mut Rng::of(seed, "tiny", 0));
         let leases = &mut Rng::of(seed, "leases", 0);
         if keepers::draws(&config, leases) {
             let config = keepers::config(config);
@@ -365,6 +372,7 @@ impl Plan {
             (config.membership.is_some(), "members come and go"),
             (config.wire.is_some(), "members talk in bytes"),
             (config.keepers, "keepers of leases"),
+            (config.tiny.is_some(), "tiny bounds"),
             (config.reckless, "more lies than allowed"),
             (self.faults.is_empty(), "no faults"),
             (self.faults.iter().any(|fault| fault.kind.is_lie()), "disks may lie"),
@@ -441,6 +449,7 @@ impl Config {
             membership: None,
             wire: None,
             request_timeout: None,
+            tiny: None,
             reckless: false,
             long: false,
             keepers: false,

@@ -126,6 +126,7 @@ impl Member {
         let identity = Identity { cluster_id: CLUSTER, member_id: node_id(number).0 };
         let hub = HubConfig {
             progress_interval: Duration::from_nanos(env.config.progress),
+            fragment_bytes_max: env.config.tiny.map_or(2 << 20, |tiny| tiny.fragment),
             ..HubConfig::new(identity, nonce)
         };
         let mut member = Member {
@@ -264,6 +265,9 @@ fn node_config(env: &Env, number: NodeNumber, nonce: u64) -> Config {
     config.election_ticks = env.config.election_ticks;
     config.entry_bytes_max = env.config.log_sizes.1 as usize - 1024;
     config.cache_bytes_limit = env.config.cache_bytes;
+    if let Some(tiny) = &env.config.tiny {
+        tiny.bound(&mut config);
+    }
     config
 }
 
