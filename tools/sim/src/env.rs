@@ -14,6 +14,7 @@ use crate::queue::{Queue, Time};
 use crate::rng::Rng;
 use crate::story::Story;
 use crate::wire::Segment;
+use crate::wire::snapshots::{Piece, Way};
 
 /// Number of a member, from 0.
 pub type NodeNumber = usize;
@@ -27,6 +28,8 @@ pub enum Event {
     Letter(Box<Letter>),
     /// Bytes of a connection between members arrive.
     Bytes(Box<Segment>),
+    /// Bytes of a snapshot, or of an answer to it, arrive.
+    SnapshotBytes(Box<Piece>),
     /// A member's connection to another is broken.
     Unreachable {
         /// Who hears of it, in which life.
@@ -265,6 +268,11 @@ impl Env {
 
     /// A member sends a snapshot, which takes its time; the sender hears what came of it.
     pub fn send_snapshot(&mut self, letter: Letter) {
+        if self.network.is_wire() {
+            let way = (letter.from, letter.to);
+            let pieces = self.network.snapshots().send(letter);
+            return self.send_pieces(way, pieces);
+        }
         let now = self.queue.now();
         let takes = self.schedule.exponential(self.config.election());
         let (from, to) = (letter.from, letter.to);
@@ -272,6 +280,29 @@ impl Env {
             Some(at) => self.queue.at(at + takes, Event::Letter(Box::new(letter))),
             None => self.queue.after(takes, Event::SnapshotSent { from, to, ok: false }),
         }
+    }
+
+    /// Bytes of a snapshot leave.
+    pub fn send_pieces(&mut self, way: Way, pieces: Vec<Piece>) {
+        match self.network.pass(self.queue.now(), &pieces) {
+            Some(arrivals) => arrivals.into_iter().zip(pieces).for_each(|(at, piece)| {
+                self.queue.at(at, Event::SnapshotBytes(Box::new(piece)));
+            }),
+            None => self.abandon_snapshot(way),
+        }
+    }
+
+    /// A snapshot does not arrive; its sender hears of it.
+    pub fn abandon_snapshot(&mut self, way: Way) {
+        if let Some((from, to)) = self.network.snapshots().abandon(way) {
+            self.snapshot_failed((from, to));
+        }
+    }
+
+    /// The sender of a snapshot hears that it has not arrived.
+    pub fn snapshot_failed(&mut self, (from, to): Way) {
+        let takes = self.schedule.exponential(self.config.election());
+        self.queue.after(takes, Event::SnapshotSent { from, to, ok: false });
     }
 
     /// A member answers a client.

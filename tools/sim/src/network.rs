@@ -12,6 +12,7 @@ use crate::env::NodeNumber;
 use crate::plan::Config;
 use crate::queue::Time;
 use crate::rng::Rng;
+use crate::wire::snapshots::{Piece, Snapshots, Way};
 use crate::wire::{Segment, Wire};
 
 /// A message under way.
@@ -121,16 +122,45 @@ impl Network {
         self.wire.as_mut().expect("members talk in bytes").receive(segment)
     }
 
-    /// A process ends.
-    pub fn reset(&mut self, node: NodeNumber) {
-        if let Some(wire) = &mut self.wire {
-            wire.reset(node);
+    /// A process ends. Which snapshots can't go on because of that.
+    pub fn reset(&mut self, node: NodeNumber) -> Vec<Way> {
+        let Some(wire) = &mut self.wire else { return Vec::new() };
+        wire.reset(node);
+        wire.snapshots.reset(node)
+    }
+
+    /// Snapshots as bytes.
+    ///
+    /// # Panics
+    /// In worlds whose members hand letters over.
+    pub fn snapshots(&mut self) -> &mut Snapshots {
+        &mut self.wire.as_mut().expect("members talk in bytes").snapshots
+    }
+
+    /// When these arrive, in their order. `None`: the link is cut.
+    pub fn pass(&mut self, now: Time, pieces: &[Piece]) -> Option<Vec<Time>> {
+        let mut arrivals = Vec::new();
+        for piece in pieces {
+            let link = piece.from() * self.members + piece.to();
+            if self.cuts[link] > 0 {
+                return None;
+            }
+            let at = now + self.latency.0 + self.rng.exponential(self.latency.1 / 4);
+            let at = at.max(self.clogged[piece.from()]).max(self.last[link] + 1);
+            self.last[link] = at;
+            arrivals.push(at);
         }
+        Some(arrivals)
     }
 
     /// Damaged frames that were noticed.
     pub fn noticed(&self) -> u64 {
-        self.wire.as_ref().map_or(0, |wire| wire.noticed)
+        self.wire.as_ref().map_or(0, |wire| wire.noticed + wire.snapshots.noticed)
+    }
+
+    /// Snapshots that went on over another connection.
+    pub fn resumed(&self) -> u64 {
+        self.wire.as_ref().map_or(0, |wire| wire.snapshots.resumed)
     }
 
     /// When a letter that is sent now arrives: never, once, or more often.

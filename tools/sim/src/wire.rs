@@ -6,7 +6,9 @@
 //! before the end of its frame, and ends the connection. What is decoded is what was sent, in order, but for what a connection
 //! took with it when it broke.
 //!
-//! Snapshots are still handed over whole: the frames of their lane have tests of their own.
+//! Snapshots have a lane and machines of their own: [`snapshots`].
+
+pub mod snapshots;
 
 use std::collections::VecDeque;
 
@@ -19,6 +21,7 @@ use crate::check::{Failure, fail};
 use crate::env::NodeNumber;
 use crate::network::Letter;
 use crate::rng::Rng;
+use snapshots::Snapshots;
 
 /// Frames up to so many bytes are sometimes cut into single bytes.
 const CUT_SINGLY_MAX: usize = 120;
@@ -63,11 +66,14 @@ pub struct Wire {
     rng: Rng,
     /// Damaged frames that were noticed.
     pub noticed: u64,
+    /// Those of snapshots.
+    pub snapshots: Snapshots,
 }
 
 impl Wire {
     /// All connections are there.
     pub fn new(members: usize, resets: usize, flips: usize, rng: Rng) -> Wire {
+        let snapshots = Snapshots::new(resets, flips, Rng::new(rng.clone().next() ^ 1));
         let pipe = |number| Pipe {
             connection: 1,
             dead_through: 0,
@@ -77,7 +83,7 @@ impl Wire {
             damaged: Vec::new(),
         };
         let pipes = (0..members * members * 2).map(pipe).collect();
-        Wire { members, pipes, resets, flips, rng, noticed: 0 }
+        Wire { members, pipes, resets, flips, rng, noticed: 0, snapshots }
     }
 
     fn pipe(&mut self, from: NodeNumber, to: NodeNumber, lane: Lane) -> &mut Pipe {
@@ -101,7 +107,7 @@ impl Wire {
             bytes.truncate(self.rng.below(whole));
         }
         let loses_more = breaks && self.rng.permille(500);
-        let cuts = self.cuts(bytes.len());
+        let cuts = cuts(&mut self.rng, bytes.len());
         let pipe = self.pipe(letter.from.0, letter.to, lane);
         let connection = pipe.connection;
         pipe.sent.push_back((connection, letter.message.clone()));
@@ -124,19 +130,6 @@ impl Wire {
             ends_damaged: damaged && to == whole,
         };
         (cuts.windows(2).map(|cut| segment((cut[0], cut[1]))).collect(), breaks)
-    }
-
-    /// Where a frame is cut: from its beginning to its end.
-    fn cuts(&mut self, size: usize) -> Vec<usize> {
-        let mut cuts = match self.rng.below(20) {
-            0 if size <= CUT_SINGLY_MAX => (1..size).collect(),
-            0..6 if size > 0 => (0..self.rng.between(1, 3)).map(|_| self.rng.below(size)).collect(),
-            _ => Vec::new(),
-        };
-        cuts.extend([0, size]);
-        cuts.sort_unstable();
-        cuts.dedup();
-        cuts
     }
 
     /// What a segment completes, and whether the receiver closes the connection at it.
@@ -201,6 +194,8 @@ impl Wire {
     pub fn heal(&mut self) {
         self.resets = 0;
         self.flips = 0;
+        self.snapshots.resets = 0;
+        self.snapshots.flips = 0;
     }
 }
 
@@ -223,6 +218,19 @@ impl Pipe {
         self.dead_through = self.dead_through.max(connection);
         self.connection = self.connection.max(connection + 1);
     }
+}
+
+/// Where a frame is cut: from its beginning to its end.
+fn cuts(rng: &mut Rng, size: usize) -> Vec<usize> {
+    let mut cuts = match rng.below(20) {
+        0 if size <= CUT_SINGLY_MAX => (1..size).collect(),
+        0..6 if size > 0 => (0..rng.between(1, 3)).map(|_| rng.below(size)).collect(),
+        _ => Vec::new(),
+    };
+    cuts.extend([0, size]);
+    cuts.sort_unstable();
+    cuts.dedup();
+    cuts
 }
 
 fn decoder(lane: Lane) -> Decoder {

@@ -26,6 +26,7 @@ use crate::rng::Rng;
 use crate::story::Story;
 use crate::watcher::{WatchClient, message};
 use crate::wire::Segment;
+use crate::wire::snapshots::{Came, Piece};
 
 mod faults;
 mod healing;
@@ -89,6 +90,8 @@ pub struct Counters {
     pub letters: u64,
     /// Of these, damaged on their way and noticed.
     pub damaged: u64,
+    /// Snapshots that went on over another connection.
+    pub resumed: u64,
     /// Leaders elected.
     pub leaders: u64,
     /// Snapshots that members took.
@@ -122,6 +125,7 @@ impl Counters {
             (&mut self.changes, more.changes),
             (&mut self.letters, more.letters),
             (&mut self.damaged, more.damaged),
+            (&mut self.resumed, more.resumed),
             (&mut self.leaders, more.leaders),
             (&mut self.snapshots, more.snapshots),
             (&mut self.expiries, more.expiries),
@@ -258,6 +262,7 @@ impl World {
             changes: self.env.oracle.members.changes(),
             letters: self.env.network.sent,
             damaged: self.env.network.noticed(),
+            resumed: self.env.network.resumed(),
             leaders: self.env.oracle.raft.terms_led(),
             snapshots: self.env.oracle.snapshots,
             expiries: self.env.oracle.leases.expired,
@@ -312,6 +317,14 @@ impl World {
                 }
                 self.bytes(&segment)?;
             }
+            Event::SnapshotBytes(piece) => {
+                let host = &mut self.hosts[piece.to()];
+                if host.paused_until > now || !host.held.is_empty() {
+                    host.held.push(Event::SnapshotBytes(piece)); // in order
+                    return Ok(());
+                }
+                self.snapshot_bytes(&piece)?;
+            }
             Event::Unreachable { from, to } => {
                 let host = &mut self.hosts[from.0];
                 if let (Some(member), true) = (&mut host.member, host.life == from.1) {
@@ -351,6 +364,20 @@ impl World {
         if closed {
             let (from, to) = (segment.from, segment.to);
             self.env.queue.after(self.plan.config.latency.0, Event::Unreachable { from, to });
+        }
+        Ok(())
+    }
+
+    fn snapshot_bytes(&mut self, piece: &Piece) -> Done {
+        let host = &self.hosts[piece.to()];
+        if host.member.is_none() && host.healing.is_none() {
+            self.env.abandon_snapshot(piece.way); // connection refused
+            return Ok(());
+        }
+        match self.env.network.snapshots().receive(self.env.queue.now(), piece)? {
+            Came::Pieces(pieces) => self.env.send_pieces(piece.way, pieces),
+            Came::Whole(letter) => self.letter(letter)?,
+            Came::Nothing => self.env.snapshot_failed(piece.way),
         }
         Ok(())
     }
@@ -494,7 +521,11 @@ impl World {
         if host.member.take().is_none() & host.healing.take().is_none() {
             return;
         }
-        self.env.network.reset(number);
+        for way in self.env.network.reset(number) {
+            if way.0.0 != number {
+                self.env.snapshot_failed(way);
+            }
+        }
         self.crashes += 1;
         let rng = &mut Rng::new(draw ^ host.rng.next());
         match power {

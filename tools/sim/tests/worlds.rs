@@ -96,6 +96,7 @@ fn the_first_worlds_pass_and_reach_what_is_rare() {
         ("snapshots taken", sum.snapshots),
         ("changes of the membership", sum.changes - founders),
         ("frames damaged and noticed", sum.damaged),
+        ("snapshots resumed, times ten", 10 * sum.resumed),
         ("leases expired", sum.expiries),
         ("lies of disks", sum.lies),
         ("lies found out", sum.found_out),
