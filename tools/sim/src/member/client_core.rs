@@ -75,12 +75,17 @@ pub(super) fn settings(env: &Env, life: u32, identity: node::Identity) -> Settin
             strict_reconfig_check: membership.is_some_and(|membership| membership.strict),
             max_learners: membership.map_or(1, |membership| membership.max_learners),
         },
-        request_timeout: match env.config.request_timeout {
-            Some(timeout) => Duration::from_nanos(timeout),
-            None => request_timeout(Duration::from_nanos(env.config.election())),
-        },
+        request_timeout: request_timeout_in(env),
         range_rows: env.config.compaction_rows,
         hash_rows: env.config.compaction_rows,
+    }
+}
+
+/// How long a call may wait for other cores.
+pub(super) fn request_timeout_in(env: &Env) -> Duration {
+    match env.config.request_timeout {
+        Some(timeout) => Duration::from_nanos(timeout),
+        None => request_timeout(Duration::from_nanos(env.config.election())),
     }
 }
 
@@ -213,7 +218,7 @@ impl Facts for Member {
     }
 
     fn is_log_space_lost(&self) -> bool {
-        false
+        self.shared.is_log_space_lost
     }
 
     fn peers(&self) -> Vec<PeerFigures> {

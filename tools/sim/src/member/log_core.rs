@@ -112,6 +112,7 @@ impl Member {
         let Some((new, is_named)) = self.log.preparing.pop_front() else { return Ok(()) };
         if !is_named && !disk.has_room(new.size as usize) {
             self.log.log.segment_failed();
+            self.shared.is_log_space_lost = true;
             self.log.segments_from = env.queue.now() + SEGMENT_RETRY;
             self.wake_after(env, SEGMENT_RETRY, Wake::Log);
             if !self.log.preparing.is_empty() {
@@ -131,6 +132,7 @@ impl Member {
             return Ok(());
         }
         disk.log.sync_directory();
+        self.shared.is_log_space_lost = false;
         self.log.log.segment_ready(new.id, new.size);
         if !self.log.preparing.is_empty() {
             self.segment_step(env);

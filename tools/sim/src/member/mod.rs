@@ -60,6 +60,8 @@ struct Shared {
     commit: u64,
     /// What is known of the others, as of the last tick.
     peers: Vec<PeerFigures>,
+    /// There was no room for the log's next segment.
+    is_log_space_lost: bool,
 }
 
 struct RaftCore {

@@ -10,7 +10,7 @@ use node::lease::EXPIRY_INTERVAL;
 use node::propose::IdGenerator;
 use node::store_core::{self, Fatal, Input, Output, Present, Settings};
 
-use super::{Done, Member, RunningCheckpoint, node_id, stops};
+use super::{Done, Member, RunningCheckpoint, client_core, node_id, stops};
 use crate::disk::{Disk, TreeDisk};
 use crate::env::{Env, NodeNumber, Wake};
 
@@ -70,7 +70,7 @@ fn settings(env: &Env, number: NodeNumber, life: u32, nonce: u64) -> Settings {
         server_version: SERVER_VERSION.to_owned(),
         client_cores: 1,
         election_timeout,
-        request_timeout: Duration::from_secs(5) + 2 * election_timeout,
+        request_timeout: client_core::request_timeout_in(env),
         quota: None,
         heap_limit_bytes: u64::MAX,
         log_bytes_max: LOG_BYTES_MAX,
