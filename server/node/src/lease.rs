@@ -151,8 +151,9 @@ struct Slot {
     result: Option<KeepAliveResult>,
 }
 
-/// The most requests of one stream that may be unanswered; beyond that the stream's messages wait unread.
-pub const KEEP_ALIVES_IN_FLIGHT_MAX: usize = 1024;
+/// The most requests of one stream that may be unanswered; with one more it ends. A client has one stream for all of its leases,
+/// and while there is no leader it asks for each of them again and again.
+pub const KEEP_ALIVES_IN_FLIGHT_MAX: usize = 65_536;
 
 impl InOrder {
     /// Notes a request; the number goes with it to the store core and back to [`InOrder::complete`].

@@ -228,7 +228,9 @@ impl<W: Copy + Eq + Hash> Calls<W> {
             && (due <= now || !self.is_open(number))
         {
             self.deadlines.pop_front();
-            self.time_out(number, shell);
+            if self.is_open(number) {
+                self.time_out(number, shell);
+            }
         }
         self.ask_again(now, shell);
     }

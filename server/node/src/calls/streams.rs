@@ -22,7 +22,8 @@ impl<W: Copy + Eq + Hash> Calls<W> {
     /// A request of a keep-alive stream has come at `now`.
     ///
     /// # Errors
-    /// [`Error::Malformed`]: it is none. The stream is forgotten; the shell must end it.
+    /// [`Error::Malformed`]: it is none. [`Error::TooManyRequests`]: too many of the stream have no answer yet. In either case the
+    /// stream is forgotten, and the shell must end it.
     pub fn keep_alive(
         &mut self,
         now: Duration,
@@ -38,6 +39,10 @@ impl<W: Copy + Eq + Hash> Calls<W> {
                 return Err(error);
             }
         };
+        if stream.answers.is_full() {
+            self.streams.remove(&who);
+            return Err(Error::TooManyRequests);
+        }
         let request = stream.answers.begin(lease);
         let number = self.number();
         let id = QueryId { core: self.settings.core, number };

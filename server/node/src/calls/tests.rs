@@ -10,6 +10,7 @@ use super::*;
 use crate::api::Space;
 use crate::cores::PeerFigures;
 use crate::forward::{self, Response};
+use crate::lease::KEEP_ALIVES_IN_FLIGHT_MAX;
 use crate::membership::Member;
 use crate::read::RangeReply;
 use crate::testing::{WHO, put, store};
@@ -368,6 +369,24 @@ fn keep_alives_are_answered_in_the_order_of_their_stream() {
     world.is_learner = true;
     assert!(!calls.open(at(5), 4, Method::LeaseKeepAlive, false, &mut world));
     assert_eq!(world.take_told(), ["4 NotSupportedForLearner"]);
+}
+
+#[test]
+fn a_keep_alive_stream_holds_a_bounded_number_of_requests() {
+    let mut store = store();
+    let mut calls = calls(&mut store);
+    let mut world = world();
+    let ask = Bytes::from(pb::LeaseKeepAliveRequest { id: 1 }.encode_to_vec());
+    assert!(calls.open(at(0), 1, Method::LeaseKeepAlive, false, &mut world));
+    for _ in 0..KEEP_ALIVES_IN_FLIGHT_MAX {
+        calls.keep_alive(at(0), 1, &ask, &mut world).unwrap();
+    }
+    assert_eq!(calls.keep_alive(at(0), 1, &ask, &mut world), Err(Error::TooManyRequests));
+    assert_eq!(world.to_store.len(), KEEP_ALIVES_IN_FLIGHT_MAX);
+    calls.keep_alive(at(0), 1, &ask, &mut world).unwrap(); // of a stream that has ended: for nobody
+    let answers = world.to_store.drain(..).map(|(id, _)| (id, Ok(QueryAnswer::KeepAlive(5)))).collect();
+    calls.handle(at(1), ToClient::Answers(answers), &mut world);
+    assert!(calls.is_empty() && world.told.is_empty());
 }
 
 #[test]
