@@ -396,7 +396,7 @@ fn a_member_that_was_removed_goes_on_for_a_second() {
 
 fn change_members(world: &mut World, kind: ConfChangeKind, node: u64, context: Bytes) {
     let change = ConfChange { id: world.ids.next_id(), kind, node: NodeId(node), context };
-    let mut entry = world.entry(None, change.encode().into());
+    let mut entry = world.entry(None, change.encode());
     entry.kind = EntryKind::ConfChange;
     world.hear(ToStore::Commit(vec![Committed { entry, command: None }]));
     world.turn();

@@ -254,7 +254,7 @@ fn raft_config(env: &Env, number: NodeNumber) -> raft_core::Config {
     raft_core::Config {
         own: node_id(number),
         election_timeout,
-        request_timeout: Duration::from_secs(5) + 2 * election_timeout,
+        request_timeout: client_core::request_timeout_in(env),
         orphan_bytes_max: ORPHAN_BYTES_MAX,
         conf_changes_open_max: CONF_CHANGES_OPEN_MAX,
     }
