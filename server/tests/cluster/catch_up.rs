@@ -271,6 +271,29 @@ async fn one_snapshot_is_enough_for_a_slow_follower() {
     assert_same(&cluster, &[0, 1, 2]).await;
 }
 
+/// A follower whose disk is full when it makes a store of its snapshot goes on as it was, and is sent another one.
+#[cfg(feature = "failpoints")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_follower_without_room_for_its_snapshot_gets_another_one() {
+    if !program().is_ringd() {
+        return;
+    }
+    let mut cluster = cluster();
+    let leader = cluster.leader(&[0, 1, 2]).await;
+    let away = others(leader)[0];
+    let mut client = cluster.client(leader).await;
+    cluster.member(away).kill();
+    let revision = write(&mut client, MORE_THAN_LOG).await;
+    cluster.member(away).add_env("RINGD_FAILPOINTS", "snapshot-import=enospc@1");
+    cluster.member(away).restart_unready();
+    tokio::task::block_in_place(|| cluster.member(away).wait_ready());
+    reaches(&cluster, away, revision).await;
+    let log = cluster.members()[away].log();
+    assert!(log.contains("a received snapshot is unusable"), "{log}");
+    assert_eq!(snapshots_sent(&cluster), 2, "{}", about_snapshots(&cluster));
+    assert_same(&cluster, &[0, 1, 2]).await;
+}
+
 /// How long each of these puts took, one every 10 ms, until `done` says so.
 async fn put_times(mut client: Client, mut done: impl FnMut() -> bool) -> Vec<Duration> {
     let mut times = Vec::new();
