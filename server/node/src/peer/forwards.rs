@@ -10,15 +10,13 @@ use std::time::Duration;
 
 use consensus::{Forward, PeerMessage};
 
-use crate::config::limits::PROPOSALS_IN_FLIGHT_BYTES_MAX;
-
 /// Forwards to one member, in the order of their sequences.
-#[derive(Default)]
-pub(super) struct Forwards {
+pub struct Forwards {
     kept: VecDeque<Kept>,
     /// So many of `kept` were sent on the present connection.
     sent: usize,
     bytes: usize,
+    bytes_max: usize,
 }
 
 struct Kept {
@@ -28,10 +26,15 @@ struct Kept {
 }
 
 impl Forwards {
+    /// None yet; so many bytes of proposals are kept, or one forward that is larger.
+    pub fn new(bytes_max: usize) -> Forwards {
+        Forwards { kept: VecDeque::new(), sent: 0, bytes: 0, bytes_max }
+    }
+
     /// One more at `now`. At the bound it is not kept, and so lost.
     pub fn push(&mut self, now: Duration, forward: &Forward) {
         let bytes = forward.proposals.iter().map(|(_, _, data)| data.len()).sum();
-        if self.bytes > 0 && self.bytes + bytes > PROPOSALS_IN_FLIGHT_BYTES_MAX {
+        if self.bytes > 0 && self.bytes + bytes > self.bytes_max {
             return;
         }
         self.bytes += bytes;
@@ -43,7 +46,10 @@ impl Forwards {
         self.sent = 0;
     }
 
-    /// Sends what was not sent yet, as long as `send` takes it; whether it took all.
+    /// Sends what was not sent yet, as long as `send` takes it.
+    ///
+    /// # Errors
+    /// That of the first which it did not take.
     pub fn send<E>(&mut self, mut send: impl FnMut(&PeerMessage) -> Result<(), E>) -> Result<(), E> {
         while let Some(next) = self.kept.get(self.sent) {
             send(&next.message)?;
@@ -74,6 +80,8 @@ mod tests {
 
     use super::*;
 
+    const BYTES_MAX: usize = 1000;
+
     fn forward(sequence: u64, len: usize) -> Forward {
         let proposal = (ProposalId(sequence), EntryKind::Normal, Bytes::from(vec![0; len]));
         Forward { term: Term(3), boot_nonce: 1, sequence, proposals: vec![proposal] }
@@ -99,7 +107,7 @@ mod tests {
 
     #[test]
     fn all_that_is_open_goes_again_in_order_on_the_next_connection() {
-        let mut forwards = Forwards::default();
+        let mut forwards = Forwards::new(BYTES_MAX);
         for sequence in 1..=4 {
             forwards.push(at(sequence), &forward(sequence, 10));
         }
@@ -118,7 +126,7 @@ mod tests {
 
     #[test]
     fn what_is_forgotten_before_it_was_sent_moves_nothing_else() {
-        let mut forwards = Forwards::default();
+        let mut forwards = Forwards::new(BYTES_MAX);
         for sequence in 1..=3 {
             forwards.push(at(sequence), &forward(sequence, 10));
         }
@@ -129,8 +137,8 @@ mod tests {
 
     #[test]
     fn the_bound_is_of_bytes_and_lets_one_large_forward_in() {
-        let mut forwards = Forwards::default();
-        forwards.push(at(1), &forward(1, PROPOSALS_IN_FLIGHT_BYTES_MAX));
+        let mut forwards = Forwards::new(BYTES_MAX);
+        forwards.push(at(1), &forward(1, BYTES_MAX));
         forwards.push(at(1), &forward(2, 1));
         assert_eq!(sent(&mut forwards, 9), [1]);
         forwards.forget(at(0), |_| false);

@@ -58,6 +58,9 @@ pub mod snapshot;
 /// When to dial again.
 pub mod backoff;
 
+/// Proposals on their way to the leader, sent again on its next connection.
+pub mod forwards;
+
 /// Pages of the peer port.
 pub mod pages;
 
@@ -67,6 +70,7 @@ mod tests;
 pub use accepted::{Accepted, AcceptedEvent};
 pub use backoff::Backoff;
 pub use dialed::{Dialed, DialedEvent};
+pub use forwards::Forwards;
 pub use hello::{Hello, Refusal};
 
 use std::time::Duration;

@@ -10,19 +10,18 @@ use consensus::{Lane, Message, NodeId, PeerMessage};
 use glommio::task::JoinHandle;
 use node::membership::Member;
 use node::peer::pages::{self, Page};
-use node::peer::{Accepted, Dropped, Hello, LaneConfig, Refusal};
+use node::peer::{Accepted, Dropped, Forwards, Hello, LaneConfig, Refusal};
 
 use super::super::clock::now;
 use super::conn::{Buffers, Conn, Conns, Handle, HeartbeatDue};
 use super::dial::{keep_dialed, send_bytes_limit};
-use super::forwards::Forwards;
 use super::origin::NameChecks;
 use super::queues::Queues;
 use super::rejections::Rejections;
 use super::snapshot_in::Receiver;
 use super::snapshot_out::{self, Transfer};
 use super::{Incoming, Settings, SnapshotSource};
-use crate::config::limits::PEER_REMOTES_MAX;
+use crate::config::limits::{PEER_REMOTES_MAX, PROPOSALS_IN_FLIGHT_BYTES_MAX};
 use crate::observe::metrics::peers::{self, PeerCells};
 
 /// State behind [`super::Peers`].
@@ -213,7 +212,7 @@ impl Inner {
             cells: peers::peer(node.0),
             server_version: RefCell::default(),
             is_member: Cell::new(is_member),
-            forwards: RefCell::default(),
+            forwards: RefCell::new(Forwards::new(PROPOSALS_IN_FLIGHT_BYTES_MAX)),
             snapshot: RefCell::default(),
             lanes: Default::default(),
         });

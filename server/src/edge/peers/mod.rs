@@ -12,7 +12,7 @@
 //!
 //! A message is dropped, never kept and never sent again, when its lane is down or has more bytes waiting than its budget:
 //! raft repeats what is still wanted. The owner hears of it once. Forwarded proposals alone, which raft does not repeat, are
-//! kept and sent again on the next connection ([`forwards`]).
+//! kept and sent again on the next connection ([`Forwards`](node::peer::Forwards)).
 //!
 //! A standing lane whose bytes are not acknowledged for about two election timeouts is given up and dialed anew: TCP waits
 //! longer and longer until it tries again, so that after a cut that lasted for seconds it would be silent for seconds more.
@@ -23,7 +23,6 @@
 mod accept;
 mod conn;
 mod dial;
-mod forwards;
 mod inner;
 mod origin;
 mod queues;

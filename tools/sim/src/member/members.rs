@@ -2,6 +2,7 @@
 
 use consensus::NodeId;
 use node::cores::PeerFigures;
+use node::raft_core::Input;
 
 use super::{Done, Member, node_id, node_number};
 use crate::check::{Failure, fail};
@@ -34,7 +35,6 @@ impl Member {
             return Ok(());
         }
         let now = self.now(env);
-        self.ticks += 1;
         if self.ticks.is_multiple_of(env.config.election_ticks as u64) {
             for peer in self.peers.known() {
                 env.hello(self.id(), node_number(peer));
@@ -57,8 +57,13 @@ impl Member {
     }
 
     /// A peer has said hello.
-    pub fn greeted(&mut self, env: &Env, from: NodeNumber) {
-        self.peers.heard(node_id(from), self.now(env));
+    pub fn greeted(&mut self, env: &mut Env, from: NodeNumber) {
+        let (peer, now) = (node_id(from), self.now(env));
+        let was_there = self.peers.active_for(peer, now).is_some();
+        self.peers.heard(peer, now);
+        if !was_there {
+            self.tell_raft(env, Input::Reachable(peer));
+        }
     }
 }
 

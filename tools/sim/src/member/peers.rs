@@ -7,15 +7,26 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use consensus::NodeId;
+use consensus::{Forward, NodeId, PeerMessage};
 use node::membership;
+use node::peer::Forwards;
+
+/// Bytes of proposals kept for one peer.
+const FORWARD_BYTES_MAX: usize = 64 << 10;
 
 /// Another member, or one that says so.
-#[derive(Default)]
 struct Peer {
     is_member: bool,
+    /// Proposals on their way to it.
+    forwards: Forwards,
     /// Since when it is heard of without a break, and when it was last.
     heard: Option<(Duration, Duration)>,
+}
+
+impl Default for Peer {
+    fn default() -> Peer {
+        Peer { is_member: false, forwards: Forwards::new(FORWARD_BYTES_MAX), heard: None }
+    }
 }
 
 /// See the module's header.
@@ -85,6 +96,25 @@ impl Peers {
         true
     }
 
+    /// A forward is to go there. Gives what can be sent now.
+    pub fn forward(&mut self, to: NodeId, now: Duration, forward: &Forward) -> Vec<PeerMessage> {
+        let Some(peer) = self.known.get_mut(&to) else { return Vec::new() };
+        peer.forwards.push(now, forward);
+        unsent(&mut peer.forwards)
+    }
+
+    /// There is a new connection to this peer: what goes on it of what was forwarded before.
+    pub fn reconnected(&mut self, to: NodeId) -> Vec<PeerMessage> {
+        let Some(peer) = self.known.get_mut(&to) else { return Vec::new() };
+        peer.forwards.start_over();
+        unsent(&mut peer.forwards)
+    }
+
+    /// Forgets the forwards that came before `then` or that are no longer `open`.
+    pub fn forget_forwards(&mut self, then: Duration, open: impl Fn(&Forward) -> bool) {
+        self.known.values_mut().for_each(|peer| peer.forwards.forget(then, &open));
+    }
+
     /// It has said hello.
     pub fn heard(&mut self, from: NodeId, now: Duration) {
         let patience = self.patience;
@@ -110,4 +140,13 @@ impl Peers {
     pub fn known(&self) -> Vec<NodeId> {
         self.known.keys().copied().collect()
     }
+}
+
+fn unsent(forwards: &mut Forwards) -> Vec<PeerMessage> {
+    let mut unsent = Vec::new();
+    let _: Result<(), ()> = forwards.send(|message| {
+        unsent.push(message.clone());
+        Ok(())
+    });
+    unsent
 }

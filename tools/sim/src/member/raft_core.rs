@@ -4,7 +4,9 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use consensus::{Append, DropReason, Envelope, Index, Node, ProposalId, Role, RoleChange};
+use consensus::{
+    Append, DropReason, Envelope, Index, Node, NodeId, PeerMessage, ProposalId, Role, RoleChange,
+};
 use engine::Store;
 use node::cores::{Committed, FromLog, ToClient, ToLog, ToRaft, ToStore};
 use node::raft_core::{Fatal, Input, Output, Shell};
@@ -69,6 +71,7 @@ impl Member {
         self.raft.core.tick(now, log_waits, &mut outputs);
         self.raft_turn_after(env, outputs)?;
         self.look_at_versions(env);
+        self.forward_again(env);
         self.tend_peers(env)
     }
 
@@ -163,17 +166,36 @@ impl Member {
         Ok(())
     }
 
-    pub(super) fn send(
-        &mut self,
-        env: &mut Env,
-        to: consensus::NodeId,
-        message: Box<consensus::PeerMessage>,
-    ) -> Done {
+    pub(super) fn send(&mut self, env: &mut Env, to: NodeId, message: Box<PeerMessage>) -> Done {
         note_votes(env, self.number, &message)?;
-        if self.peers.knows(to) {
+        if let PeerMessage::Forward(forward) = &*message {
+            let now = self.now(env);
+            let forwards = self.peers.forward(to, now, forward);
+            self.send_forwards(env, to, forwards);
+        } else if self.peers.knows(to) {
             env.send(Letter { from: self.id(), to: node_number(to), message, snapshot: None });
         }
         Ok(())
+    }
+
+    fn send_forwards(&mut self, env: &mut Env, to: NodeId, forwards: Vec<PeerMessage>) {
+        for message in forwards {
+            let message = Box::new(message);
+            env.send(Letter { from: self.id(), to: node_number(to), message, snapshot: None });
+        }
+    }
+
+    /// Once in an election timeout all connections are new: what was forwarded and may be lost is forwarded again.
+    fn forward_again(&mut self, env: &mut Env) {
+        let (now, core) = (self.now(env), &self.raft.core);
+        self.peers.forget_forwards(core.forwards_since(now), |forward| core.wants_again(forward));
+        self.ticks += 1;
+        if self.ticks.is_multiple_of(env.config.election_ticks as u64) {
+            for peer in self.peers.known() {
+                let forwards = self.peers.reconnected(peer);
+                self.send_forwards(env, peer, forwards);
+            }
+        }
     }
 
     fn start_for_store(&mut self, env: &mut Env, message: ToStore) -> Done {

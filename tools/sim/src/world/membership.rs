@@ -23,7 +23,7 @@ impl World {
             && self.is_let_in(from, to)
             && let Some(member) = &mut self.hosts[to].member
         {
-            member.greeted(&self.env, from.0);
+            member.greeted(&mut self.env, from.0);
         }
     }
 
