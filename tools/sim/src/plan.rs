@@ -111,6 +111,9 @@ pub struct Config {
     /// How long a call may wait for other cores of its member; otherwise as long as the server lets it.
     #[serde(default)]
     pub request_timeout: Option<Time>,
+    /// So many messages that wait for raft or store core leave a client core no room for another.
+    #[serde(default)]
+    pub ring: Option<usize>,
     /// Bounds of the machines that are far below production's.
     #[serde(default)]
     pub tiny: Option<Tiny>,
@@ -333,6 +336,7 @@ impl Plan {
         let mut plan = Plan { seed, config, ops, faults };
         plan.draw_membership(&mut Rng::of(seed, "membership", 0));
         questions::draw(&mut plan, &mut Rng::of(seed, "questions", 0));
+        plan.config.ring = questions::ring(&mut Rng::of(seed, "rings", 0));
         plan.draw_recklessness(&mut Rng::of(seed, "reckless", 0));
         if long.permille(LONG_WORLDS) {
             long::stretch(&mut plan, long);
@@ -449,6 +453,7 @@ impl Config {
             membership: None,
             wire: None,
             request_timeout: None,
+            ring: None,
             tiny: None,
             reckless: false,
             long: false,

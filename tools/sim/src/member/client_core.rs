@@ -101,6 +101,11 @@ impl Answers<'_> {
         self.env.answer(self.member.id(), op, result);
     }
 
+    fn has_room(&self, waiting: usize) -> Result<(), Full> {
+        let has_room = self.env.config.ring.is_none_or(|ring| waiting < ring);
+        has_room.then_some(()).ok_or(Full)
+    }
+
     fn fail(&mut self, why: impl std::fmt::Display) {
         let failed: Result<(), Failure> = stops(self.member.number, why);
         self.failure = self.failure.take().or(failed.err());
@@ -115,11 +120,13 @@ impl Shell<u64> for Answers<'_> {
     }
 
     fn to_raft(&mut self, message: ToRaft) -> Result<(), Full> {
+        self.has_room(self.member.raft.inbox.len())?;
         self.member.ask_raft(self.env, message);
         Ok(())
     }
 
     fn to_store(&mut self, message: ToStore) -> Result<(), Full> {
+        self.has_room(self.member.store.asked.len())?;
         self.member.ask_store(self.env, Input::Message(message));
         Ok(())
     }

@@ -1,5 +1,5 @@
 //! What clients ask now and then beside their load: what a member says of itself, of its history and of its leases. And how
-//! long a call may wait, which in production is longer than most worlds last.
+//! long a call may wait, which in production is longer than most worlds last, and how much room there is for what it asks.
 
 use super::{Op, OpKind, Plan};
 use crate::queue::US;
@@ -10,6 +10,9 @@ const ASKING_WORLDS: usize = 600;
 
 /// Worlds whose members give up on calls after some elections, of 1000.
 const IMPATIENT_WORLDS: usize = 400;
+
+/// Worlds whose rings between cores are short, of 1000.
+const SHORT_RINGS: usize = 250;
 
 const QUESTIONS: &[(usize, OpKind)] = &[(3, OpKind::Status), (4, OpKind::HashKv), (3, OpKind::Leases)];
 
@@ -29,4 +32,9 @@ pub fn draw(plan: &mut Plan, rng: &mut Rng) {
         at += rng.exponential(pace) + US;
     }
     plan.ops.sort_by_key(|op| op.at);
+}
+
+/// How much room a client core finds.
+pub fn ring(rng: &mut Rng) -> Option<usize> {
+    rng.permille(SHORT_RINGS).then(|| rng.between(1, 4))
 }
