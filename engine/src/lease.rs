@@ -110,8 +110,8 @@ pub(crate) struct Lessor {
     queue: BTreeSet<(Duration, LeaseId)>,
     /// Of a leader: leases by when what is left of them is to be written down.
     checkpoints: BTreeSet<(Duration, LeaseId)>,
-    /// Whether leases are checkpointed.
-    checkpointed: bool,
+    /// How often leases are checkpointed, if they are.
+    checkpointed: Option<Duration>,
     primary: bool,
 }
 
@@ -146,8 +146,11 @@ impl Lessor {
         if let Some(due) = lease.checkpoint_due.take() {
             self.checkpoints.remove(&(due, id));
         }
-        if self.checkpointed && self.primary && lease.full() > CHECKPOINT_INTERVAL {
-            let due = now + CHECKPOINT_INTERVAL;
+        if let Some(every) = self.checkpointed
+            && self.primary
+            && lease.full() > every
+        {
+            let due = now + every;
             lease.checkpoint_due = Some(due);
             self.checkpoints.insert((due, id));
         }
@@ -349,10 +352,10 @@ impl Store {
         self.lessor.stop();
     }
 
-    /// Whether what is left of long leases is written down from time to time, from the next
-    /// [`Store::lease_promote`] on.
-    pub fn lease_checkpointing(&mut self, on: bool) {
-        self.lessor.checkpointed = on;
+    /// How often what is left of leases that are longer than that is written down, if it is at all
+    /// ([`CHECKPOINT_INTERVAL`]), from the next [`Store::lease_promote`] on.
+    pub fn lease_checkpointing(&mut self, every: Option<Duration>) {
+        self.lessor.checkpointed = every;
     }
 
     /// At most `limit` leases of which it is time to write down what is left, for the caller to

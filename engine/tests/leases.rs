@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use common::{bytes, delete, put, store, txn, with_lease};
 use crossbeam::epoch;
-use engine::lease::{Checkpoint, Renewal};
+use engine::lease::{CHECKPOINT_INTERVAL, Checkpoint, Renewal};
 use engine::{EventKind, LeaseId, LeaseStatus, Op, Revision, Store, TxnError};
 
 const fn s(seconds: u64) -> Duration {
@@ -106,7 +106,7 @@ fn what_is_left_of_long_leases_is_written_down() {
     let left =
         |lease, granted_at, remaining_ttl| Checkpoint { lease: LeaseId(lease), granted_at, remaining_ttl };
     let mut store = store();
-    store.lease_checkpointing(true);
+    store.lease_checkpointing(Some(CHECKPOINT_INTERVAL));
     store.lease_grant(s(0), LeaseId(1), 1000).unwrap();
     store.lease_promote(s(100), s(0));
     store.set_applied(1, 1);

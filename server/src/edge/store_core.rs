@@ -13,6 +13,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use engine::Store;
+use engine::lease::CHECKPOINT_INTERVAL;
 use node::apply;
 use node::lease::EXPIRY_INTERVAL;
 use node::propose::IdGenerator;
@@ -261,7 +262,7 @@ fn settings(shared: &Shared, client_cores: usize, nonce: u64) -> Settings {
         checkpoint_interval: CHECKPOINT_INTERVAL_MAX,
         entries_per_publish: ENTRIES_PER_PUBLISH,
         compaction_rows: COMPACTION_SLICE_ROWS,
-        lease_checkpoint: config.lease_checkpoint,
+        lease_checkpoint: config.lease_checkpoint.then_some(CHECKPOINT_INTERVAL),
         auto_compaction: config.auto_compaction,
         nonce,
     }

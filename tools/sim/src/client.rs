@@ -35,6 +35,8 @@ pub struct Client {
     keys: BTreeMap<Bytes, i64>,
     /// Leases it holds.
     leases: Vec<i64>,
+    /// Alarms that it has seen.
+    alarms: Vec<pb::AlarmMember>,
     /// A list that is not at its end: where it goes on, at which revision.
     page: Option<(Bytes, i64)>,
     /// In the liveness phase: how many of its two requests, a write and a read, have succeeded.
@@ -53,6 +55,7 @@ impl Client {
             revision: 1,
             keys: BTreeMap::new(),
             leases: Vec::new(),
+            alarms: Vec::new(),
             page: None,
             probed: 0,
             number,
@@ -146,6 +149,17 @@ impl Client {
                 let linearizable = rng.permille(700);
                 (Method::MemberList, pb::MemberListRequest { linearizable }.encode_to_vec())
             }
+            OpKind::Alarms => (Method::MaintenanceAlarm, pb::AlarmRequest::default().encode_to_vec()),
+            OpKind::Disarm => {
+                let disarm = |alarm: pb::AlarmMember| pb::AlarmRequest {
+                    action: pb::alarm_request::AlarmAction::Deactivate as i32,
+                    member_id: alarm.member_id,
+                    alarm: alarm.alarm,
+                };
+                let request = self.alarms.pop().map(disarm).unwrap_or_default();
+                (Method::MaintenanceAlarm, request.encode_to_vec())
+            }
+            OpKind::Defragment => (Method::MaintenanceDefragment, Vec::new()),
             OpKind::Status => (Method::MaintenanceStatus, Vec::new()),
             OpKind::HashKv => {
                 let back = rng.below(30) as i64;
@@ -181,6 +195,12 @@ impl Client {
                     Some(last) if found.more && ask.limit > 0 => Some((next(&last.key), at)),
                     _ => None,
                 };
+            }
+            Method::MaintenanceAlarm => {
+                let is_list = message.is_empty();
+                if let (Ok(found), true) = (pb::AlarmResponse::decode(bytes.clone()), is_list) {
+                    self.alarms = found.alarms;
+                }
             }
             Method::LeaseGrant => {
                 if let Ok(found) = pb::LeaseGrantResponse::decode(bytes.clone()) {

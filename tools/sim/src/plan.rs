@@ -12,6 +12,7 @@ use crate::rng::Rng;
 mod keepers;
 mod long;
 mod questions;
+pub mod space;
 mod tiny;
 
 pub use tiny::Tiny;
@@ -130,6 +131,9 @@ pub struct Config {
     /// Leases live so many times as long as clients of other worlds ask for.
     #[serde(default = "once")]
     pub ttl_scale: i64,
+    /// What the members' stores go by.
+    #[serde(default)]
+    pub store: space::Flags,
 }
 
 fn once() -> i64 {
@@ -196,6 +200,12 @@ pub enum OpKind {
     MemberPromote,
     /// Lists the members, linearizable or not.
     MemberList,
+    /// Lists the alarms.
+    Alarms,
+    /// Takes an alarm off that it has seen; lists them if it has seen none.
+    Disarm,
+    /// Has a member's tree file cut.
+    Defragment,
     /// Asks a member how it is.
     Status,
     /// Asks for the hash of the history up to some revision.
@@ -341,6 +351,7 @@ impl Plan {
         if long.permille(LONG_WORLDS) {
             long::stretch(&mut plan, long);
         }
+        space::draw(&mut plan, &mut Rng::of(seed, "space", 0));
         plan
     }
 
@@ -378,6 +389,7 @@ impl Plan {
             (config.keepers, "keepers of leases"),
             (config.tiny.is_some(), "tiny bounds"),
             (config.reckless, "more lies than allowed"),
+            (config.store.quota.is_some(), "a small quota"),
             (self.faults.is_empty(), "no faults"),
             (self.faults.iter().any(|fault| fault.kind.is_lie()), "disks may lie"),
         ];
@@ -459,6 +471,7 @@ impl Config {
             long: false,
             keepers: false,
             ttl_scale: 1,
+            store: space::Flags::default(),
         }
     }
 

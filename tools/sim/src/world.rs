@@ -96,6 +96,14 @@ pub struct Counters {
     pub leaders: u64,
     /// Snapshots that members took.
     pub snapshots: u64,
+    /// Writes that were refused because of an alarm, or answered with that the quota is used up.
+    pub no_space: u64,
+    /// Tree files cut.
+    pub cuts: u64,
+    /// Proposals that say what is left of leases.
+    pub lease_checkpoints: u64,
+    /// Compactions that the server has proposed by itself.
+    pub own_compactions: u64,
     /// Leases that ended because their time was over.
     pub expiries: u64,
     /// Lies of disks, with something to lie about.
@@ -128,6 +136,10 @@ impl Counters {
             (&mut self.resumed, more.resumed),
             (&mut self.leaders, more.leaders),
             (&mut self.snapshots, more.snapshots),
+            (&mut self.no_space, more.no_space),
+            (&mut self.cuts, more.cuts),
+            (&mut self.lease_checkpoints, more.lease_checkpoints),
+            (&mut self.own_compactions, more.own_compactions),
             (&mut self.expiries, more.expiries),
             (&mut self.lies, more.lies),
             (&mut self.found_out, more.found_out),
@@ -265,6 +277,10 @@ impl World {
             resumed: self.env.network.resumed(),
             leaders: self.env.oracle.raft.terms_led(),
             snapshots: self.env.oracle.snapshots,
+            no_space: self.env.oracle.seen.no_space,
+            cuts: self.env.oracle.seen.cuts,
+            lease_checkpoints: self.env.oracle.seen.lease_checkpoints,
+            own_compactions: self.env.oracle.seen.own_compactions,
             expiries: self.env.oracle.leases.expired,
             lies: self.lies,
             found_out: self.found_out,
@@ -749,6 +765,10 @@ impl World {
         let now = self.env.queue.now();
         self.env.story.tell(now, || "world".to_owned(), || "all faults end".to_owned());
         self.env.network.heal();
+        if self.env.config.store.quota.take().is_some() {
+            // The operator gives all a larger quota, for which they must be started anew.
+            (0..self.hosts.len()).for_each(|number| self.crash(number, false, 1));
+        }
         for number in 0..self.hosts.len() {
             self.hosts[number].paused_until = 0;
             self.hosts[number].disk.make_room();

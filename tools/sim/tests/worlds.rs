@@ -84,7 +84,7 @@ fn the_first_worlds_pass_and_reach_what_is_rare() {
     assert_eq!(summary.failed, [], "ringsim run --seed {:?}", summary.failed.first().map(|failed| failed.0));
     assert_eq!((summary.seeds, summary.twice), (FIRST_WORLDS, FIRST_WORLDS / 100));
     let kinds: Vec<_> = summary.kinds.iter().filter(|((is_fault, _), _)| !is_fault).collect();
-    assert_eq!((kinds.len(), summary.kinds.len() - kinds.len()), (12, FaultKind::ALL.len()), "{kinds:?}");
+    assert_eq!((kinds.len(), summary.kinds.len() - kinds.len()), (13, FaultKind::ALL.len()), "{kinds:?}");
     for (kind, tally) in &summary.kinds {
         assert!(tally.worlds >= 5, "{kind:?}: {tally:?}");
     }
@@ -98,6 +98,10 @@ fn the_first_worlds_pass_and_reach_what_is_rare() {
         ("frames damaged and noticed", sum.damaged),
         ("snapshots resumed, times ten", 10 * sum.resumed),
         ("leases expired", sum.expiries),
+        ("writes without space", sum.no_space),
+        ("tree files cut", sum.cuts),
+        ("checkpoints of leases", sum.lease_checkpoints),
+        ("compactions by the server itself", sum.own_compactions),
         ("lies of disks", sum.lies),
         ("lies found out", sum.found_out),
         ("worlds with too many lies, times ten", 10 * sum.beyond),

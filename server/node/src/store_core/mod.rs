@@ -72,8 +72,9 @@ pub struct Settings {
     pub entries_per_publish: usize,
     /// Rows of history that one slice of a compaction looks at.
     pub compaction_rows: usize,
-    /// Whether what is left of long leases is written down: etcd's feature gate `LeaseCheckpoint`.
-    pub lease_checkpoint: bool,
+    /// How often what is left of longer leases is written down
+    /// ([`CHECKPOINT_INTERVAL`](engine::lease::CHECKPOINT_INTERVAL)); etcd's feature gate `LeaseCheckpoint`.
+    pub lease_checkpoint: Option<Duration>,
     /// `--auto-compaction-mode`, `--auto-compaction-retention`
     pub auto_compaction: Option<Retention>,
     /// Differs at each start of the process. Questions to other members are numbered from here on, so that the answer to one

@@ -83,7 +83,7 @@ fn settings() -> Settings {
         checkpoint_interval: Duration::from_secs(30),
         entries_per_publish: 100,
         compaction_rows: 100,
-        lease_checkpoint: false,
+        lease_checkpoint: None,
         auto_compaction: None,
         nonce: 1000,
     }

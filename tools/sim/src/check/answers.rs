@@ -98,11 +98,13 @@ impl Oracle {
     ) -> Result<Option<i64>, Failure> {
         let Some(asked) = self.answers.open.remove(&op) else { return Ok(None) };
         self.answers.checked += 1;
+        self.seen.no_space += u64::from(matches!(result, Err(Error::NoSpace)));
         let what = || format!("{:?} of client {} to member {}", asked.method, asked.client, from.0);
         let revision = match asked.method {
             Method::KvRange => self.range(&asked, result),
             Method::LeaseKeepAlive => self.kept_alive(&asked, result).map(|()| None),
             Method::LeaseTimeToLive => Ok(None),
+            Method::MaintenanceDefragment => self.defragmented(result).map(|()| None),
             Method::MaintenanceStatus => self.status(result),
             Method::MaintenanceHashKv => self.hashed(&asked, result),
             Method::LeaseLeases => self.leased((from.0, from.1, asked.client), result).map(|()| None),
@@ -182,6 +184,14 @@ impl Oracle {
             return Ok(Some(*revision).filter(|_| !matches!(told, Answered::Members(..))));
         }
         Ok(None)
+    }
+
+    /// It says nothing but that it is done.
+    fn defragmented(&self, result: &Result<Bytes, Error>) -> Result<(), Failure> {
+        match result {
+            Ok(bytes) if !bytes.is_empty() => fail("serializability", "a Defragment says something"),
+            _ => Ok(()),
+        }
     }
 
     fn listed(&mut self, asked: &Asked, result: &Result<Bytes, Error>) -> Result<(), Failure> {

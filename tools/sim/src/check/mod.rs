@@ -51,8 +51,23 @@ pub struct Committed {
     pub answer: Option<model::Answer>,
 }
 
+/// What is rare, counted.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Seen {
+    /// Answers that there is no space.
+    pub no_space: u64,
+    /// Tree files cut.
+    pub cuts: u64,
+    /// Proposals that say what is left of leases.
+    pub lease_checkpoints: u64,
+    /// Compactions that a server has proposed by itself.
+    pub own_compactions: u64,
+}
+
 /// See the module's header.
 pub struct Oracle {
+    /// What is rare, counted.
+    pub seen: Seen,
     /// The committed log; index `i` stands at `i - 1`.
     pub log: Vec<Committed>,
     /// Where each ID stands in it.
@@ -81,6 +96,7 @@ impl Oracle {
     /// Nothing has happened.
     pub fn new(config: &Config) -> Oracle {
         Oracle {
+            seen: Seen::default(),
             log: Vec::new(),
             by_id: FxHashMap::default(),
             model: Model::new(config.lease_ttl_min),

@@ -221,7 +221,8 @@ impl Facts for Member {
     }
 
     fn space(&self) -> Space {
-        Space::UNLIMITED
+        let core = &self.store.core;
+        Space { used: core.store().tree().allocated_bytes(), quota: core.settings().quota }
     }
 
     fn is_log_space_lost(&self) -> bool {

@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use consensus::{Index, ReadyNumber};
 use engine::Store;
+use node::auto_compact::Retention;
 use node::cores::{Committed, ToStore};
 use node::lease::EXPIRY_INTERVAL;
-use node::propose::IdGenerator;
+use node::propose::{Command, IdGenerator};
 use node::store_core::{self, Fatal, Input, Output, Present, Settings};
 
 use super::{Done, Member, RunningCheckpoint, client_core, node_id, stops};
@@ -63,6 +64,7 @@ impl StoreCore {
 
 fn settings(env: &Env, number: NodeNumber, life: u32, nonce: u64) -> Settings {
     let election_timeout = Duration::from_nanos(env.config.election());
+    let flags = env.config.store;
     Settings {
         member: node_id(number).0,
         name: format!("m{number}.{life}"),
@@ -71,14 +73,14 @@ fn settings(env: &Env, number: NodeNumber, life: u32, nonce: u64) -> Settings {
         client_cores: 1,
         election_timeout,
         request_timeout: client_core::request_timeout_in(env),
-        quota: None,
-        heap_limit_bytes: u64::MAX,
+        quota: flags.quota,
+        heap_limit_bytes: flags.heap_limit.unwrap_or(u64::MAX),
         log_bytes_max: LOG_BYTES_MAX,
         checkpoint_interval: Duration::from_nanos(env.config.checkpoint),
         entries_per_publish: env.config.apply_batch,
         compaction_rows: env.config.compaction_rows,
-        lease_checkpoint: false,
-        auto_compaction: None,
+        lease_checkpoint: flags.lease_checkpoint.map(Duration::from_nanos),
+        auto_compaction: flags.compact_period.map(|period| Retention::Period(Duration::from_nanos(period))),
         nonce,
     }
 }
@@ -104,6 +106,7 @@ impl Member {
             && self.store.unlinked.is_none()
         {
             disk.tree.trim(bytes as usize);
+            env.oracle.seen.cuts += 1;
         }
         self.step_store(env, Input::BeginCheckpoint)?;
         let waits = !self.store.inbox.is_empty() && self.store.core.takes_entries();
@@ -128,7 +131,7 @@ impl Member {
         let present = Present {
             now: self.now(env),
             alone: self.shared.single_voter.is_some(),
-            cramped: env.queue.now() < self.log.segments_from,
+            cramped: self.shared.is_log_space_lost,
         };
         if let Err(fatal) = self.store.core.step(present, input) {
             return match fatal {
@@ -140,6 +143,7 @@ impl Member {
         for output in outputs {
             match output {
                 Output::Raft(message) => {
+                    note_own(env, &message);
                     self.ask_raft(env, message);
                 }
                 Output::Client(_, message) => self.to_client(env, message),
@@ -195,5 +199,15 @@ impl Member {
     /// Whether it times leases.
     pub fn times_leases(&self) -> bool {
         self.store.core.times_leases()
+    }
+}
+
+/// Counts what a store core proposes by itself and few worlds see.
+fn note_own(env: &mut Env, message: &node::cores::ToRaft) {
+    let node::cores::ToRaft::Propose(_, write) = message else { return };
+    match write.command {
+        Command::Compact { .. } => env.oracle.seen.own_compactions += 1,
+        Command::LeaseCheckpoint { .. } => env.oracle.seen.lease_checkpoints += 1,
+        _ => {}
     }
 }
