@@ -50,6 +50,8 @@ pub(crate) struct Cache {
     replaced: Vec<(LogPosition, ProposalId)>,
     /// Entries read back from disk, for one peer each; never empty.
     fetched: BTreeMap<NodeId, Vec<Entry>>,
+    /// What was read back before that, until the end of the turn: messages of this turn may need it.
+    outdated: Vec<Vec<Entry>>,
     /// Snapshots to be offered.
     pinned: BTreeMap<NodeId, SnapshotMetadata>,
     /// Peers for whom raft has asked for a snapshot.
@@ -77,6 +79,7 @@ impl Cache {
             initial,
             replaced: Vec::new(),
             fetched: BTreeMap::new(),
+            outdated: Vec::new(),
             pinned: BTreeMap::new(),
             wanted: RefCell::default(),
         };
@@ -151,6 +154,7 @@ impl Cache {
         self.replaced.extend(lost.into_iter().filter_map(|e| e.proposal.map(|id| (e.position(), id))));
         self.conf_changes.clear();
         self.fetched.clear();
+        self.outdated.clear();
         self.pinned.clear();
         self.runs = VecDeque::from([position]);
         self.log_first = Index(position.index.0 + 1);
@@ -201,7 +205,7 @@ impl Cache {
         };
         let sound = first >= self.first() && entries.iter().zip(first.0..).all(fits);
         if sound && !entries.is_empty() {
-            self.fetched.insert(peer, entries);
+            self.outdated.extend(self.fetched.insert(peer, entries));
             return true;
         }
         false
@@ -212,8 +216,9 @@ impl Cache {
         self.fetched.get(&peer).is_some_and(|entries| find(entries, index).is_some())
     }
 
-    /// Forgets what was read back for those of whom `keep` doesn't say that they need it.
+    /// Ends a turn: forgets what was read back for those of whom `keep` doesn't say that they need it.
     pub fn retain_fetched(&mut self, mut keep: impl FnMut(NodeId, Index) -> bool) {
+        self.outdated.clear();
         self.fetched.retain(|peer, entries| entries.last().is_some_and(|last| keep(*peer, last.index)));
     }
 
@@ -254,7 +259,10 @@ impl Cache {
     pub fn entry(&self, position: LogPosition) -> Option<&Entry> {
         let entry = match position.index.0.checked_sub(self.before.index.0 + 1) {
             Some(at) => self.entries.get(at as usize),
-            None => self.fetched.values().find_map(|entries| find(entries, position.index)),
+            None => {
+                let read = self.fetched.values().chain(&self.outdated);
+                read.filter_map(|entries| find(entries, position.index)).next()
+            }
         };
         entry.filter(|entry| entry.term == position.term)
     }

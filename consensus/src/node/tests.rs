@@ -620,3 +620,60 @@ fn a_member_that_lost_what_it_acknowledged_says_so_instead_of_dying_in_raft() {
     let lost = Output::AcknowledgedLost { acknowledged: Index(100), last: LogPosition::new(2, 2) };
     assert_eq!(out, [lost]);
 }
+
+/// A message may be waiting for the end of the turn whose entries were read back for it, and the next ones arrive.
+#[test]
+fn entries_read_back_stay_for_the_turn_in_which_they_are_sent() {
+    const PEER: NodeId = NodeId(2);
+    let entry = |index: u64| Entry {
+        index: Index(index),
+        term: Term(1),
+        kind: EntryKind::Normal,
+        data: Bytes::from(vec![index as u8; 100]),
+        proposal: None,
+    };
+    let read =
+        |first: u64, last: u64| Input::Fetched(PEER, Index(first), Some((first..=last).map(entry).collect()));
+    let hard_state = HardState { term: Term(1), vote: ME, commit: Index(20) };
+    let state = State { hard_state, entries: (6..=20).map(entry).collect(), unwritten: false };
+    let conf = ConfState { voters: vec![ME], learners: vec![PEER] };
+    let config = Config { append_bytes: 2 * entry(6).cost_bytes(), ..config() };
+    let mut node = Node::new(config, state, LogPosition::new(5, 1), conf);
+    let out = turn(&mut node, [Input::LogStartsAt(Index(6))]);
+    turn(&mut node, appends(&out).iter().map(|append| Input::Durable(append.ready)));
+    turn(&mut node, [Input::Applied(Index(20))]);
+    assert_eq!(node.status().role.role, Role::Leader);
+    let says = |kind: MessageType, index: u64, reject: bool| {
+        let mut raft = RaftMessage { from: PEER.0, to: ME.0, term: 2, index, reject, ..Default::default() };
+        raft.reject_hint = if reject { 5 } else { 0 };
+        raft.set_msg_type(kind);
+        Input::Receive(PEER, Box::new(PeerMessage::Raft(Message { raft, data: Vec::new() })))
+    };
+    let fetch = |out: &[Output]| {
+        out.iter()
+            .find_map(|output| if let Output::Fetch(fetch) = output { Some(fetch.first.0) } else { None })
+    };
+    let sent = |out: &[Output]| {
+        let messages = out.iter().filter_map(|output| match output {
+            Output::Send(Envelope { message, .. }) => match &**message {
+                PeerMessage::Raft(message) if !message.data.is_empty() => Some(message.raft.entries[0].index),
+                _ => None,
+            },
+            _ => None,
+        });
+        messages.collect::<Vec<_>>()
+    };
+    let out = turn(&mut node, [says(MessageType::MsgAppendResponse, 20, true)]);
+    assert_eq!(fetch(&out), Some(6));
+    assert_eq!(sent(&turn(&mut node, [read(6, 10)])), [6]);
+    let out = turn(&mut node, [says(MessageType::MsgAppendResponse, 7, false)]);
+    assert_eq!((sent(&out), fetch(&out)), (vec![8, 10], Some(11)));
+    // They seem to be lost, so the peer is asked where it is, and they are read again.
+    let lost = [Input::Unreachable(PEER), says(MessageType::MsgHeartbeatResponse, 0, false)];
+    assert_eq!(sent(&turn(&mut node, lost)), [0; 0]);
+    assert_eq!(fetch(&turn(&mut node, [read(11, 15)])), Some(8));
+    // But it has them, and gets the next ones, which are here; and in the same turn the others are.
+    let late = [says(MessageType::MsgAppendResponse, 10, false), read(8, 10)];
+    let out = turn(&mut node, late);
+    assert_eq!((sent(&out), fetch(&out)), (vec![11, 13, 15], Some(16)));
+}
