@@ -112,9 +112,9 @@ pub struct Config {
     /// How long a call may wait for other cores of its member; otherwise as long as the server lets it.
     #[serde(default)]
     pub request_timeout: Option<Time>,
-    /// So many messages that wait for raft or store core leave a client core no room for another.
+    /// So many of 1000 questions of a client core find no room on their way to another core.
     #[serde(default)]
-    pub ring: Option<usize>,
+    pub no_room: usize,
     /// Bounds of the machines that are far below production's.
     #[serde(default)]
     pub tiny: Option<Tiny>,
@@ -346,7 +346,7 @@ impl Plan {
         let mut plan = Plan { seed, config, ops, faults };
         plan.draw_membership(&mut Rng::of(seed, "membership", 0));
         questions::draw(&mut plan, &mut Rng::of(seed, "questions", 0));
-        plan.config.ring = questions::ring(&mut Rng::of(seed, "rings", 0));
+        plan.config.no_room = questions::no_room(&mut Rng::of(seed, "rings", 0));
         plan.draw_recklessness(&mut Rng::of(seed, "reckless", 0));
         if long.permille(LONG_WORLDS) {
             long::stretch(&mut plan, long);
@@ -465,7 +465,7 @@ impl Config {
             membership: None,
             wire: None,
             request_timeout: None,
-            ring: None,
+            no_room: 0,
             tiny: None,
             reckless: false,
             long: false,

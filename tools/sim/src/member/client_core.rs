@@ -101,9 +101,11 @@ impl Answers<'_> {
         self.env.answer(self.member.id(), op, result);
     }
 
-    fn has_room(&self, waiting: usize) -> Result<(), Full> {
-        let has_room = self.env.config.ring.is_none_or(|ring| waiting < ring);
-        has_room.then_some(()).ok_or(Full)
+    /// A ring is full when its core has much to do: here, by lot.
+    fn find_room(&mut self) -> Result<(), Full> {
+        let (no_room, lot) = (self.env.config.no_room, &mut self.env.schedule);
+        let is_full = no_room > 0 && lot.permille(no_room);
+        if is_full { Err(Full) } else { Ok(()) }
     }
 
     fn fail(&mut self, why: impl std::fmt::Display) {
@@ -120,13 +122,13 @@ impl Shell<u64> for Answers<'_> {
     }
 
     fn to_raft(&mut self, message: ToRaft) -> Result<(), Full> {
-        self.has_room(self.member.raft.inbox.len())?;
+        self.find_room()?;
         self.member.ask_raft(self.env, message);
         Ok(())
     }
 
     fn to_store(&mut self, message: ToStore) -> Result<(), Full> {
-        self.has_room(self.member.store.asked.len())?;
+        self.find_room()?;
         self.member.ask_store(self.env, Input::Message(message));
         Ok(())
     }

@@ -1,5 +1,5 @@
 //! What clients ask now and then beside their load: what a member says of itself, of its history and of its leases. And how
-//! long a call may wait, which in production is longer than most worlds last, and how much room there is for what it asks.
+//! long a call may wait, which in production is longer than most worlds last, and how often there is no room for what it asks.
 
 use super::{Op, OpKind, Plan};
 use crate::queue::US;
@@ -11,7 +11,7 @@ const ASKING_WORLDS: usize = 600;
 /// Worlds whose members give up on calls after some elections, of 1000.
 const IMPATIENT_WORLDS: usize = 400;
 
-/// Worlds whose rings between cores are short, of 1000.
+/// Worlds whose rings between cores are full now and then, of 1000.
 const SHORT_RINGS: usize = 250;
 
 const QUESTIONS: &[(usize, OpKind)] = &[(3, OpKind::Status), (4, OpKind::HashKv), (3, OpKind::Leases)];
@@ -34,7 +34,7 @@ pub fn draw(plan: &mut Plan, rng: &mut Rng) {
     plan.ops.sort_by_key(|op| op.at);
 }
 
-/// How much room a client core finds.
-pub fn ring(rng: &mut Rng) -> Option<usize> {
-    rng.permille(SHORT_RINGS).then(|| rng.between(1, 4))
+/// How often a client core finds no room for a question.
+pub fn no_room(rng: &mut Rng) -> usize {
+    if rng.permille(SHORT_RINGS) { rng.pick(&[10, 50, 200]) } else { 0 }
 }
