@@ -11,6 +11,8 @@
 //!
 //! - `applied <= commit handed out <= min(committed, durable here) <= last`. A commit is never ahead of this member's
 //!   own disk, so no checkpoint can hold what the log could lose. With one voter, own durability *is* the commit.
+//! - A change of the configuration is handed out when this member's log says that it is committed, and that is durable. Otherwise
+//!   one that acted on it (that told the removed member, which left) could forget it in a power cut, and count on who has left.
 //! - A message that says "I have stored this" leaves after the [`Input::Durable`] that makes it true; a message that
 //!   reveals a term leaves after the term is durable. A leader's appends leave before its own disk has them.
 //! - [`Output::SingleVoter`] is cleared before anybody can hear of a second voter: already when a configuration change
@@ -73,6 +75,10 @@ pub struct Node {
     received: FxHashMap<(u64, u64), Bytes>,
     /// Messages that wait for durability, in order.
     held: VecDeque<(ReadyNumber, Envelope)>,
+    /// Committed entries that wait for the durability of the commit itself, in order.
+    held_commits: VecDeque<(ReadyNumber, Vec<Entry>)>,
+    /// What the appends so far say to be committed.
+    commit_appended: Index,
     reads: Reads,
     snapshots: Snapshots,
     peers: Peers,
@@ -129,6 +135,8 @@ impl Node {
             lost: BTreeMap::new(),
             received: FxHashMap::default(),
             held: VecDeque::new(),
+            held_commits: VecDeque::new(),
+            commit_appended: state.hard_state.commit,
             reads,
             snapshots: Snapshots::default(),
             peers: Peers::default(),
@@ -260,6 +268,7 @@ impl Node {
             let (_, envelope) = self.held.pop_front().expect("it was there");
             out.push(Output::Send(envelope));
         }
+        self.release_commits(out);
     }
 
     fn handle_applied(&mut self, index: Index) {
@@ -413,8 +422,9 @@ impl Node {
         }
         self.note_replaced();
         let vote_changed = self.observe_hard_state(&ready);
-        let append = ready.must_sync().then(|| {
+        let append = (ready.must_sync() || self.commits_a_change(&ready)).then(|| {
             self.appended = number;
+            self.commit_appended = self.hard_state.commit;
             if vote_changed {
                 self.appended_vote = number;
             }
@@ -490,17 +500,33 @@ impl Node {
         out.push(Output::Role(now));
     }
 
+    /// Whether this Ready commits a change of the configuration of which the log doesn't say so yet.
+    fn commits_a_change(&self, ready: &Ready) -> bool {
+        last_change(ready).is_some_and(|index| index > self.commit_appended)
+    }
+
     fn commit(&mut self, ready: &Ready, out: &mut Vec<Output>) {
         let stubs = ready.committed_entries();
         let (Some(first), Some(last)) = (stubs.first(), stubs.last()) else { return };
         let last_index = Index(last.index);
-        let cache = self.raft.store();
-        let mut entries = cache.range(Index(first.index), Index(last.index)).cloned();
-        while entries.len() > 0 {
-            out.push(Output::Commit(entries.by_ref().take(COMMIT_ENTRIES_MAX).collect()));
+        let entries = self.raft.store().range(Index(first.index), last_index).cloned();
+        let waits_for = match last_change(ready) {
+            Some(_) => self.appended,
+            None => self.held_commits.back().map_or(ReadyNumber(0), |(waits_for, _)| *waits_for),
+        };
+        if waits_for > self.durable {
+            self.held_commits.push_back((waits_for, entries.collect()));
+        } else {
+            hand_out(entries, out);
         }
-        drop(entries);
         self.drop_lost(last_index, DropReason::LeaderChanged, out);
+    }
+
+    fn release_commits(&mut self, out: &mut Vec<Output>) {
+        while self.held_commits.front().is_some_and(|(waits_for, _)| *waits_for <= self.durable) {
+            let (_, entries) = self.held_commits.pop_front().expect("it was there");
+            hand_out(entries.into_iter(), out);
+        }
     }
 
     /// A message of raft, with its bytes. `None` if it is of no use any more: this member led when raft made it, and
@@ -570,6 +596,19 @@ impl Node {
         let ticks = self.config.election_ticks;
         raft.set_randomized_election_timeout(ticks + (drawn % ticks as u64) as usize);
     }
+}
+
+/// Committed entries, in pieces.
+fn hand_out(mut entries: impl ExactSizeIterator<Item = Entry>, out: &mut Vec<Output>) {
+    while entries.len() > 0 {
+        out.push(Output::Commit(entries.by_ref().take(COMMIT_ENTRIES_MAX).collect()));
+    }
+}
+
+/// The last change of the configuration that a Ready commits.
+fn last_change(ready: &Ready) -> Option<Index> {
+    let is_change = |stub: &&Stub| stub.get_entry_type() != raft::eraftpb::EntryType::EntryNormal;
+    ready.committed_entries().iter().rev().find(is_change).map(|stub| Index(stub.index))
 }
 
 /// One round of splitmix64: spreads small differences over all bits.

@@ -145,6 +145,7 @@ impl Node {
         self.snapshots.installing = Some((ReadyNumber(ready.number()), position));
         self.snapshots.taken = position.index;
         self.conf_applied = position.index;
+        self.held_commits.clear(); // it covers them
         self.raft.mut_store().reset(position);
         self.note_replaced();
         self.drop_lost(position.index, DropReason::OutcomeUnknown, out);

@@ -157,14 +157,39 @@ fn add(kind: ConfChangeKind, node: NodeId) -> ConfChange {
     ConfChange { id: 1, kind, node, context: Bytes::from_static(b"{}") }
 }
 
+/// The turn in which a change is handed out whose entry is in the append of `proposed`.
+fn commit_change(node: &mut Node, proposed: &[Output]) -> Vec<Output> {
+    let out = turn(node, [Input::Durable(appends(proposed)[0].ready)]);
+    assert_eq!(commits(&out), [], "the log doesn't say yet that it is committed");
+    turn(node, [Input::Durable(appends(&out)[0].ready)])
+}
+
+/// Whoever acts on a change must find after a power cut that it is committed: the member that was removed by it may be gone.
+#[test]
+fn a_change_is_handed_out_when_the_log_says_that_it_is_committed() {
+    let mut node = leader(config());
+    let change = add(ConfChangeKind::AddLearnerNode, NodeId(9));
+    let proposed =
+        turn(&mut node, [propose(1, 1), Input::ProposeConfChange(ProposalId(2), change), propose(3, 1)]);
+    let out = turn(&mut node, [Input::Durable(appends(&proposed)[0].ready), propose(4, 1)]);
+    assert_eq!(commits(&out), [], "what comes behind it waits, too");
+    let [says_so, next] = &appends(&out)[..] else { panic!("two appends: {out:?}") };
+    assert_eq!((says_so.hard_state.commit, says_so.entries.len()), (Index(5), 0));
+    let mut durable = |ready| -> Vec<u64> {
+        let out = turn(&mut node, [Input::Durable(ready)]);
+        commits(&out).iter().map(|entry| entry.index.0).collect()
+    };
+    assert_eq!(durable(says_so.ready), [3, 4, 5]);
+    assert_eq!(durable(next.ready), [6]);
+}
+
 #[test]
 fn the_single_voters_index_is_cleared_before_anybody_hears_of_a_second() {
     let mut node = leader(config());
     let change = add(ConfChangeKind::AddNode, NodeId(9));
     let out = turn(&mut node, [Input::ProposeConfChange(ProposalId(1), change.clone())]);
     assert_eq!(out[0], Output::SingleVoter(None), "before the append: {out:?}");
-    let ready = appends(&out)[0].ready;
-    let out = turn(&mut node, [Input::Durable(ready)]);
+    let out = commit_change(&mut node, &out);
     assert_eq!(commits(&out).len(), 1);
     assert!(!out.iter().any(|output| matches!(output, Output::SingleVoter(_))));
     let out = turn(&mut node, [Input::ApplyConfChange(Index(3), Some(change)), Input::Applied(Index(3))]);
@@ -193,7 +218,7 @@ fn a_refused_or_voteless_change_gives_the_index_back() {
         let proposed = change.clone().unwrap_or(add(ConfChangeKind::AddNode, NodeId(9)));
         let out = turn(&mut node, [Input::ProposeConfChange(ProposalId(1), proposed)]);
         assert_eq!(out[0], Output::SingleVoter(None));
-        turn(&mut node, [Input::Durable(appends(&out)[0].ready)]);
+        commit_change(&mut node, &out);
         let out = turn(&mut node, [Input::ApplyConfChange(Index(3), change), Input::Applied(Index(3))]);
         assert!(out.contains(&Output::SingleVoter(Some(Index(3)))), "{out:?}");
     }
