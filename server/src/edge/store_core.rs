@@ -22,7 +22,6 @@ use node::store_core::{Fatal as CoreFatal, Input, Output, Present, Settings};
 use super::checkpoint::CheckpointWriter;
 use super::clock::now;
 use super::failpoint::{failpoint, server_version};
-use super::force_new;
 use super::messages::{CheckpointDone, ForStore, Installation, ToClient, ToRaft};
 use super::ring::{Ready, Receiver, Sender, drain};
 use super::scrub::Scrubber;
@@ -188,6 +187,9 @@ impl StoreCore {
                     }
                 }
                 Output::Ready => self.shared.note(Note::Ready),
+                Output::Removed => tracing::warn!(
+                    "this member is removed from the cluster; it stops as soon as another member confirms that"
+                ),
             }
         }
     }
@@ -279,7 +281,6 @@ fn end(shared: &Shared, fatal: &CoreFatal) -> ! {
         CoreFatal::Apply(error @ (apply::Fatal::Entry { .. } | apply::Fatal::Member(_))) => {
             shared.fatal(Fatal::new(FatalReason::LogDamaged, error.to_string()))
         }
-        CoreFatal::Removed => shared.fatal(force_new::removed(shared.identity)),
         CoreFatal::Downgrade { .. } => {
             shared.fatal(Fatal::new(FatalReason::DataDirForeign, fatal.to_string()))
         }

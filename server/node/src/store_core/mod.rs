@@ -40,9 +40,6 @@ use leases::{Asker, Barrier, Questions};
 
 pub use observer::Observer;
 
-/// How long a member that was removed goes on, so that it can answer and pass on what it knows.
-const REMOVED_LINGERS: Duration = Duration::from_secs(1);
-
 /// What a store core goes by: the operator's flags and the bounds of its process.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -141,6 +138,10 @@ pub enum Output {
     ClusterVersion(String),
     /// This member has made itself known through the log: it can serve.
     Ready,
+    /// This member has been removed from the cluster. It goes on until another one refuses it for that: as long as none knows,
+    /// they may need its vote and its log to get to know. (etcd stops after a second, and what is left of two members may wait
+    /// for it for ever.)
+    Removed,
 }
 
 /// Why the process must end.
@@ -148,8 +149,6 @@ pub enum Output {
 pub enum Fatal {
     /// What is committed cannot be applied.
     Apply(apply::Fatal),
-    /// This member has been removed from the cluster, and has passed on what it knew.
-    Removed,
     /// The cluster has decided on a version that this server is too old for.
     Downgrade {
         /// What this server is.
@@ -169,7 +168,6 @@ impl std::fmt::Display for Fatal {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Fatal::Apply(error) => error.fmt(f),
-            Fatal::Removed => f.write_str("this member has been permanently removed from the cluster"),
             Fatal::Downgrade { own, cluster } => write!(
                 f,
                 "invalid downgrade; server version is lower than determined cluster version: this is {own}, and the \
@@ -216,8 +214,6 @@ pub struct StoreCore<O = ()> {
     versions: Option<Vec<Option<String>>>,
     /// Members have come, gone or changed since they were last told to the raft core.
     members_changed: bool,
-    /// When this member was removed from the cluster.
-    removed_at: Option<Duration>,
     /// Questions that the leader has to answer.
     questions: Questions,
     /// Questions that wait until this leader knows that it still leads.
@@ -289,7 +285,6 @@ impl<O: Observer> StoreCore<O> {
             leader: None,
             versions: None,
             members_changed: true,
-            removed_at: None,
             questions: Questions::default(),
             barrier: Barrier::default(),
             installation: None,
@@ -445,7 +440,7 @@ impl<O: Observer> StoreCore<O> {
             Effect::ConfChange(change) => {
                 let own = self.settings.member;
                 if change.as_ref().is_some_and(|change| for_self(change, own) == ForSelf::Removed) {
-                    self.removed_at = Some(self.present.now);
+                    self.out.push(Output::Removed);
                 }
                 self.tell_raft(ToRaft::ConfChange(applied.index, change));
                 self.members_changed = true;
@@ -641,9 +636,6 @@ impl<O: Observer> StoreCore<O> {
         }
         if self.announced == Announced::No && self.leader.is_some() {
             self.announce();
-        }
-        if self.removed_at.is_some_and(|at| now - at >= REMOVED_LINGERS) {
-            return Err(Fatal::Removed);
         }
         self.ask_again();
         if self.leadership == Leadership::Leads {
