@@ -13,8 +13,12 @@ use node::raft_core::{Fatal, Input, Output, Shell};
 
 use super::store_core::SERVER_VERSION;
 use super::{Appended, Done, ForStore, LOST, Member, node_id, node_number, note_votes};
+use crate::check::Failure;
 use crate::env::{Env, Wake};
 use crate::network::Letter;
+
+/// A log device that takes longer for a write ends the process, as the server's main thread does it.
+const LOG_STALL_MAX: Duration = Duration::from_secs(20);
 
 /// What the raft core is made with here.
 pub(super) struct Surroundings;
@@ -67,6 +71,10 @@ impl Member {
         let now = self.now(env);
         let waited = self.log.writing_since.map_or(0, |since| env.queue.now() - since);
         let log_waits = env.local_span(self.number, waited);
+        if log_waits > LOG_STALL_MAX {
+            let what = "the log device does not answer".to_owned();
+            return Err(Failure { checker: "write-error", what });
+        }
         let mut outputs = Vec::new();
         self.raft.core.tick(now, log_waits, &mut outputs);
         self.raft_turn_after(env, outputs)?;

@@ -135,7 +135,6 @@ impl Member {
         };
         if let Err(fatal) = self.store.core.step(present, input) {
             return match fatal {
-                Fatal::Removed => super::members::removed(self.number),
                 Fatal::Apply(_) | Fatal::Downgrade { .. } => stops(self.number, fatal),
             };
         }
@@ -150,7 +149,7 @@ impl Member {
                 Output::BeginCheckpoint(checkpoint, _) => self.begin_checkpoint(env, checkpoint),
                 Output::Cut(bytes) => self.store.cut = Some(bytes),
                 Output::Installed => self.store.unlinked = None,
-                Output::Learner(_) | Output::ClusterVersion(_) | Output::Ready => {}
+                Output::Learner(_) | Output::ClusterVersion(_) | Output::Ready | Output::Removed => {}
             }
         }
         // Outcomes of configuration changes are in the inbox before the raft core can see the index.
