@@ -230,6 +230,14 @@ impl Node {
         self.snapshots.installing.is_some() || self.raft.snap().is_some()
     }
 
+    /// Reads, proposals, messages and snapshots that wait for something, and a transfer under way: nothing of it stays when all is
+    /// well.
+    pub fn books_open(&self) -> usize {
+        let proposals = self.queue.len() + self.lost.len();
+        let transfers = usize::from(self.raft.raft.lead_transferee.is_some());
+        self.reads.len() + proposals + self.held.len() + self.snapshots.len() + transfers
+    }
+
     /// Who votes and who only listens, as raft goes by it now.
     pub fn conf_state(&self) -> ConfState {
         from_raft_conf(&self.raft.raft.prs().conf().to_conf_state())

@@ -31,6 +31,13 @@ pub(super) struct Queue {
     stepped: VecDeque<Entry>,
 }
 
+impl Queue {
+    /// Proposals that raft has not been given yet.
+    pub fn len(&self) -> usize {
+        self.proposals.len()
+    }
+}
+
 struct Proposal {
     id: ProposalId,
     kind: EntryKind,

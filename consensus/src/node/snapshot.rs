@@ -36,6 +36,13 @@ pub(super) struct Snapshots {
     pub taken: Index,
 }
 
+impl Snapshots {
+    /// Those offered to peers, and the one that is being installed.
+    pub fn len(&self) -> usize {
+        self.offers.len() + usize::from(self.installing.is_some())
+    }
+}
+
 impl Node {
     /// Ends a turn: asks for what raft wants, and gives back what nobody needs.
     pub(super) fn offer_snapshots(&mut self, out: &mut Vec<Output>) {

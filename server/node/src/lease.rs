@@ -50,6 +50,16 @@ impl<T> Default for Renewals<T> {
 }
 
 impl<T> Renewals<T> {
+    /// How many wait.
+    pub fn len(&self) -> usize {
+        self.waiting.values().chain(self.clearing.values()).map(Vec::len).sum()
+    }
+
+    /// Whether none waits.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
     /// Renews a lease at `now`. `None`: the answer comes from [`Renewals::revoked`] or [`Renewals::demoted`].
     pub fn renew(
         &mut self,

@@ -32,6 +32,7 @@ mod faults;
 mod healing;
 mod lies;
 mod membership;
+mod resources;
 
 /// Election timeouts within which a healed cluster must have done everything.
 const LIVENESS_ELECTIONS: Time = 60;
@@ -60,6 +61,8 @@ struct Host {
     flipped: bool,
     /// It has found out.
     found_out: bool,
+    /// Since the faults ended, or it started for the audit, it was once done with everything.
+    rested: bool,
     /// It has stopped because of that, for good, for there is nobody to repair it.
     broken: bool,
     rng: Rng,
@@ -213,6 +216,7 @@ impl World {
             armed: None,
             flipped: false,
             found_out: false,
+            rested: false,
             broken: false,
             rng: Rng::of(plan.seed, "host", number),
         };
@@ -442,6 +446,9 @@ impl World {
         let done = member.woken(&mut self.env, &mut host.disk, wake);
         self.start_added();
         self.judge_liars();
+        if wake == Wake::Tick {
+            self.check_books_bounded(number)?;
+        }
         match self.may_stop(number, done) {
             Err(Failure { checker: "write-error", .. }) => {
                 self.crash(number, false, 1);
@@ -762,6 +769,7 @@ impl World {
     /// No faults any more: whatever is down starts, whatever is cut is mended.
     fn heal(&mut self) {
         self.healed = true;
+        self.hosts.iter_mut().for_each(|host| host.rested = false);
         let now = self.env.queue.now();
         self.env.story.tell(now, || "world".to_owned(), || "all faults end".to_owned());
         self.env.network.heal();
@@ -801,7 +809,7 @@ impl World {
             }
             let until = self.env.queue.now() + step;
             self.run_until(until)?;
-            let settled = self.is_settled();
+            let settled = self.is_settled().and_then(|()| self.are_books_closed());
             if settled.is_ok() {
                 return Ok(());
             }
@@ -812,8 +820,8 @@ impl World {
             if self.env.queue.now() > end {
                 let members: Vec<_> = self.hosts.iter().map(|host| self.describe(host)).collect();
                 return settled.map_err(|failure| Failure {
-                    checker: if failure.checker == "watch" { "watch" } else { "liveness" },
                     what: format!("{} {members:#?}", failure.what),
+                    ..failure
                 });
             }
         }
@@ -869,6 +877,7 @@ impl World {
             self.env.queue.after(MS, Event::Boot(number));
         }
         self.clients.iter_mut().for_each(|client| client.probed = 0);
+        self.hosts.iter_mut().for_each(|host| host.rested = false);
         self.live()?;
         let sound =
             self.hosts.iter().enumerate().filter(|(number, host)| !host.flipped && self.belongs(*number));

@@ -72,6 +72,18 @@ struct Asked {
     index: Option<Index>,
 }
 
+impl Questions {
+    pub fn len(&self) -> usize {
+        self.open.len()
+    }
+}
+
+impl Barrier {
+    pub fn len(&self) -> usize {
+        self.waiting.len() + self.asked.as_ref().map_or(0, |asked| asked.questions.len())
+    }
+}
+
 impl<O: Observer> StoreCore<O> {
     /// A client of this member asks.
     pub(super) fn lease_query(&mut self, id: QueryId, query: Query) {

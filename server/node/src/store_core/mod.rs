@@ -373,6 +373,16 @@ impl<O: Observer> StoreCore<O> {
         self.checkpoints.log_bytes()
     }
 
+    /// Questions and answers that wait, proposals of this core and a store to be installed: nothing of it stays when all is well.
+    pub fn books_open(&self) -> usize {
+        let unsent = self.outcomes.iter().map(Vec::len).sum::<usize>();
+        let unsaid = self.answers.iter().map(Vec::len).sum::<usize>();
+        let waiting = self.renewals.len() + self.questions.len() + self.barrier.len();
+        let calls = self.compactions.len() + self.defragments.len();
+        let own = self.revocations.len() + usize::from(self.alarm.is_some());
+        unsent + unsaid + waiting + calls + own + usize::from(self.installation.is_some())
+    }
+
     /// Whether this member times leases: it leads, and has applied the first entry of its term.
     pub fn times_leases(&self) -> bool {
         self.leadership == Leadership::Leads

@@ -28,6 +28,8 @@ pub struct Watches {
     watchers: FxHashMap<(u64, i64), Watcher>,
     /// Creations that are not answered yet, in the order of requests, by stream.
     asked: FxHashMap<u64, Vec<pb::WatchCreateRequest>>,
+    /// Watchers that a compaction has ended, by stream: as in etcd they keep their ids until the stream ends.
+    compacted: FxHashMap<u64, usize>,
     /// Events checked.
     pub checked: u64,
 }
@@ -41,6 +43,7 @@ impl Watches {
     /// The stream is over. Gives its watchers as they would go on.
     pub fn close(&mut self, stream: u64) -> Vec<pb::WatchCreateRequest> {
         let asked = self.asked.remove(&stream).unwrap_or_default();
+        self.compacted.remove(&stream);
         let mut gone: Vec<_> = self.watchers.extract_if(|(of, _), _| *of == stream).collect();
         gone.sort_by_key(|((_, id), _)| *id);
         let resumed = gone.into_iter().map(|(_, watcher)| {
@@ -56,6 +59,11 @@ impl Watches {
             self.watchers.keys().filter(|(of, _)| *of == stream).map(|(_, id)| *id).collect();
         ids.sort_unstable();
         ids
+    }
+
+    /// Watchers that a member has to remember for a stream.
+    pub fn remembered(&self, stream: u64) -> usize {
+        self.ids(stream).len() + self.compacted.get(&stream).copied().unwrap_or(0)
     }
 
     /// A response has arrived.
@@ -122,6 +130,9 @@ impl Watches {
         let Some(watcher) = self.watchers.remove(&(stream, response.watch_id)) else { return Ok(()) };
         let compact = response.compact_revision;
         let next = watcher.next.unwrap_or(0);
+        if compact > 0 {
+            *self.compacted.entry(stream).or_default() += 1;
+        }
         if compact > 0 && (compact > model.compact_revision || next >= compact) {
             return fail(
                 "watch",

@@ -56,6 +56,11 @@ impl ClientCore {
         }
     }
 
+    /// Reads that are not at their end.
+    pub fn reads_open(&self) -> usize {
+        self.long_reads.len()
+    }
+
     /// Who waits for what.
     pub fn calls(&self) -> &Calls<u64> {
         self.calls.as_ref().expect("it is lent out within a turn only")

@@ -9,6 +9,7 @@
 //! The files follow the server's: [`raft_core`], [`log_core`], [`store_core`], [`client_core`], [`members`],
 //! [`repair`].
 
+mod books;
 mod boot;
 mod client_core;
 mod log_core;
@@ -44,6 +45,7 @@ use raft_core::Surroundings;
 use replication::SnapshotFiles;
 use store_core::{ForStore, StoreCore};
 
+pub use books::Books;
 pub use boot::{CLUSTER, node_id, node_number, peer_url};
 pub use members::REMOVED;
 pub use repair::Healing;

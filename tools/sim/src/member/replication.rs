@@ -28,6 +28,11 @@ pub(super) struct SnapshotFiles {
 }
 
 impl SnapshotFiles {
+    /// Whether one is being built or renamed.
+    pub fn is_busy(&self) -> bool {
+        self.importing.is_some() || self.renaming.is_some()
+    }
+
     /// Whether the log has begun anew and the tree has not followed.
     pub fn is_renaming(&self) -> bool {
         self.renaming.is_some()
