@@ -390,6 +390,7 @@ impl<S: Shell> RaftCore<S> {
             self.start(now, output, out);
         }
         self.outputs = outputs;
+        self.proposals.settle(now, self.leads);
     }
 
     fn start(&mut self, now: Duration, output: NodeOutput, out: &mut Vec<Output<S>>) {

@@ -17,6 +17,8 @@ pub(super) struct Proposals {
     commands: FxHashMap<ProposalId, Command>,
     /// The same of proposals made while another member led.
     forwarded: Forwarded,
+    /// Those of this turn that were made while this member led as far as it was known, and the IDs of their entries.
+    fresh: Vec<(ProposalId, u64)>,
     /// Proposals that wait for a leader.
     pub orphans: Orphans,
     /// Changes of the membership, until they commit.
@@ -28,6 +30,7 @@ impl Proposals {
         Proposals {
             commands: FxHashMap::default(),
             forwarded: Forwarded::default(),
+            fresh: Vec::new(),
             orphans: Orphans::new(orphan_bytes_max),
             conf_changes: ConfChanges::new(conf_changes_open_max),
         }
@@ -37,10 +40,23 @@ impl Proposals {
     pub fn proposed(&mut self, now: Duration, leads: bool, id: ProposalId, write: Write) -> Bytes {
         let Write { command, entry, id: request } = write;
         match leads {
-            true => drop(self.commands.insert(id, command)),
+            true => {
+                self.commands.insert(id, command);
+                self.fresh.push((id, request));
+            }
             false => self.forwarded.insert(now, request, id, command),
         }
         entry
+    }
+
+    /// The node has been given the proposals of the turn. If it has learned in the same turn that another member leads, it has
+    /// sent them there: their entries will be known by their IDs alone, if they commit at all.
+    pub fn settle(&mut self, now: Duration, leads: bool) {
+        for (id, request) in self.fresh.drain(..) {
+            if !leads && let Some(command) = self.commands.remove(&id) {
+                self.forwarded.insert(now, request, id, command);
+            }
+        }
     }
 
     /// The same of a change of the membership.

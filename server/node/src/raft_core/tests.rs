@@ -178,10 +178,14 @@ impl Story {
     }
 
     fn proposes(&mut self, number: u64, len: usize) -> Vec<String> {
-        let entry = crate::propose::encode(number, 4, &vec![b'x'; len], &[]);
-        let write = Write { command: Command::Nothing, entry, id: number };
-        self.turn([Input::Core(ToRaft::Propose(client_id(0, number), write))])
+        self.turn([proposal(number, len)])
     }
+}
+
+fn proposal(number: u64, len: usize) -> Input<Surroundings> {
+    let entry = crate::propose::encode(number, 4, &vec![b'x'; len], &[]);
+    let write = Write { command: Command::Nothing, entry, id: number };
+    Input::Core(ToRaft::Propose(client_id(0, number), write))
 }
 
 /// What tests look at: not what raft says to keep its peers going.
@@ -250,6 +254,21 @@ fn proposals_wait_for_a_leader_in_order_and_not_for_ever() {
     story.proposes(1, 10);
     assert_eq!(story.tick(6.9), NOTHING);
     assert_eq!(story.tick(0.2), ["client 0: 1 dropped, NoLeader"]);
+    assert_eq!(story.core.proposals_open(), 0);
+}
+
+/// A leader that stood still finds its successor's word and a client's in one turn.
+#[test]
+fn a_proposal_in_the_turn_in_which_a_leader_is_deposed_is_the_next_ones_and_not_kept_for_ever() {
+    let mut story = Story::follower();
+    story.hears(MessageType::MsgTimeoutNow, |_| {});
+    story.hears(MessageType::MsgRequestVoteResponse, |message| message.term -= 1);
+    assert!(story.core.leads);
+    let deposed = story.said(MessageType::MsgHeartbeat, |message| message.term += 1);
+    let deposed = Input::Message(PEER, Box::new(PeerMessage::Raft(deposed)));
+    assert_eq!(story.turn([deposed, proposal(1, 10)]), ["forward 1 to 2"]);
+    assert_eq!(story.core.proposals_open(), 1);
+    assert_eq!(story.tick(14.1), ["client 0: 1 dropped, OutcomeUnknown"]);
     assert_eq!(story.core.proposals_open(), 0);
 }
 
