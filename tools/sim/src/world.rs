@@ -10,7 +10,6 @@ use consensus::log::SegmentReader;
 use net::grpc::Method;
 use net::pb::etcdserverpb as pb;
 use node::api::Error;
-use pb::watch_request::RequestUnion;
 use prost::Message;
 
 use crate::audit;
@@ -24,15 +23,19 @@ use crate::plan::{FaultKind, Op, Plan};
 use crate::queue::{MS, S, Time};
 use crate::rng::Rng;
 use crate::story::Story;
-use crate::watcher::{WatchClient, message};
+use crate::watcher::WatchClient;
 use crate::wire::Segment;
 use crate::wire::snapshots::{Came, Piece};
 
+mod counters;
 mod faults;
 mod healing;
 mod lies;
 mod membership;
 mod resources;
+mod streams;
+
+pub use counters::Counters;
 
 /// Election timeouts within which a healed cluster must have done everything.
 const LIVENESS_ELECTIONS: Time = 60;
@@ -66,92 +69,6 @@ struct Host {
     /// It has stopped because of that, for good, for there is nobody to repair it.
     broken: bool,
     rng: Rng,
-}
-
-/// What has happened, so that a test can say that it did.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Counters {
-    /// Nanoseconds simulated.
-    pub simulated: Time,
-    /// Events.
-    pub events: u64,
-    /// Processes ended.
-    pub crashes: u64,
-    /// Damaged members repaired.
-    pub repairs: u64,
-    /// Entries committed.
-    pub entries: u64,
-    /// The newest revision.
-    pub revisions: u64,
-    /// Answers checked.
-    pub answers: u64,
-    /// Watch events checked.
-    pub watched: u64,
-    /// Changes of who votes, those with which the cluster began included.
-    pub changes: u64,
-    /// Messages between members.
-    pub letters: u64,
-    /// Of these, damaged on their way and noticed.
-    pub damaged: u64,
-    /// Snapshots that went on over another connection.
-    pub resumed: u64,
-    /// Leaders elected.
-    pub leaders: u64,
-    /// Snapshots that members took.
-    pub snapshots: u64,
-    /// Writes that were refused because of an alarm, or answered with that the quota is used up.
-    pub no_space: u64,
-    /// Tree files cut.
-    pub cuts: u64,
-    /// Proposals that say what is left of leases.
-    pub lease_checkpoints: u64,
-    /// Compactions that the server has proposed by itself.
-    pub own_compactions: u64,
-    /// Leases that ended because their time was over.
-    pub expiries: u64,
-    /// Lies of disks, with something to lie about.
-    pub lies: u64,
-    /// Members that found out that their disk had lied.
-    pub found_out: u64,
-    /// Worlds (1 or 0) in which more disks have lied than a cluster can bear.
-    pub beyond: u64,
-    /// Of these, those that did everything all the same.
-    pub lived_on: u64,
-    /// Faults that happened, by their kind ([`FaultKind::ALL`]).
-    pub faults: [u64; FaultKind::ALL.len()],
-}
-
-impl Counters {
-    /// Adds those of another world.
-    pub fn add(&mut self, more: &Counters) {
-        let pairs = [
-            (&mut self.simulated, more.simulated),
-            (&mut self.events, more.events),
-            (&mut self.crashes, more.crashes),
-            (&mut self.repairs, more.repairs),
-            (&mut self.entries, more.entries),
-            (&mut self.revisions, more.revisions),
-            (&mut self.answers, more.answers),
-            (&mut self.watched, more.watched),
-            (&mut self.changes, more.changes),
-            (&mut self.letters, more.letters),
-            (&mut self.damaged, more.damaged),
-            (&mut self.resumed, more.resumed),
-            (&mut self.leaders, more.leaders),
-            (&mut self.snapshots, more.snapshots),
-            (&mut self.no_space, more.no_space),
-            (&mut self.cuts, more.cuts),
-            (&mut self.lease_checkpoints, more.lease_checkpoints),
-            (&mut self.own_compactions, more.own_compactions),
-            (&mut self.expiries, more.expiries),
-            (&mut self.lies, more.lies),
-            (&mut self.found_out, more.found_out),
-            (&mut self.beyond, more.beyond),
-            (&mut self.lived_on, more.lived_on),
-        ];
-        pairs.into_iter().for_each(|(sum, more)| *sum += more);
-        self.faults.iter_mut().zip(more.faults).for_each(|(sum, more)| *sum += more);
-    }
 }
 
 /// How a run ended.
@@ -681,89 +598,6 @@ impl World {
             state.member = (state.member + 1) % self.hosts.len();
         }
         self.next_op(client);
-    }
-
-    fn watch_op(&mut self, op: &Op) {
-        if self.healed || !self.open_stream(op.client) {
-            return;
-        }
-        let newest = self.env.oracle.model.revision;
-        let Some((stream, _)) = self.watchers[op.client].stream else { return };
-        let open = self.env.oracle.watches.ids(stream);
-        if let Some(union) = self.watchers[op.client].request(op, &self.plan.config, &open, newest) {
-            self.send_watch(op.client, union);
-        }
-    }
-
-    /// Makes sure that a client has a stream, and asks again for what the last one had.
-    fn open_stream(&mut self, client: usize) -> bool {
-        if self.watchers[client].stream.is_some() {
-            return true;
-        }
-        let to = self.watchers[client].member;
-        if self.hosts[to].member.as_ref().is_none_or(|member| !member.serves_writes()) {
-            self.watchers[client].member = (to + 1) % self.hosts.len();
-            return false;
-        }
-        self.streams += 1;
-        let (stream, life) = (self.streams, self.hosts[to].life);
-        self.watchers[client].stream = Some((stream, life));
-        self.stream_owner.insert(stream, client);
-        self.env.open_stream(stream, (to, life));
-        self.to_member(client, RequestBody::OpenWatch(stream));
-        for create in std::mem::take(&mut self.watchers[client].resume) {
-            self.send_watch(client, RequestUnion::CreateRequest(create));
-        }
-        true
-    }
-
-    fn send_watch(&mut self, client: usize, union: RequestUnion) {
-        let Some((stream, _)) = self.watchers[client].stream else { return };
-        if let RequestUnion::CreateRequest(create) = &union {
-            self.env.oracle.watches.ask(stream, create.clone());
-        }
-        self.to_member(client, RequestBody::Watch(stream, message(union)));
-    }
-
-    /// In order: a stream's messages take equally long.
-    fn to_member(&mut self, client: usize, body: RequestBody) {
-        let Some((_, life)) = self.watchers[client].stream else { return };
-        let request = Request { to: (self.watchers[client].member, life), body };
-        self.streams_order(request);
-    }
-
-    fn streams_order(&mut self, request: Request) {
-        // Events of one moment are in no order, so each message of a stream has a moment of its own.
-        let at = self.env.queue.now() + self.plan.config.latency.0 + self.next_moment();
-        self.env.queue.at(at, Event::Request(Box::new(request)));
-    }
-
-    fn next_moment(&mut self) -> Time {
-        self.ops += 1;
-        self.ops
-    }
-
-    fn break_stream(&mut self, client: usize) {
-        let Some((stream, _)) = self.watchers[client].stream.take() else { return };
-        self.env.close_stream(stream);
-        self.stream_owner.remove(&stream);
-        let mut resume = self.env.oracle.watches.close(stream);
-        self.watchers[client].resume.append(&mut resume);
-    }
-
-    fn watch_message(&mut self, stream: u64, message: &Bytes) -> Done {
-        let Some(from) = self.env.delivered(stream, message.len()) else { return Ok(()) };
-        let Ok(response) = pb::WatchResponse::decode(message.clone()) else {
-            return fail("watch", "a WatchResponse is not one");
-        };
-        self.env.trace(stream << 32 | message.len() as u64);
-        let model = &self.env.oracle.model;
-        self.env.oracle.watches.response(model, stream, response)?;
-        let host = &mut self.hosts[from.0];
-        if let (Some(member), true) = (&mut host.member, host.life == from.1) {
-            member.stream_has_room(&mut self.env);
-        }
-        Ok(())
     }
 
     /// No faults any more: whatever is down starts, whatever is cut is mended.
