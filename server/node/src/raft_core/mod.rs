@@ -1,8 +1,8 @@
 //! The raft core: all that a member decides between its clients, its log, its store and its peers.
 //!
 //! It owns the consensus node and keeps the books around it: what the proposers had decoded until their entries commit
-//! ([`proposals`]), what waits for a leader ([`orphans`]), snapshots for peers ([`offers`]) and from them ([`receiving`]),
-//! how much of the log is kept for those that catch up ([`behind`]), who waits for whom to lead, when the leader looks at the
+//! (`proposals`), what waits for a leader (`orphans`), snapshots for peers (`offers`) and from them (`receiving`),
+//! how much of the log is kept for those that catch up (`behind`), who waits for whom to lead, when the leader looks at the
 //! versions of its members.
 //!
 //! One turn: [`applied`](RaftCore::applied) is looked up, then everything at hand is given to
@@ -136,11 +136,6 @@ impl<S: Shell> RaftCore<S> {
     /// Snapshots for peers, and transfers that somebody waits for: nothing of it stays when all is well.
     pub fn books_open(&self) -> usize {
         self.offers.len() + self.transfers.len() + usize::from(!self.receiving.is_free())
-    }
-
-    /// Whether the log begins anew behind a snapshot whose store has not got its final name yet.
-    pub fn is_renaming(&self) -> bool {
-        matches!(self.receiving, Receiving::Renaming { .. })
     }
 
     /// What the store has applied meanwhile. It is looked up, not told: a message would cost this core a wake-up per
