@@ -227,8 +227,14 @@ impl Inner {
     ///
     /// A sender that is no member yet is let in: it may lead, and the entry that made it a member may be among those that it
     /// is about to send. It is answered at the URLs that it names.
+    ///
+    /// One that was removed is told so, and stops for good. Not by a learner: if nobody else knows of it yet, those who vote
+    /// may still need the vote of the one that has led them.
     pub fn judge(self: &Rc<Inner>, hello: &Hello, handle: &Rc<Handle>) -> Result<(), Refusal> {
         if self.removed.borrow().contains(&hello.from) {
+            if self.is_learner() {
+                return Err(Refusal::Busy);
+            }
             tracing::warn!(peer = format!("{:x}", hello.from.0), "refused a connection of a removed member");
             return Err(Refusal::Removed);
         }
@@ -244,6 +250,11 @@ impl Inner {
             before.kill();
         }
         Ok(())
+    }
+
+    fn is_learner(&self) -> bool {
+        let me = self.me().0;
+        self.members.borrow().iter().any(|member| member.id == me && member.is_learner)
     }
 
     // What lanes tell.

@@ -358,6 +358,25 @@ fn a_removed_member_is_told_once() {
 }
 
 #[test]
+fn a_learner_does_not_tell_a_removed_member() {
+    run(async {
+        let (mut a, mut b) = (Site::new(1), Site::new(2));
+        let members = table(&[&a, &b]);
+        let (at_a, at_b) = (a.start(), b.start());
+        let mut learner = members[1].clone();
+        learner.is_learner = true;
+        at_b.set_members(&[learner], &[NodeId(1)]);
+        at_a.set_members(&members, &[]);
+        let events = idle(&[&at_a], Duration::from_secs(1)).await;
+        assert!(!events.iter().any(|event| matches!(event, Incoming::Removed)), "{events:?}");
+        at_b.set_members(&members[1..], &[]); // it is promoted
+        while !matches!(next(&at_a).await, Incoming::Removed) {}
+        at_a.shutdown();
+        at_b.shutdown();
+    });
+}
+
+#[test]
 fn a_sender_that_is_no_member_yet_is_heard_and_answered() {
     run(async {
         let (mut a, mut b) = (Site::new(1), Site::new(2));

@@ -8,10 +8,11 @@ use crate::env::{Event, NodeNumber};
 use crate::member::{Member, node_id, node_number};
 
 impl World {
-    /// Whether a member listens to another. One that was removed is told so.
+    /// Whether a member listens to another. One that was removed is told so, but not by a learner.
     pub(super) fn is_let_in(&mut self, from: (NodeNumber, u32), to: NodeNumber) -> bool {
         let refuses = self.hosts[to].member.as_mut().is_some_and(|member| !member.judge(from.0));
-        if refuses {
+        let votes = self.hosts[to].member.as_ref().is_some_and(Member::serves_writes);
+        if refuses && votes {
             self.env.refuse(to, from);
         }
         !refuses
