@@ -280,9 +280,7 @@ impl Log {
     /// A segment to prepare, on another thread; the caller answers with `segment_ready` or `segment_failed`. Ask until
     /// it is `None`.
     pub fn segment_wanted(&mut self) -> Option<NewSegment> {
-        let current = usize::from(self.current.is_none());
-        // A first small segment that is still free is the current one to be.
-        let enough = self.free.len() + self.preparing >= self.config.spare_segments + current;
+        let enough = self.free.len() + self.preparing >= self.free_segments_wanted();
         // Recycled, it counts as a spare; a batch that is longer needs another one all the same.
         let stuck = self.is_stuck() && self.preparing == 0;
         if enough && !stuck {
@@ -294,6 +292,16 @@ impl Log {
         self.preparing += 1;
         let size = if first { self.config.first_segment_size } else { self.config.segment_size };
         Some(NewSegment { id, size })
+    }
+
+    /// Whether there are as many free segments as there should be: new ones, or such that a checkpoint has given back.
+    pub fn has_spares(&self) -> bool {
+        self.free.len() >= self.free_segments_wanted() && !self.is_stuck()
+    }
+
+    /// A first small segment that is still free is the current one to be.
+    fn free_segments_wanted(&self) -> usize {
+        self.config.spare_segments + usize::from(self.current.is_none())
     }
 
     /// A wanted segment is prepared and durable under its name.

@@ -138,7 +138,9 @@ impl LogCore {
         if self.retry_at.is_some_and(|at| now() < at) {
             return;
         }
-        self.retry_at = None;
+        if self.retry_at.take().is_some() && self.log.has_spares() {
+            self.shared.log_space_lost(false); // a checkpoint has given some back meanwhile, and no new one is wanted
+        }
         while let Some(segment) = self.log.segment_wanted() {
             let (dir, answer) = (self.dir.clone(), self.prepared_sender.clone());
             self.background.run(move || {

@@ -94,6 +94,9 @@ impl Member {
         if env.queue.now() < self.log.segments_from {
             return;
         }
+        if self.log.log.has_spares() {
+            self.shared.is_log_space_lost = false; // a checkpoint has given some back
+        }
         while let Some(new) = self.log.log.segment_wanted() {
             self.log.preparing.push_back((new, false));
             if self.log.preparing.len() == 1 {
