@@ -201,9 +201,11 @@ impl Medium {
             return false;
         }
         let written = self.durable[bytes].to_vec();
-        let changed = self.lose(block, within);
-        self.durable[to..to + written.len()].copy_from_slice(&written);
-        changed
+        let lost = self.lose(block, within);
+        let place = &mut self.durable[to..to + written.len()];
+        let overwrites = *place != written[..];
+        place.copy_from_slice(&written);
+        lost || overwrites
     }
 
     /// fallocate or ftruncate.
@@ -349,6 +351,22 @@ mod tests {
         assert_eq!(medium.image()[SECTOR], 0);
         medium.sync();
         assert_eq!((medium.len(), medium.image()[SECTOR]), (2 * SECTOR, 0));
+    }
+
+    #[test]
+    fn what_a_misdirected_write_has_overwritten_is_a_lie_though_it_wrote_nothing_new() {
+        let bytes = BLOCK_SECTORS * SECTOR;
+        let mut lies = 0;
+        for seed in 0..100 {
+            let mut medium = Medium::zeros(2 * bytes);
+            medium.write_through(0, &vec![1; bytes]);
+            medium.write_through(0, &vec![1; bytes]); // as before: to lose this changes nothing
+            let told = medium.image().into_owned();
+            let lied = medium.lie(Lie::Misdirected, 0..2 * bytes, &mut Rng::new(seed));
+            assert_eq!(lied, medium.image() != told);
+            lies += usize::from(lied);
+        }
+        assert!(lies > 0);
     }
 
     #[test]
