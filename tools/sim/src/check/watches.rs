@@ -3,6 +3,8 @@
 //! Each watcher has a cursor: all changes before it have been delivered. What arrives must be the model's next changes
 //! that the watcher wants, in full; a progress mark at R says that there is none left up to R.
 
+use std::collections::BTreeSet;
+
 use net::pb::etcdserverpb as pb;
 use net::pb::mvccpb::Event;
 use pb::watch_create_request::FilterType;
@@ -28,8 +30,9 @@ pub struct Watches {
     watchers: FxHashMap<(u64, i64), Watcher>,
     /// Creations that are not answered yet, in the order of requests, by stream.
     asked: FxHashMap<u64, Vec<pb::WatchCreateRequest>>,
-    /// Watchers that a compaction has ended, by stream: as in etcd they keep their ids until the stream ends.
-    compacted: FxHashMap<u64, usize>,
+    /// Watchers that a compaction has ended, by stream: as in etcd they keep their ids until the stream ends or the client, who
+    /// may not know yet, cancels them.
+    compacted: FxHashMap<u64, BTreeSet<i64>>,
     /// Events checked.
     pub checked: u64,
 }
@@ -63,7 +66,7 @@ impl Watches {
 
     /// Watchers that a member has to remember for a stream.
     pub fn remembered(&self, stream: u64) -> usize {
-        self.ids(stream).len() + self.compacted.get(&stream).copied().unwrap_or(0)
+        self.ids(stream).len() + self.compacted.get(&stream).map_or(0, BTreeSet::len)
     }
 
     /// A response has arrived.
@@ -127,11 +130,14 @@ impl Watches {
     }
 
     fn canceled(&mut self, model: &Model, stream: u64, response: &pb::WatchResponse) -> Result<(), Failure> {
-        let Some(watcher) = self.watchers.remove(&(stream, response.watch_id)) else { return Ok(()) };
+        let Some(watcher) = self.watchers.remove(&(stream, response.watch_id)) else {
+            self.compacted.entry(stream).or_default().remove(&response.watch_id);
+            return Ok(());
+        };
         let compact = response.compact_revision;
         let next = watcher.next.unwrap_or(0);
         if compact > 0 {
-            *self.compacted.entry(stream).or_default() += 1;
+            self.compacted.entry(stream).or_default().insert(response.watch_id);
         }
         if compact > 0 && (compact > model.compact_revision || next >= compact) {
             return fail(

@@ -26,6 +26,9 @@ pub struct Flags {
     pub compact_period: Option<Time>,
 }
 
+/// No small limit of the heap where a step of a checkpoint takes longer than this on average.
+const HEAP_LIMIT_STEP_MAX: Time = 5 * MS;
+
 const TENDING: &[(usize, OpKind)] = &[(2, OpKind::Alarms), (4, OpKind::Disarm), (3, OpKind::Defragment)];
 
 /// Draws them into a plan.
@@ -33,7 +36,11 @@ pub fn draw(plan: &mut Plan, rng: &mut Rng) {
     let config = &mut plan.config;
     config.store = Flags {
         quota: rng.permille(QUOTA_WORLDS).then(|| rng.pick(&[96, 128, 256, 512]) << 10),
-        heap_limit: rng.permille(200).then(|| rng.pick(&[64, 128, 256]) << 10),
+        // Where a checkpoint takes long, one every few entries would be slower than what members propose by themselves.
+        heap_limit: rng
+            .permille(200)
+            .then(|| rng.pick(&[64, 128, 256]) << 10)
+            .filter(|_| config.checkpoint_step <= HEAP_LIMIT_STEP_MAX),
         lease_checkpoint: rng.permille(250).then(|| rng.pick(&[200, 1_000, 3_000]) * MS),
         compact_period: rng.permille(200).then(|| rng.pick(&[500, 2_000, 10_000]) * MS),
     };

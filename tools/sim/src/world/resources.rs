@@ -8,8 +8,9 @@ use crate::check::fail;
 use crate::env::NodeNumber;
 use crate::member::Books;
 
-/// What a member remembers at a time, at most: clients have one request each, and members forget those that were given up.
-const BOOKS_OPEN_MAX: usize = 2000;
+/// What a member remembers at a time, at most: clients have one request each, and members forget those that were given up. (The
+/// most that was seen is 2 006: messages of a member whose disk is slow wait for its log.)
+const BOOKS_OPEN_MAX: usize = 10_000;
 
 /// Bytes of entries that are not applied, at most.
 const UNAPPLIED_BYTES_MAX: usize = 16 << 20;
