@@ -148,7 +148,10 @@ impl Member {
                 Output::Client(_, message) => self.to_client(env, message),
                 Output::BeginCheckpoint(checkpoint, _) => self.begin_checkpoint(env, checkpoint),
                 Output::Cut(bytes) => self.store.cut = Some(bytes),
-                Output::Installed => self.store.unlinked = None,
+                Output::Installed => {
+                    self.store.unlinked = None;
+                    self.store.cut = None; // it was for the file before
+                }
                 Output::Learner(_) | Output::ClusterVersion(_) | Output::Ready | Output::Removed => {}
             }
         }

@@ -5,7 +5,7 @@
 //! progress notices, checkpoints of a cluster that is idle, and clocks that drift apart have their turn. Some faults last
 //! accordingly longer.
 
-use super::{Config, Plan};
+use super::{Config, FaultKind, Plan};
 use crate::queue::{S, Time};
 use crate::rng::Rng;
 
@@ -44,6 +44,10 @@ pub fn stretch(plan: &mut Plan, rng: &mut Rng) {
     for fault in &mut plan.faults {
         fault.at = trouble.moment(fault.at);
         fault.lasts *= if rng.permille(300) { long / short } else { 1 };
+        if fault.kind == FaultKind::Clog {
+            // What is held back arrives when it ends, and what is sent behind it no sooner, also if all faults end before.
+            fault.lasts = fault.lasts.min(long.saturating_sub(fault.at));
+        }
     }
     plan.config = config(&plan.config, long, rng);
 }
