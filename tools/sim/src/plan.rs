@@ -263,7 +263,7 @@ pub enum FaultKind {
     /// [`crate::member::Moment`].
     CutAtMoment,
     /// The power fails, and a bit of what was durable turns over. The member may refuse to start, or to go on; it must not
-    /// be wrong. Never more members than a minority.
+    /// be wrong. How many may lie, the world knows.
     Flip,
     /// The same, with a write that the disk had said was durable and that never was.
     LostWrite,
@@ -591,18 +591,24 @@ impl Plan {
         if strict {
             config.safety = config.safety.max(20 * S);
         }
-        let pace = config.safety / rng.between(4, 24) as Time;
-        let mut at = rng.exponential(pace);
-        while at < config.safety {
-            let client = rng.below(config.clients);
-            self.ops.push(Op { at, client, kind: rng.weighted(MEMBERSHIP), draw: rng.next() });
-            at += rng.exponential(pace) + US;
-        }
-        self.ops.sort_by_key(|op| op.at);
+        self.ask_now_and_then((4, 24), MEMBERSHIP, rng);
         self.faults = draw_faults(&self.config, rng);
         if !Rng::of(self.seed, "lies", 0).permille(LYING_MEMBERSHIPS) {
             self.faults.retain(|fault| !fault.kind.is_lie());
         }
+    }
+
+    /// Some client asks something of these kinds, as often on average as is drawn from `times`.
+    fn ask_now_and_then(&mut self, times: (usize, usize), kinds: &[(usize, OpKind)], rng: &mut Rng) {
+        let config = &self.config;
+        let pace = config.safety / rng.between(times.0, times.1) as Time;
+        let mut at = rng.exponential(pace);
+        while at < config.safety {
+            let client = rng.below(config.clients);
+            self.ops.push(Op { at, client, kind: rng.weighted(kinds), draw: rng.next() });
+            at += rng.exponential(pace) + US;
+        }
+        self.ops.sort_by_key(|op| op.at);
     }
 
     /// In few worlds disks lie as often as they like.

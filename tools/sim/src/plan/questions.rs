@@ -1,8 +1,7 @@
 //! What clients ask now and then beside their load: what a member says of itself, of its history and of its leases. And how
 //! long a call may wait, which in production is longer than most worlds last, and how often there is no room for what it asks.
 
-use super::{Op, OpKind, Plan};
-use crate::queue::US;
+use super::{OpKind, Plan};
 use crate::rng::Rng;
 
 /// Worlds with such questions, of 1000.
@@ -24,14 +23,7 @@ pub fn draw(plan: &mut Plan, rng: &mut Rng) {
     if !rng.permille(ASKING_WORLDS) {
         return;
     }
-    let pace = config.safety / rng.between(8, 60) as u64;
-    let mut at = rng.exponential(pace);
-    while at < config.safety {
-        let client = rng.below(config.clients);
-        plan.ops.push(Op { at, client, kind: rng.weighted(QUESTIONS), draw: rng.next() });
-        at += rng.exponential(pace) + US;
-    }
-    plan.ops.sort_by_key(|op| op.at);
+    plan.ask_now_and_then((8, 60), QUESTIONS, rng);
 }
 
 /// How often a client core finds no room for a question.

@@ -3,8 +3,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{FaultKind, Op, OpKind, Plan};
-use crate::queue::{MS, Time, US};
+use super::{FaultKind, OpKind, Plan};
+use crate::queue::{MS, Time};
 use crate::rng::Rng;
 
 /// Worlds with a quota, of 1000.
@@ -48,12 +48,5 @@ pub fn draw(plan: &mut Plan, rng: &mut Rng) {
     if !(is_full || config.store.quota.is_some() || rng.permille(TENDED_WORLDS)) {
         return;
     }
-    let pace = config.safety / rng.between(6, 30) as Time;
-    let mut at = rng.exponential(pace);
-    while at < config.safety {
-        let client = rng.below(config.clients);
-        plan.ops.push(Op { at, client, kind: rng.weighted(TENDING), draw: rng.next() });
-        at += rng.exponential(pace) + US;
-    }
-    plan.ops.sort_by_key(|op| op.at);
+    plan.ask_now_and_then((6, 30), TENDING, rng);
 }
