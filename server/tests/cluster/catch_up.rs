@@ -241,6 +241,21 @@ async fn one_snapshot_is_enough_under_a_steady_load() {
     assert_same(&cluster, &[0, 1, 2]).await;
 }
 
+/// A cluster, a client of its leader, a follower that needs a snapshot and has just been started again with this failpoint, and
+/// what it will have to reach.
+#[cfg(feature = "failpoints")]
+async fn with_faulty_import(failpoint: &str) -> (Cluster, Client, usize, i64) {
+    let mut cluster = cluster();
+    let leader = cluster.leader(&[0, 1, 2]).await;
+    let away = others(leader)[0];
+    let mut client = cluster.client(leader).await;
+    cluster.member(away).kill();
+    let revision = write(&mut client, MORE_THAN_LOG).await;
+    cluster.member(away).add_env("RINGD_FAILPOINTS", failpoint);
+    cluster.member(away).restart_unready();
+    (cluster, client, away, revision)
+}
+
 /// A follower that takes long to make a store of its snapshot is not sent another one.
 #[cfg(feature = "failpoints")]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -248,14 +263,7 @@ async fn one_snapshot_is_enough_for_a_slow_follower() {
     if !program().is_ringd() {
         return;
     }
-    let mut cluster = cluster();
-    let leader = cluster.leader(&[0, 1, 2]).await;
-    let away = others(leader)[0];
-    let mut client = cluster.client(leader).await;
-    cluster.member(away).kill();
-    write(&mut client, MORE_THAN_LOG).await;
-    cluster.member(away).add_env("RINGD_FAILPOINTS", "snapshot-import=slow@1");
-    cluster.member(away).restart_unready();
+    let (mut cluster, mut client, away, _) = with_faulty_import("snapshot-import=slow@1").await;
     // Writes go on, so that the leader has something to send all the time.
     let done = Arc::new(AtomicBool::new(false));
     let timed = tokio::spawn({
@@ -278,14 +286,7 @@ async fn a_follower_without_room_for_its_snapshot_gets_another_one() {
     if !program().is_ringd() {
         return;
     }
-    let mut cluster = cluster();
-    let leader = cluster.leader(&[0, 1, 2]).await;
-    let away = others(leader)[0];
-    let mut client = cluster.client(leader).await;
-    cluster.member(away).kill();
-    let revision = write(&mut client, MORE_THAN_LOG).await;
-    cluster.member(away).add_env("RINGD_FAILPOINTS", "snapshot-import=enospc@1");
-    cluster.member(away).restart_unready();
+    let (mut cluster, _, away, revision) = with_faulty_import("snapshot-import=enospc@1").await;
     tokio::task::block_in_place(|| cluster.member(away).wait_ready());
     reaches(&cluster, away, revision).await;
     let log = cluster.members()[away].log();
