@@ -184,6 +184,22 @@ fn without_a_free_segment_the_write_waits() {
     assert_eq!(write(&mut log).unwrap().2, Some(3));
 }
 
+/// Whoever refuses writes because no segment could be made must see that it may take them again: none will be asked for.
+#[test]
+fn a_segment_that_a_checkpoint_gives_back_is_a_spare() {
+    let mut log = new_log(small_log());
+    for index in 1..=5 {
+        log.append(append(index, index, 1, &[3500])); // 1 to 4 fill the first segment
+        write(&mut log).unwrap();
+    }
+    assert!(log.segment_wanted().is_some() && !log.has_spares(), "it is being prepared");
+    log.segment_failed();
+    assert!(!log.has_spares());
+    log.checkpointed(Index(4));
+    assert!(log.has_spares());
+    assert_eq!(log.segment_wanted(), None);
+}
+
 #[test]
 fn a_batch_longer_than_the_recycled_first_segment_gets_one_that_fits() {
     let mut log = new_log(small_log());
