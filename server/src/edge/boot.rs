@@ -279,7 +279,6 @@ fn open_state(
     let nonce = random()?;
     let settings = store_settings(config, identity, nonce);
     let (store, torn) = open_store(config, &settings, &tree, existed)?;
-    force_new::check_not_removed(config, &store, identity)?;
     let log_dir = dir.log_path.clone();
     fs::create_dir_all(&log_dir).map_err(|error| probe::from_write(&log_dir, &error))?;
     let files = SegmentFiles::open(&log_dir).map_err(|error| failed("read the log's directory", &error))?;

@@ -1,4 +1,4 @@
-//! `--force-new-cluster`: what a restart found becomes the log of a cluster of one; and who was removed stays out.
+//! `--force-new-cluster`: what a restart found becomes the log of a cluster of one; and how one ends that was removed.
 //!
 //! The rules are those of `node::cluster::force_new`. The changed log is written as that of a first start is: in one
 //! append before anything else, and nothing of it counts until that is durable.
@@ -6,7 +6,7 @@
 use consensus::LogPosition;
 use consensus::log::State;
 use engine::Store;
-use node::cluster::{change, force_new};
+use node::cluster::force_new;
 use node::{Identity, apply};
 
 use super::boot::tree_damaged;
@@ -48,19 +48,7 @@ pub fn rewrite(
     Ok(State { hard_state, entries, unwritten: true })
 }
 
-/// Whether this member may start with this store.
-///
-/// # Errors
-/// It has seen that it was removed, or the store can't be read.
-pub fn check_not_removed(config: &Config, store: &Store, identity: Identity) -> Result<(), Fatal> {
-    match change::is_removed(store, identity.member_id) {
-        Ok(false) => Ok(()),
-        Ok(true) => Err(removed(identity)),
-        Err(error) => Err(unreadable(config, &error)),
-    }
-}
-
-/// How a member ends that learns of its own removal, from its log or from a peer.
+/// How a member ends that hears from a peer that it was removed.
 pub fn removed(identity: Identity) -> Fatal {
     let sentence = format!(
         "the member {:x} has been permanently removed from the cluster {:x}: to have it again, delete its data \

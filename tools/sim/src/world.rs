@@ -17,7 +17,7 @@ use crate::check::{Failure, fail};
 use crate::client::Client;
 use crate::disk::Disk;
 use crate::env::{Env, Event, NodeNumber, Request, RequestBody, Wake};
-use crate::member::{Healing, LOST, Member, Moment, REMOVED, node_id};
+use crate::member::{Healing, LOST, Member, Moment, node_id};
 use crate::network::Letter;
 use crate::plan::{FaultKind, Op, Plan};
 use crate::queue::{MS, S, Time};
@@ -445,10 +445,6 @@ impl World {
             }
             Err(Failure { checker: LOST, what }) if self.hosts[number].flipped => {
                 self.break_for_good(number, &what);
-                Ok(())
-            }
-            Err(Failure { checker: REMOVED, .. }) => {
-                self.leave(number, "it was removed");
                 Ok(())
             }
             done => done,

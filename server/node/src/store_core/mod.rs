@@ -28,6 +28,7 @@ use crate::answer::HeaderKind;
 use crate::api::{Error, Space};
 use crate::apply::{self, Applied, Effect};
 use crate::auto_compact::Retention;
+use crate::cluster::change::is_removed;
 use crate::cluster::{ForSelf, for_self};
 use crate::cores::{Committed, Query, QueryAnswer, QueryId, ToClient, ToRaft, ToStore, client_of};
 use crate::lease::{Expiry, Renewals};
@@ -139,8 +140,8 @@ pub enum Output {
     /// This member has made itself known through the log: it can serve.
     Ready,
     /// This member has been removed from the cluster. It goes on until another one refuses it for that: as long as none knows,
-    /// they may need its vote and its log to get to know. (etcd stops after a second, and what is left of two members may wait
-    /// for it for ever.)
+    /// they may need its vote and its log to get to know. So it does if it is started again meanwhile. (etcd stops after a
+    /// second, and what is left of two members may wait for it for ever.)
     Removed,
 }
 
@@ -306,6 +307,9 @@ impl<O: Observer> StoreCore<O> {
         self.present = present;
         match input {
             Input::Start => {
+                if is_removed(&self.store, self.settings.member)? {
+                    self.out.push(Output::Removed);
+                }
                 self.tell_version()?;
                 self.end_turn()
             }

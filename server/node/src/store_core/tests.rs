@@ -391,6 +391,9 @@ fn a_member_that_was_removed_says_so_and_goes_on() {
     assert!(world.said.iter().any(|output| matches!(output, Output::Removed)));
     world.at(60.0);
     world.step(Input::Tick);
+    world.said.clear();
+    world.step(Input::Start);
+    assert!(world.said.iter().any(|output| matches!(output, Output::Removed)), "at its next start, too");
 }
 
 fn change_members(world: &mut World, kind: ConfChangeKind, node: u64, context: Bytes) {

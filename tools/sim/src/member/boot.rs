@@ -105,9 +105,6 @@ impl Member {
         let founds = is_new && number < env.config.members;
         let state = if founds { State::bootstrap(&bootstrap_members(env)) } else { state };
         let (members, removed) = members_of(&store, number)?;
-        if removed.contains(&node_id(number).0) {
-            return super::members::removed(number);
-        }
         let removed: Vec<NodeId> = removed.into_iter().map(NodeId).collect();
         let conf = conf_state(&members);
         let members = if members.is_empty() { first_members(env, number, remotes) } else { members };

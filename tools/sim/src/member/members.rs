@@ -5,11 +5,7 @@ use node::cores::PeerFigures;
 use node::raft_core::Input;
 
 use super::{Done, Member, node_id, node_number};
-use crate::check::{Failure, fail};
 use crate::env::{Env, NodeNumber};
-
-/// The name of the failure with which a member ends that was removed. The world takes it for what it is.
-pub const REMOVED: &str = "removed";
 
 impl Member {
     /// Whether it is no learner, as far as it knows.
@@ -65,9 +61,4 @@ impl Member {
             self.tell_raft(env, Input::Reachable(peer));
         }
     }
-}
-
-/// The end of a member that was removed.
-pub(super) fn removed<T>(number: NodeNumber) -> Result<T, Failure> {
-    fail(REMOVED, format!("member {number} has been permanently removed from the cluster"))
 }

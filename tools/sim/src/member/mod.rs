@@ -47,7 +47,6 @@ use store_core::{ForStore, StoreCore};
 
 pub use books::Books;
 pub use boot::{CLUSTER, node_id, node_number, peer_url};
-pub use members::REMOVED;
 pub use repair::Healing;
 
 /// What all cores may look at.
