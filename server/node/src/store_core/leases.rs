@@ -202,9 +202,7 @@ impl<O: Observer> StoreCore<O> {
                 let renewed = self.renewals.renew(&mut self.store, self.present.now, lease, who);
                 self.clear_checkpoints();
                 let (_, result) = renewed?;
-                if matches!(result, Ok(ttl) if ttl > 0) {
-                    self.observer.lease_renewed();
-                }
+                self.count_renewal(lease, &result);
                 result.map_or_else(Response::Refused, Response::KeptAlive)
             }
             Request::TimeToLive { lease, keys } => {
@@ -285,10 +283,17 @@ impl<O: Observer> StoreCore<O> {
     pub(super) fn checkpointed(&mut self, leases: &[i64]) {
         for &lease in leases {
             for (who, result) in self.renewals.checkpointed(&mut self.store, self.present.now, lease) {
+                self.count_renewal(lease, &result);
                 self.renewed(who, result);
             }
         }
         self.clear_checkpoints();
+    }
+
+    fn count_renewal(&mut self, lease: i64, result: &Result<i64, Error>) {
+        if matches!(result, Ok(ttl) if *ttl > 0) {
+            self.observer.lease_renewed(lease);
+        }
     }
 
     /// A keep-alive that had to wait has its answer.

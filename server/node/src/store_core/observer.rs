@@ -37,8 +37,8 @@ pub trait Observer {
     fn defragment_begins(&mut self) {}
     /// It is over: how long it took, `None` if it was given up for lack of room (also where none was under way).
     fn defragment_ends(&mut self, _took: Option<Duration>) {}
-    /// A lease was renewed.
-    fn lease_renewed(&mut self) {}
+    /// This lease was renewed.
+    fn lease_renewed(&mut self, _lease: i64) {}
     /// A lease has run out, and its revocation is proposed.
     fn lease_expired(&mut self) {}
     /// The server compacts this revision by itself.

@@ -89,9 +89,19 @@ fn settings() -> Settings {
     }
 }
 
+/// The leases that were renewed, as whoever counts them hears it.
+#[derive(Default)]
+struct Renewed(Vec<i64>);
+
+impl Observer for Renewed {
+    fn lease_renewed(&mut self, lease: i64) {
+        self.0.push(lease);
+    }
+}
+
 /// A core and its surroundings.
 struct World {
-    core: StoreCore,
+    core: StoreCore<Renewed>,
     file: Arc<TreeFile>,
     present: Present,
     index: u64,
@@ -106,7 +116,7 @@ impl World {
     fn new(settings: Settings) -> World {
         let file = TreeFile::new();
         let ids = IdGenerator::new(OWN, 0, 1, 2);
-        let core = StoreCore::new(new_store(&file), ids, settings, Present::default(), ());
+        let core = StoreCore::new(new_store(&file), ids, settings, Present::default(), Renewed::default());
         let (index, said) = (0, Vec::new());
         let ids = IdGenerator::new(OWN, 0, 0, 2);
         let mut world = World { core, file, present: Present::default(), index, checkpoint: None, said, ids };
@@ -426,6 +436,22 @@ fn a_leader_among_others_answers_for_leases_when_it_knows_that_it_led_and_has_ap
     world.present.alone = true;
     world.keep_alive(3, 5);
     assert_eq!((world.answers(), world.reads().len()), (vec![(3, Ok(10))], 0), "the only voter knows");
+}
+
+#[test]
+fn a_keep_alive_that_waits_until_a_checkpoint_is_taken_back_counts_as_a_renewal() {
+    let mut world = World::leading(Settings { lease_checkpoint: Some(Duration::from_secs(5)), ..settings() });
+    world.present.alone = true;
+    world.grant(5, 20);
+    world.at(6.0);
+    world.step(Input::Tick);
+    world.apply_proposals();
+    world.keep_alive(1, 5);
+    assert!(world.answers().is_empty() && world.core.observer.0.is_empty());
+    world.apply_proposals();
+    assert_eq!((world.answers(), &world.core.observer.0[..]), (vec![(1, Ok(20))], &[5][..]));
+    world.keep_alive(2, 5);
+    assert_eq!((world.answers(), &world.core.observer.0[..]), (vec![(2, Ok(20))], &[5, 5][..]));
 }
 
 #[test]

@@ -142,7 +142,7 @@ impl Observer for Figures {
         }
     }
 
-    fn lease_renewed(&mut self) {
+    fn lease_renewed(&mut self, _: i64) {
         metrics::here().plain.lease_renewed.inc();
     }
 
