@@ -56,5 +56,13 @@ pub const ALL: &[Bug] = &[
         "a change of the membership counts when it is appended, not when it is applied",
     ),
     bug("meta-before-pages-synced", "a checkpoint's meta page is written without the sync before it"),
+    bug(
+        "time-to-live-stands-still",
+        "what is left of a lease is told as of when its time began anew, not as of now",
+    ),
+    bug(
+        "leases-asked-before-applied",
+        "a leader answers questions about leases before it has applied what its read index names",
+    ),
     bug("frame-length-unchecked", "a frame's length is believed before its checksum is known to be right"),
 ];

@@ -118,7 +118,7 @@ impl Client {
                 (Method::LeaseKeepAlive, pb::LeaseKeepAliveRequest { id: self.lease(rng)? }.encode_to_vec())
             }
             OpKind::TimeToLive => {
-                let request = pb::LeaseTimeToLiveRequest { id: self.lease(rng)?, keys: true };
+                let request = pb::LeaseTimeToLiveRequest { id: self.lease(rng)?, keys: rng.permille(800) };
                 (Method::LeaseTimeToLive, request.encode_to_vec())
             }
             OpKind::MoveLeader => {

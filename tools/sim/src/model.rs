@@ -73,6 +73,8 @@ pub struct Model {
     /// Raised alarms: of which member, of which type.
     pub alarms: BTreeSet<(u64, i32)>,
     lease_ttl_min: i64,
+    /// Leases that have come, gone or got other keys since these were taken.
+    touched: BTreeSet<i64>,
     /// Whether the entry being applied has changed something.
     changed: bool,
 }
@@ -110,6 +112,11 @@ impl Model {
         Some(answer.map(|told| (self.revision, told)))
     }
 
+    /// Leases that have come, gone or got other keys since this was asked last.
+    pub fn take_touched(&mut self) -> BTreeSet<i64> {
+        std::mem::take(&mut self.touched)
+    }
+
     /// The revision as the next operation sees it.
     fn seen(&self) -> i64 {
         self.revision + i64::from(self.changed)
@@ -123,12 +130,14 @@ impl Model {
         self.changed = true;
         let main = self.revision + 1;
         let prev_kv = self.newest(key).cloned();
-        if let Some(lease) = prev_kv.as_ref().and_then(|kv| self.leases.get_mut(&kv.lease)) {
+        let (before, after) = (lease_of(prev_kv.as_ref()), lease_of(kv.as_ref()));
+        if let Some(lease) = self.leases.get_mut(&before) {
             lease.keys.remove(key);
         }
-        if let Some(lease) = kv.as_ref().and_then(|kv| self.leases.get_mut(&kv.lease)) {
+        if let Some(lease) = self.leases.get_mut(&after) {
             lease.keys.insert(key.clone());
         }
+        self.touched.extend([before, after].into_iter().filter(|lease| *lease != 0));
         let shown = kv.clone().unwrap_or_else(|| KeyValue {
             key: key.clone(),
             mod_revision: main,
@@ -198,12 +207,14 @@ impl Model {
         }
         let ttl = grant.ttl.max(self.lease_ttl_min);
         self.leases.insert(grant.id, Lease { ttl, keys: BTreeSet::new() });
+        self.touched.insert(grant.id);
         Ok(pb::LeaseGrantResponse { id: grant.id, ttl, ..Default::default() })
     }
 
     fn revoke(&mut self, id: i64) -> Result<(), Error> {
         let lease = self.leases.remove(&id).ok_or(Error::LeaseNotFound)?;
         lease.keys.iter().for_each(|key| self.record(key, None));
+        self.touched.insert(id);
         Ok(())
     }
 
@@ -387,6 +398,11 @@ impl Model {
             }
         })
     }
+}
+
+/// The lease that a key is attached to, 0 if to none.
+fn lease_of(kv: Option<&KeyValue>) -> i64 {
+    kv.map_or(0, |kv| kv.lease)
 }
 
 /// Whether an alarm for lack of space refuses it: it may put something, or grants a lease.

@@ -527,7 +527,7 @@ impl World {
         let own = self.clients[client].member;
         let to = if method == Method::MaintenanceMoveLeader { self.leader().unwrap_or(own) } else { own };
         self.clients[client].busy = Some(op);
-        self.env.oracle.answers.ask(op, client, method, message.clone(), now);
+        self.env.oracle.asked(op, client, method, message.clone(), now);
         self.open.insert(op, (client, method, message.clone()));
         let patience = 4 * self.plan.config.election() + S;
         self.env.story.tell(
@@ -564,7 +564,7 @@ impl World {
             },
         );
         self.env.trace(op ^ result.as_ref().map_or(1, |bytes| bytes.len() as u64) << 32);
-        self.env.oracle.answered(from, op, result)?;
+        self.env.oracle.answered(now, from, op, result)?;
         let state = &mut self.clients[client];
         state.learn(method, &message, result);
         state.busy = None;

@@ -18,6 +18,9 @@ use crate::member::node_number;
 use crate::model::Answered;
 use crate::queue::Time;
 
+/// An answer: the message, or why there is none.
+pub(super) type Told<'r> = &'r Result<Bytes, Error>;
+
 /// A request under way.
 #[derive(Clone, Debug)]
 pub struct Asked {
@@ -32,7 +35,9 @@ pub struct Asked {
     /// A read that may see an older state.
     pub serializable: bool,
     /// Every answer to come must show the state after this index, or a later one.
-    floor: u64,
+    pub(super) floor: u64,
+    /// Since when the lease lives at least that is asked about, as far as anybody has been told.
+    pub(super) lives_since: Option<Time>,
 }
 
 /// See the module's header.
@@ -44,7 +49,7 @@ pub struct Answers {
     /// Requests that a member has passed on, by the number that it and this life of it have given them.
     passed_on: FxHashMap<(usize, u64), u64>,
     /// What has been answered lies at or before this index.
-    floor: u64,
+    pub(super) floor: u64,
     /// Newest revision that a connection (member, its life, client) has seen.
     seen: FxHashMap<(usize, u32, usize), i64>,
     /// Answers checked.
@@ -52,14 +57,6 @@ pub struct Answers {
 }
 
 impl Answers {
-    /// A request is made.
-    pub fn ask(&mut self, op: u64, client: usize, method: Method, message: Bytes, at: Time) {
-        let serializable = method == Method::KvRange
-            && pb::RangeRequest::decode(message.clone()).is_ok_and(|r| r.serializable);
-        let floor = self.floor;
-        self.open.insert(op, Asked { client, method, message, at, serializable, floor });
-    }
-
     /// A member has made an entry of it.
     pub fn becomes(&mut self, op: u64, id: u64) {
         self.entries.entry(op).or_default().push(id);
@@ -89,9 +86,24 @@ impl Answers {
 }
 
 impl Oracle {
+    /// A request is made.
+    pub fn asked(&mut self, op: u64, client: usize, method: Method, message: Bytes, at: Time) {
+        let serializable = method == Method::KvRange
+            && pb::RangeRequest::decode(message.clone()).is_ok_and(|r| r.serializable);
+        let lives_since = match method {
+            Method::LeaseTimeToLive => pb::LeaseTimeToLiveRequest::decode(message.clone())
+                .ok()
+                .and_then(|request| self.leases.since(request.id)),
+            _ => None,
+        };
+        let floor = self.answers.floor;
+        self.answers.open.insert(op, Asked { client, method, message, at, serializable, floor, lives_since });
+    }
+
     /// A member (in its life) answers a request. Gives the header's revision, if the answer has one.
     pub fn answered(
         &mut self,
+        now: Time,
         from: (usize, u32),
         op: u64,
         result: &Result<Bytes, Error>,
@@ -103,7 +115,7 @@ impl Oracle {
         let revision = match asked.method {
             Method::KvRange => self.range(&asked, result),
             Method::LeaseKeepAlive => self.kept_alive(&asked, result).map(|()| None),
-            Method::LeaseTimeToLive => Ok(None),
+            Method::LeaseTimeToLive => self.left(now, &asked, result),
             Method::MaintenanceDefragment => self.defragmented(result).map(|()| None),
             Method::MaintenanceStatus => self.status(result),
             Method::MaintenanceHashKv => self.hashed(&asked, result),

@@ -37,6 +37,11 @@ impl Leases {
         }
     }
 
+    /// Since when it lives at least, by its newest answered request.
+    pub fn since(&self, lease: i64) -> Option<Time> {
+        self.since.get(&lease).copied()
+    }
+
     /// Where in the log a lease ended, if it did.
     pub fn ended_at(&self, lease: i64) -> Option<u64> {
         self.ended.get(&lease).copied()

@@ -7,6 +7,7 @@ pub mod answers;
 pub mod leases;
 pub mod questions;
 pub mod raft;
+pub mod time_to_live;
 pub mod watches;
 
 use consensus::{ConfChange, ConfChangeKind, ConfState, Entry, EntryKind};
@@ -90,6 +91,8 @@ pub struct Oracle {
     pub snapshots: u64,
     /// Which of them there were when.
     pub lease_sets: questions::LeaseSets,
+    /// How long each of them lives, and what is attached to it.
+    pub lease_times: time_to_live::LeaseTimes,
 }
 
 impl Oracle {
@@ -108,6 +111,7 @@ impl Oracle {
             leases: leases::Leases::new(config.clock_rate_max),
             snapshots: 0,
             lease_sets: questions::LeaseSets::default(),
+            lease_times: time_to_live::LeaseTimes::new(config),
         }
     }
 
@@ -229,6 +233,9 @@ impl Oracle {
         }
         self.leases.before_entry(now, index, &request, &self.model, term > 0)?;
         let answer = self.model.apply(&request);
+        for lease in self.model.take_touched() {
+            self.lease_times.changed(now, index, lease, self.model.leases.get(&lease));
+        }
         if request.lease_grant.is_some() || request.lease_revoke.is_some() {
             self.lease_sets.changed(index, self.model.leases.keys());
         }

@@ -1,7 +1,6 @@
 //! What a member says of itself: Status, HashKV, LeaseLeases. None of them is linearizable; each is about some place in the
 //! log, and must be right for it.
 
-use bytes::Bytes;
 use consensus::NodeId;
 use net::pb::etcdserverpb as pb;
 use node::api::Error;
@@ -9,7 +8,7 @@ use prost::Message;
 use rustc_hash::FxHashMap;
 
 use super::{Failure, Oracle, fail};
-use crate::check::answers::{Asked, malformed};
+use crate::check::answers::{Asked, Told, malformed};
 use crate::member::node_number;
 
 /// Which leases there were at each place of the log, as hashes of their numbers.
@@ -49,8 +48,6 @@ fn hash<'l>(leases: impl Iterator<Item = &'l i64>) -> u64 {
         hash ^ (mixed ^ mixed >> 29).wrapping_mul(0xbf58_476d_1ce4_e5b9)
     })
 }
-
-type Told<'r> = &'r Result<Bytes, Error>;
 
 impl Oracle {
     /// Its revision and its applied index belong together, nothing is applied that is not committed, and who is said to

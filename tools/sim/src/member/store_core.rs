@@ -3,13 +3,15 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use consensus::{Index, ReadyNumber};
+use consensus::{Entry, Index, ReadyNumber};
 use engine::Store;
+use node::Answer;
+use node::api::Error;
 use node::auto_compact::Retention;
 use node::cores::{Committed, ToStore};
 use node::lease::EXPIRY_INTERVAL;
 use node::propose::{Command, IdGenerator};
-use node::store_core::{self, Fatal, Input, Output, Present, Settings};
+use node::store_core::{self, Fatal, Input, Observer, Output, Present, Settings};
 
 use super::{Done, Member, RunningCheckpoint, client_core, node_id, stops};
 use crate::disk::{Disk, TreeDisk};
@@ -21,9 +23,26 @@ pub(super) const SERVER_VERSION: &str = "3.7.1";
 /// Bytes of log since the last checkpoint: never reached here.
 const LOG_BYTES_MAX: u64 = 256 << 20;
 
+/// What the oracle is to know of the times of leases, noted while the machine takes a step.
+#[derive(Default)]
+pub(super) struct Noted {
+    applied: Vec<u64>,
+    renewed: Vec<i64>,
+}
+
+impl Observer for Noted {
+    fn entry_applied(&mut self, entry: &Entry, _: &Result<Answer, Error>) {
+        self.applied.push(entry.index.0);
+    }
+
+    fn lease_renewed(&mut self, lease: i64) {
+        self.renewed.push(lease);
+    }
+}
+
 /// The machine, with what the server's edge has as rings and a background thread.
 pub(super) struct StoreCore {
-    pub core: store_core::StoreCore,
+    pub core: store_core::StoreCore<Noted>,
     /// From the raft core.
     pub inbox: VecDeque<ForStore>,
     /// From the client core and the background thread.
@@ -52,7 +71,7 @@ impl StoreCore {
     ) -> StoreCore {
         let settings = settings(env, number, life, nonce);
         StoreCore {
-            core: store_core::StoreCore::new(store, ids, settings, Present::default(), ()),
+            core: store_core::StoreCore::new(store, ids, settings, Present::default(), Noted::default()),
             inbox: VecDeque::new(),
             asked: VecDeque::new(),
             checkpoint: None,
@@ -133,11 +152,13 @@ impl Member {
             alone: self.shared.single_voter.is_some(),
             cramped: self.shared.is_log_space_lost,
         };
+        let timed = self.times_leases();
         if let Err(fatal) = self.store.core.step(present, input) {
             return match fatal {
                 Fatal::Apply(_) | Fatal::Downgrade { .. } => stops(self.number, fatal),
             };
         }
+        self.note_lease_times(env, timed);
         let outputs: Vec<Output> = self.store.core.outputs().collect();
         for output in outputs {
             match output {
@@ -163,6 +184,17 @@ impl Member {
             self.wake(env, Wake::Raft);
         }
         Ok(())
+    }
+
+    /// Which leases begin their time anew here: of a new leader all, of one that was leading those granted or renewed.
+    fn note_lease_times(&mut self, env: &mut Env, timed: bool) {
+        let (now, times) = (env.queue.now(), self.times_leases());
+        let (known, noted) = (&mut env.oracle.lease_times, &mut self.store.core.observer);
+        if times && !timed {
+            known.promoted(now);
+        }
+        noted.applied.drain(..).filter(|_| times).for_each(|index| known.applied(now, index));
+        noted.renewed.drain(..).for_each(|lease| known.renewed(now, lease));
     }
 
     pub(super) fn store_tick(&mut self, env: &mut Env) -> Done {
