@@ -8,9 +8,7 @@
 use bytes::Bytes;
 use consensus::log::SegmentReader;
 use net::grpc::Method;
-use net::pb::etcdserverpb as pb;
 use node::api::Error;
-use prost::Message;
 
 use crate::audit;
 use crate::check::{Failure, fail};
@@ -32,6 +30,7 @@ mod faults;
 mod healing;
 mod lies;
 mod membership;
+mod operator;
 mod resources;
 mod streams;
 
@@ -96,6 +95,7 @@ pub struct World {
     open: rustc_hash::FxHashMap<u64, (usize, Method, Bytes)>,
     stream_owner: rustc_hash::FxHashMap<u64, usize>,
     healed: bool,
+    operator: operator::Operator,
     events: u64,
     crashes: u64,
     repairs: u64,
@@ -150,6 +150,7 @@ impl World {
             open: rustc_hash::FxHashMap::default(),
             stream_owner: rustc_hash::FxHashMap::default(),
             healed: false,
+            operator: operator::Operator::default(),
             events: 0,
             crashes: 0,
             repairs: 0,
@@ -203,6 +204,7 @@ impl World {
             lease_checkpoints: self.env.oracle.seen.lease_checkpoints,
             own_compactions: self.env.oracle.seen.own_compactions,
             expiries: self.env.oracle.leases.expired,
+            operated: self.operator.rounds,
             lies: self.lies,
             found_out: self.found_out,
             beyond: self.beyond.into(),
@@ -522,10 +524,15 @@ impl World {
     }
 
     fn ask(&mut self, client: usize, method: Method, message: Bytes) {
-        self.ops += 1;
-        let (op, now) = (self.ops, self.env.queue.now());
         let own = self.clients[client].member;
         let to = if method == Method::MaintenanceMoveLeader { self.leader().unwrap_or(own) } else { own };
+        self.ask_at(client, to, method, message);
+    }
+
+    /// A client's request, which needn't go to the member where it is connected otherwise; its number.
+    fn ask_at(&mut self, client: usize, to: NodeNumber, method: Method, message: Bytes) -> u64 {
+        self.ops += 1;
+        let (op, now) = (self.ops, self.env.queue.now());
         self.clients[client].busy = Some(op);
         self.env.oracle.asked(op, client, method, message.clone(), now);
         self.open.insert(op, (client, method, message.clone()));
@@ -538,13 +545,14 @@ impl World {
         if self.hosts[to].member.is_none() {
             // Connection refused.
             self.env.queue.after(self.plan.config.election() / 10, Event::GiveUp { client, op });
-            return;
+            return op;
         }
         let request =
             Request { to: (to, self.hosts[to].life), body: RequestBody::Call { op, method, message } };
         let takes = self.env.takes(self.plan.config.latency);
         self.env.queue.after(takes, Event::Request(Box::new(request)));
         self.env.queue.after(patience, Event::GiveUp { client, op });
+        op
     }
 
     /// One who believes that it leads.
@@ -565,10 +573,11 @@ impl World {
         );
         self.env.trace(op ^ result.as_ref().map_or(1, |bytes| bytes.len() as u64) << 32);
         self.env.oracle.answered(now, from, op, result)?;
+        let is_operators = self.operator_answered(op, result);
         let state = &mut self.clients[client];
         state.learn(method, &message, result);
         state.busy = None;
-        if self.healed && method != Method::MaintenanceAlarm {
+        if self.healed && !is_operators {
             state.probed += usize::from(result.is_ok());
         }
         if result.is_err() && self.plan.config.fail_over && !self.healed {
@@ -603,7 +612,7 @@ impl World {
         let now = self.env.queue.now();
         self.env.story.tell(now, || "world".to_owned(), || "all faults end".to_owned());
         self.env.network.heal();
-        if self.env.config.store.quota.take().is_some() {
+        if !self.keeps_quota() && self.env.config.store.quota.take().is_some() {
             // The operator gives all a larger quota, for which they must be started anew.
             (0..self.hosts.len()).for_each(|number| self.crash(number, false, 1));
         }
@@ -625,7 +634,7 @@ impl World {
         let end = self.env.queue.now() + LIVENESS_ELECTIONS * step + 20 * S;
         loop {
             self.leave_those_that_do_not_vote();
-            self.disarm();
+            self.operate();
             for client in 0..self.clients.len() {
                 if self.clients[client].busy.is_none() && self.clients[client].probed < PROBES {
                     let (method, message) = self.clients[client].probe();
@@ -657,20 +666,8 @@ impl World {
         }
     }
 
-    /// The operator, who knows that there is room again.
-    fn disarm(&mut self) {
-        let alarm = self.env.oracle.model.alarms.first().copied();
-        if let (Some((member_id, alarm)), None) = (alarm, self.clients[0].busy) {
-            let action = pb::alarm_request::AlarmAction::Deactivate as i32;
-            let request = pb::AlarmRequest { action, member_id, alarm };
-            self.ask(0, Method::MaintenanceAlarm, request.encode_to_vec().into());
-        }
-    }
-
     fn is_settled(&self) -> Done {
-        if !self.env.oracle.model.alarms.is_empty() {
-            return fail("liveness", "an alarm stays, though there is room");
-        }
+        self.check_room()?;
         let waits = |client: &Client| client.probed < PROBES || client.busy.is_some();
         if let Some(client) = self.clients.iter().find(|client| waits(client)) {
             let member = client.member;

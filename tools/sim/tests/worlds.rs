@@ -100,6 +100,7 @@ fn the_first_worlds_pass_and_reach_what_is_rare() {
         ("leases expired", sum.expiries),
         ("writes without space", sum.no_space),
         ("tree files cut", sum.cuts),
+        ("rounds of an operator below a quota, times five", 5 * sum.operated),
         ("checkpoints of leases", sum.lease_checkpoints),
         ("compactions by the server itself", sum.own_compactions),
         ("lies of disks", sum.lies),

@@ -196,6 +196,11 @@ impl Member {
         self.store.core.store()
     }
 
+    /// Bytes of its tree that count against the quota.
+    pub fn used(&self) -> u64 {
+        self.store().tree().allocated_bytes()
+    }
+
     /// For a report: what it is doing.
     pub fn describe(&self) -> String {
         let status = self.raft.core.node().status();

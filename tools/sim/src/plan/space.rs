@@ -35,7 +35,7 @@ const TENDING: &[(usize, OpKind)] = &[(2, OpKind::Alarms), (4, OpKind::Disarm), 
 pub fn draw(plan: &mut Plan, rng: &mut Rng) {
     let config = &mut plan.config;
     config.store = Flags {
-        quota: rng.permille(QUOTA_WORLDS).then(|| rng.pick(&[96, 128, 256, 512]) << 10),
+        quota: rng.permille(QUOTA_WORLDS).then(|| rng.pick(&[96, 128, 160, 256]) << 10),
         // Where a checkpoint takes long, one every few entries would be slower than what members propose by themselves.
         heap_limit: rng
             .permille(200)

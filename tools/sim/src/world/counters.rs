@@ -44,6 +44,8 @@ pub struct Counters {
     pub own_compactions: u64,
     /// Leases that ended because their time was over.
     pub expiries: u64,
+    /// Times that an operator has made room below a quota that stays.
+    pub operated: u64,
     /// Lies of disks, with something to lie about.
     pub lies: u64,
     /// Members that found out that their disk had lied.
@@ -79,6 +81,7 @@ impl Counters {
             (&mut self.lease_checkpoints, more.lease_checkpoints),
             (&mut self.own_compactions, more.own_compactions),
             (&mut self.expiries, more.expiries),
+            (&mut self.operated, more.operated),
             (&mut self.lies, more.lies),
             (&mut self.found_out, more.found_out),
             (&mut self.beyond, more.beyond),
