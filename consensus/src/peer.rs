@@ -529,12 +529,13 @@ fn encode_body(id: u64, body: &Bytes, out: &mut Vec<u8>) {
     out.extend_from_slice(body);
 }
 
-/// What is left of a payload.
-pub(crate) struct Reader {
+/// What is left of a payload. `part` names in errors what should have been there.
+pub struct Reader {
     bytes: Bytes,
 }
 
 impl Reader {
+    /// All of it.
     pub fn new(bytes: Bytes) -> Reader {
         Reader { bytes }
     }
@@ -552,6 +553,10 @@ impl Reader {
         Ok(array)
     }
 
+    /// A byte.
+    ///
+    /// # Errors
+    /// Here and below: fewer bytes are left than it takes.
     pub fn u8(&mut self, part: &'static str) -> Result<u8, FrameError> {
         self.array::<1>(part).map(|[byte]| byte)
     }
@@ -560,11 +565,18 @@ impl Reader {
         self.array(part).map(|bytes| u32::from_le_bytes(bytes) as usize)
     }
 
+    /// Eight bytes, the lowest first.
+    ///
+    /// # Errors
+    /// See [`Reader::u8`].
     pub fn u64(&mut self, part: &'static str) -> Result<u64, FrameError> {
         self.array(part).map(u64::from_le_bytes)
     }
 
-    /// A number of things that take `each` bytes or more: no more than the bytes that are there can hold.
+    /// A number (4 bytes) of things that take `each` bytes or more: no more than the bytes that are there can hold.
+    ///
+    /// # Errors
+    /// It is more than that.
     pub fn count(&mut self, each: usize, part: &'static str) -> Result<usize, FrameError> {
         let count = self.u32(part)?;
         if count > self.bytes.len() / each {
@@ -573,15 +585,24 @@ impl Reader {
         Ok(count)
     }
 
+    /// A length (4 bytes), and so many bytes.
+    ///
+    /// # Errors
+    /// See [`Reader::u8`].
     pub fn block(&mut self, part: &'static str) -> Result<Bytes, FrameError> {
         let length = self.u32(part)?;
         self.take(length, part)
     }
 
+    /// All that is left.
     pub fn rest(&mut self) -> Bytes {
         std::mem::take(&mut self.bytes)
     }
 
+    /// Nothing is left.
+    ///
+    /// # Errors
+    /// Something is.
     pub fn end(&self) -> Result<(), FrameError> {
         if self.bytes.is_empty() { Ok(()) } else { Err(FrameError::Payload("end")) }
     }

@@ -66,14 +66,17 @@ use crate::peer;
 use crate::{ConfState, Config, Entry, EntryKind, Input, LogPosition, Node, Output};
 
 mod describe;
+/// What traces of all machines have in common.
+pub mod frames;
 mod replay;
 #[cfg(test)]
 mod tests;
 
 pub use describe::describe;
-pub use replay::{Replay, Replayed, TraceError};
+pub use frames::TraceError;
+pub use replay::{Replay, Replayed};
 
-const MAGIC: [u8; 8] = *b"RINGDT\x01\x00";
+static MAGIC: [u8; 8] = *b"RINGDT\x01\x00";
 
 const KIND_START: u8 = 16;
 const KIND_ENTRIES: u8 = 17;
@@ -121,11 +124,7 @@ impl Recorded {
 
     fn call(&mut self, kind: u8, payload: &[u8], outputs: &[Output]) {
         let text = describe(outputs);
-        peer::encode_frame(kind, &mut self.trace, |out| {
-            put_u32(out, text.len());
-            out.extend_from_slice(text.as_bytes());
-            out.extend_from_slice(payload);
-        });
+        frames::encode_call(kind, &text, &mut self.trace, |out| out.extend_from_slice(payload));
     }
 }
 

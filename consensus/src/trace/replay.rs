@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 
+use super::frames::{Frames, TraceError, compare, shown};
 use super::{KIND_ENTRIES, KIND_FLUSH, KIND_START, MAGIC, describe};
 use crate::log::State;
 use crate::peer::{self, Decoder, FRAME_BYTES_MAX, Frame, FrameError, Reader};
@@ -9,53 +10,6 @@ use crate::{
     ConfChange, ConfState, Config, Entry, EntryKind, HardState, Index, Input, LogPosition, Node, NodeId,
     ProposalId, ReadId, ReadyNumber, Term,
 };
-
-/// Characters of an input that a difference shows.
-const SHOWN_MAX: usize = 600;
-
-/// Why a trace does not replay.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum TraceError {
-    /// It begins with something else, or with a version that is not known here.
-    NotATrace,
-    /// The frame of this number (from zero: the start) is damaged.
-    Frame(u64, FrameError),
-    /// The node says something else than the recorded one did.
-    Difference {
-        /// Which call, from one.
-        call: u64,
-        /// What went in.
-        input: String,
-        /// What had come out, one line for each output.
-        recorded: String,
-        /// What comes out now.
-        replayed: String,
-    },
-}
-
-impl std::fmt::Display for TraceError {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            TraceError::NotATrace => f.write_str("it is not a trace of this version"),
-            TraceError::Frame(number, error) => write!(f, "frame {number}: {error}"),
-            TraceError::Difference { call, input, recorded, replayed } => write!(
-                f,
-                "call {call} differs: {input}\nrecorded:\n{}\nreplayed:\n{}",
-                indented(recorded),
-                indented(replayed)
-            ),
-        }
-    }
-}
-
-impl std::error::Error for TraceError {}
-
-fn indented(lines: &str) -> String {
-    match lines.is_empty() {
-        true => "  nothing".to_owned(),
-        false => lines.lines().map(|line| format!("  {line}")).collect::<Vec<_>>().join("\n"),
-    }
-}
 
 /// What a replay has compared.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -72,11 +26,7 @@ pub struct Replayed {
 
 /// Takes a trace in pieces and tells it to a node of its own.
 pub struct Replay {
-    magic: Vec<u8>,
-    decoder: Decoder,
-    /// Bytes of a frame that is not whole.
-    open: bool,
-    frames: u64,
+    frames: Frames,
     start: Option<(Config, State, LogPosition, ConfState)>,
     node: Option<Node>,
     replayed: Replayed,
@@ -84,15 +34,7 @@ pub struct Replay {
 
 impl Default for Replay {
     fn default() -> Replay {
-        Replay {
-            magic: Vec::new(),
-            decoder: Decoder::new(FRAME_BYTES_MAX),
-            open: false,
-            frames: 0,
-            start: None,
-            node: None,
-            replayed: Replayed::default(),
-        }
+        Replay { frames: Frames::new(&MAGIC), start: None, node: None, replayed: Replayed::default() }
     }
 }
 
@@ -118,18 +60,8 @@ impl Replay {
     /// # Panics
     /// See [`Replay::all`].
     pub fn push(&mut self, mut bytes: &[u8]) -> Result<(), TraceError> {
-        let size = bytes.len().min(MAGIC.len() - self.magic.len());
-        self.magic.extend_from_slice(&bytes[..size]);
-        bytes = &bytes[size..];
-        if !MAGIC.starts_with(&self.magic) {
-            return Err(TraceError::NotATrace);
-        }
-        while !bytes.is_empty() {
-            let frame = self.decoder.next(&mut bytes).map_err(|error| self.damaged(error))?;
-            self.open = frame.is_none();
-            let Some(frame) = frame else { return Ok(()) };
+        while let Some(frame) = self.frames.next(&mut bytes)? {
             self.take(&frame)?;
-            self.frames += 1;
         }
         Ok(())
     }
@@ -145,37 +77,33 @@ impl Replay {
         if let Some(node) = &self.node {
             self.replayed.committed = node.status().committed;
         }
-        self.replayed.torn = self.open;
+        self.replayed.torn = self.frames.is_torn();
         Ok(self.replayed)
-    }
-
-    fn damaged(&self, error: FrameError) -> TraceError {
-        TraceError::Frame(self.frames, error)
     }
 
     fn take(&mut self, frame: &Frame) -> Result<(), TraceError> {
         let mut reader = Reader::new(frame.payload.clone());
         let begun = self.start.is_some() || self.node.is_some();
+        let damaged = self.frames.damaged();
         match frame.kind {
             KIND_START if !begun => {
-                self.start = Some(take_start(&mut reader).map_err(|error| self.damaged(error))?);
+                self.start = Some(take_start(&mut reader).map_err(damaged)?);
             }
             KIND_ENTRIES => {
-                let entries = take_entries(&mut reader).map_err(|error| self.damaged(error))?;
+                let entries = take_entries(&mut reader).map_err(damaged)?;
                 let Some((_, state, ..)) = &mut self.start else {
-                    return Err(self.damaged(FrameError::Kind(frame.kind)));
+                    return Err(damaged(FrameError::Kind(frame.kind)));
                 };
                 state.entries.extend(entries);
             }
             kind @ KIND_FLUSH.. if begun => return self.call(kind, &mut reader),
-            kind => return Err(self.damaged(FrameError::Kind(kind))),
+            kind => return Err(damaged(FrameError::Kind(kind))),
         }
-        reader.end().map_err(|error| self.damaged(error))
+        reader.end().map_err(damaged)
     }
 
     fn call(&mut self, kind: u8, reader: &mut Reader) -> Result<(), TraceError> {
-        let frames = self.frames;
-        let damaged = |error| TraceError::Frame(frames, error);
+        let damaged = self.frames.damaged();
         let recorded = reader.block("outputs").map_err(damaged)?;
         let input = take_input(kind, reader).map_err(damaged)?;
         reader.end().map_err(damaged)?;
@@ -195,21 +123,8 @@ impl Replay {
         }
         self.replayed.calls += 1;
         self.replayed.outputs += outputs.len() as u64;
-        let replayed = describe(&outputs);
-        if replayed.as_bytes() == &recorded[..] {
-            return Ok(());
-        }
-        let recorded = String::from_utf8_lossy(&recorded).into_owned();
-        Err(TraceError::Difference { call: self.replayed.calls, input: told, recorded, replayed })
+        compare(self.replayed.calls, told, &recorded, describe(&outputs))
     }
-}
-
-fn shown(mut text: String) -> String {
-    if let Some((at, _)) = text.char_indices().nth(SHOWN_MAX) {
-        text.truncate(at);
-        text.push('…');
-    }
-    text
 }
 
 fn take_start(reader: &mut Reader) -> Result<(Config, State, LogPosition, ConfState), FrameError> {
