@@ -112,6 +112,11 @@ impl Store {
         self.load_leases()
     }
 
+    /// What it was told when it was opened.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
     /// The newest revision.
     pub fn revision(&self) -> i64 {
         self.revision

@@ -70,6 +70,10 @@ impl PageTable {
         PageTable { map, chunks }
     }
 
+    pub fn map(&self) -> &Arc<dyn Map> {
+        &self.map
+    }
+
     fn word(&self, id: PageId) -> Result<&AtomicPtr<u8>, Damage> {
         let chunk = self.chunks[(id.0 >> CHUNK_BITS) as usize].load(Acquire);
         // SAFETY: a chunk, once stored, lives as long as the table; it was initialized before the release store.

@@ -304,4 +304,26 @@ impl Tree {
     pub fn file_pages(&self) -> u32 {
         self.space.end()
     }
+
+    /// Versions older than the newest published one that had a pin when pages were last reclaimed: who looks on at a tree from outside
+    /// knows by them which pages it could reuse.
+    pub fn pinned(&self) -> impl Iterator<Item = u64> + '_ {
+        self.older.iter().map(|pin| pin.version)
+    }
+
+    /// The file, as readers see it.
+    pub fn map(&self) -> &Arc<dyn Map> {
+        self.frames.table().map()
+    }
+
+    /// Page at which the next search for some pages in a row begins. With the file's contents and the pins it decides where pages go;
+    /// a tree that is opened begins anew.
+    pub fn search_from(&self) -> u32 {
+        self.space.rover()
+    }
+
+    /// Goes on as a tree of the same contents whose [`Tree::search_from`] this is.
+    pub fn set_search_from(&mut self, page: u32) {
+        self.space.set_rover(page);
+    }
 }

@@ -92,6 +92,16 @@ impl Space {
         self.taken.end()
     }
 
+    /// Where the next search for a run begins, if no lower page is free.
+    pub fn rover(&self) -> u32 {
+        self.rover
+    }
+
+    /// See [`Space::rover`].
+    pub fn set_rover(&mut self, page: u32) {
+        self.rover = page;
+    }
+
     /// Pages of the present tree, metas and bitmap included.
     pub fn live_pages(&self) -> u32 {
         self.live.count()
