@@ -65,7 +65,8 @@ use crate::log::State;
 use crate::peer;
 use crate::{ConfState, Config, Entry, EntryKind, Input, LogPosition, Node, Output};
 
-mod describe;
+/// What a node says, as text.
+pub mod describe;
 /// What traces of all machines have in common.
 pub mod frames;
 mod replay;
@@ -74,9 +75,10 @@ mod tests;
 
 pub use describe::describe;
 pub use frames::TraceError;
-pub use replay::{Replay, Replayed};
+pub use replay::{Replay, Replayed, Start};
 
-static MAGIC: [u8; 8] = *b"RINGDT\x01\x00";
+/// What a trace begins with.
+pub static MAGIC: [u8; 8] = *b"RINGDT\x01\x00";
 
 const KIND_START: u8 = 16;
 const KIND_ENTRIES: u8 = 17;
@@ -98,7 +100,7 @@ impl Recorded {
     /// See [`Node::new`], whose arguments begin the trace.
     pub fn new(config: Config, state: State, applied: LogPosition, conf: ConfState) -> Recorded {
         let mut trace = MAGIC.to_vec();
-        encode_start(&config, &state, applied, &conf, &mut trace);
+        trace.extend(encode_start(&config, &state, applied, &conf));
         Recorded { node: Node::new(config, state, applied, conf), trace }
     }
 
@@ -137,7 +139,9 @@ impl Deref for Recorded {
     }
 }
 
-fn encode_start(config: &Config, state: &State, applied: LogPosition, conf: &ConfState, trace: &mut Vec<u8>) {
+/// What a node begins with ([`Node::new`]), as the frames of its start and its entries. [`Start`] takes them.
+pub fn encode_start(config: &Config, state: &State, applied: LogPosition, conf: &ConfState) -> Vec<u8> {
+    let mut trace = Vec::new();
     // In the order of its fields; one more field does not compile without a place here and in the replay.
     let Config {
         id,
@@ -164,7 +168,7 @@ fn encode_start(config: &Config, state: &State, applied: LogPosition, conf: &Con
         peer_bytes_in_flight,
         fetch_bytes,
     ];
-    peer::encode_frame(KIND_START, trace, |out| {
+    peer::encode_frame(KIND_START, &mut trace, |out| {
         [id.0, seed, boot_nonce].into_iter().for_each(|number| put_u64(out, number));
         sizes.into_iter().for_each(|size| put_u64(out, size as u64));
         let hard_state = state.hard_state;
@@ -182,9 +186,10 @@ fn encode_start(config: &Config, state: &State, applied: LogPosition, conf: &Con
             bytes <= ENTRIES_BYTES
         });
         let (entries, more) = rest.split_at(fits.count().max(1));
-        peer::encode_frame(KIND_ENTRIES, trace, |out| put_entries(out, entries));
+        peer::encode_frame(KIND_ENTRIES, &mut trace, |out| put_entries(out, entries));
         rest = more;
     }
+    trace
 }
 
 /// Appends what follows the outputs, and says of what kind it is.

@@ -7,7 +7,7 @@ use std::fmt::Write;
 use bytes::Bytes;
 
 use crate::peer;
-use crate::{Append, Entry, Envelope, Fetch, InstallSnapshot, Output, PeerMessage};
+use crate::{Append, Entry, Envelope, Fetch, InstallSnapshot, LogPosition, Output, PeerMessage};
 
 /// One line for each output.
 pub fn describe(outputs: &[Output]) -> String {
@@ -21,25 +21,19 @@ pub fn describe(outputs: &[Output]) -> String {
 
 fn line(output: &Output, out: &mut String) -> std::fmt::Result {
     match output {
-        Output::Append(Append { ready, hard_state, entries, reset }) => {
-            write!(out, "append {ready}, {hard_state:?}, reset {reset:?}, ")?;
-            describe_entries(entries, out)
-        }
+        Output::Append(append) => self::append(append, out),
         Output::Send(envelope) => send(envelope, out),
         Output::SingleVoter(index) => write!(out, "single voter {index:?}"),
-        Output::Commit(entries) => {
+        Output::Commit(committed) => {
             write!(out, "commit ")?;
-            describe_entries(entries, out)
+            entries(committed.iter(), out)
         }
         Output::ReadReady(read, index) => write!(out, "read {read} ready at {index}"),
         Output::ReadDropped(read) => write!(out, "read {read} dropped"),
         Output::ProposalDropped(id, reason) => write!(out, "proposal {id} dropped: {reason:?}"),
         Output::Role(change) => write!(out, "{change:?}"),
         Output::ConfState(conf) => write!(out, "{conf:?}"),
-        Output::Fetch(fetch) => {
-            let Fetch { peer, first, last, bytes_max, terms } = fetch;
-            write!(out, "fetch for {peer:?} {first}..={last}, {bytes_max} bytes, terms {terms:?}")
-        }
+        Output::Fetch(fetch) => self::fetch(fetch, out),
         Output::SnapshotWanted(peer) => write!(out, "snapshot wanted for {peer:?}"),
         Output::SnapshotUnwanted(peer) => write!(out, "snapshot unwanted for {peer:?}"),
         Output::InstallSnapshot(InstallSnapshot { ready, position, conf, hard_state }) => {
@@ -52,14 +46,36 @@ fn line(output: &Output, out: &mut String) -> std::fmt::Result {
     }
 }
 
+/// What the log is to write.
+///
+/// # Errors
+/// Here and below: `out` has none to give.
+pub fn append(append: &Append, out: &mut String) -> std::fmt::Result {
+    let Append { ready, hard_state, entries: appended, reset } = append;
+    write!(out, "append {ready}, {hard_state:?}, reset {reset:?}, ")?;
+    entries(appended.iter(), out)
+}
+
+/// What the log is to read.
+///
+/// # Errors
+/// See [`append`].
+pub fn fetch(fetch: &Fetch, out: &mut String) -> std::fmt::Result {
+    let Fetch { peer, first, last, bytes_max, terms } = fetch;
+    write!(out, "fetch for {peer:?} {first}..={last}, {bytes_max} bytes, terms {terms:?}")
+}
+
 /// First and last position, how many, and a checksum of all that they are.
-fn describe_entries(entries: &[Entry], out: &mut String) -> std::fmt::Result {
-    let (Some(first), Some(last)) = (entries.first(), entries.last()) else {
-        return write!(out, "no entries");
-    };
+///
+/// # Errors
+/// See [`append`].
+pub fn entries<'e>(entries: impl ExactSizeIterator<Item = &'e Entry>, out: &mut String) -> std::fmt::Result {
+    let count = entries.len();
+    let mut ends: Option<(LogPosition, LogPosition)> = None;
     let mut crc = crc32fast::Hasher::new();
     let mut bytes = 0;
     for entry in entries {
+        ends = Some((ends.map_or(entry.position(), |(first, _)| first), entry.position()));
         let Entry { index, term, kind, data, proposal } = entry;
         let proposal = proposal.map_or([0; 9], |id| {
             let mut known = [1; 9];
@@ -74,11 +90,11 @@ fn describe_entries(entries: &[Entry], out: &mut String) -> std::fmt::Result {
         crc.update(data);
         bytes += data.len();
     }
-    let (first, last) = (first.position(), last.position());
+    let Some((first, last)) = ends else { return write!(out, "no entries") };
     write!(
         out,
         "{} entries {}@{}..={}@{}, {bytes} bytes, crc {:08x}",
-        entries.len(),
+        count,
         first.index,
         first.term,
         last.index,
@@ -87,7 +103,11 @@ fn describe_entries(entries: &[Entry], out: &mut String) -> std::fmt::Result {
     )
 }
 
-fn send(envelope: &Envelope, out: &mut String) -> std::fmt::Result {
+/// What is to be sent.
+///
+/// # Errors
+/// See [`append`].
+pub fn send(envelope: &Envelope, out: &mut String) -> std::fmt::Result {
     let Envelope { to, message } = envelope;
     write!(out, "send {to:?} ")?;
     match &**message {

@@ -27,14 +27,47 @@ pub struct Replayed {
 /// Takes a trace in pieces and tells it to a node of its own.
 pub struct Replay {
     frames: Frames,
-    start: Option<(Config, State, LogPosition, ConfState)>,
+    start: Start,
     node: Option<Node>,
     replayed: Replayed,
 }
 
+/// What a node begins with, from the frames of a trace.
+#[derive(Default)]
+pub struct Start {
+    parts: Option<(Config, State, LogPosition, ConfState)>,
+}
+
+impl Start {
+    /// Takes one of the frames that [`encode_start`](super::encode_start) wrote.
+    ///
+    /// # Errors
+    /// It is none of these, damaged, or out of order.
+    pub fn take(&mut self, frame: &Frame) -> Result<(), FrameError> {
+        let mut reader = Reader::new(frame.payload.clone());
+        match (frame.kind, &mut self.parts) {
+            (KIND_START, parts @ None) => *parts = Some(take_start(&mut reader)?),
+            (KIND_ENTRIES, Some((_, state, ..))) => state.entries.extend(take_entries(&mut reader)?),
+            (kind, _) => return Err(FrameError::Kind(kind)),
+        }
+        reader.end()
+    }
+
+    /// The node, once the start has been taken.
+    pub fn node(&mut self) -> Option<Node> {
+        let (config, state, applied, conf) = self.parts.take()?;
+        Some(Node::new(config, state, applied, conf))
+    }
+}
+
 impl Default for Replay {
     fn default() -> Replay {
-        Replay { frames: Frames::new(&MAGIC), start: None, node: None, replayed: Replayed::default() }
+        Replay {
+            frames: Frames::new(&MAGIC),
+            start: Start::default(),
+            node: None,
+            replayed: Replayed::default(),
+        }
     }
 }
 
@@ -71,7 +104,7 @@ impl Replay {
     /// # Errors
     /// It has not even begun.
     pub fn finish(mut self) -> Result<Replayed, TraceError> {
-        if self.node.is_none() && self.start.is_none() {
+        if self.node.is_none() && self.start.parts.is_none() {
             return Err(TraceError::NotATrace);
         }
         if let Some(node) = &self.node {
@@ -82,24 +115,12 @@ impl Replay {
     }
 
     fn take(&mut self, frame: &Frame) -> Result<(), TraceError> {
-        let mut reader = Reader::new(frame.payload.clone());
-        let begun = self.start.is_some() || self.node.is_some();
-        let damaged = self.frames.damaged();
+        let begun = self.start.parts.is_some() || self.node.is_some();
         match frame.kind {
-            KIND_START if !begun => {
-                self.start = Some(take_start(&mut reader).map_err(damaged)?);
-            }
-            KIND_ENTRIES => {
-                let entries = take_entries(&mut reader).map_err(damaged)?;
-                let Some((_, state, ..)) = &mut self.start else {
-                    return Err(damaged(FrameError::Kind(frame.kind)));
-                };
-                state.entries.extend(entries);
-            }
-            kind @ KIND_FLUSH.. if begun => return self.call(kind, &mut reader),
-            kind => return Err(damaged(FrameError::Kind(kind))),
+            kind @ KIND_FLUSH.. if begun => self.call(kind, &mut Reader::new(frame.payload.clone())),
+            kind if self.node.is_some() => Err(self.frames.damaged()(FrameError::Kind(kind))),
+            _ => self.start.take(frame).map_err(self.frames.damaged()),
         }
-        reader.end().map_err(damaged)
     }
 
     fn call(&mut self, kind: u8, reader: &mut Reader) -> Result<(), TraceError> {
@@ -108,13 +129,9 @@ impl Replay {
         let input = take_input(kind, reader).map_err(damaged)?;
         reader.end().map_err(damaged)?;
         let told = input.as_ref().map_or("flush".to_owned(), |input| shown(format!("{input:?}")));
-        let start = self.start.take();
-        let node = match (&mut self.node, start) {
-            (Some(node), _) => node,
-            (none, Some((config, state, applied, conf))) => {
-                none.insert(Node::new(config, state, applied, conf))
-            }
-            (None, None) => return Err(damaged(FrameError::Kind(kind))),
+        let node = match &mut self.node {
+            Some(node) => node,
+            none => none.insert(self.start.node().ok_or(damaged(FrameError::Kind(kind)))?),
         };
         let mut outputs = Vec::new();
         match input {
