@@ -60,6 +60,9 @@ pub mod store_core;
 /// What is decided between clients, log, store and peers.
 pub mod raft_core;
 
+/// What real processes told these machines, replayed.
+pub mod trace;
+
 /// Watchers and how events reach them.
 pub mod watch_hub;
 

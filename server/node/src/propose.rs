@@ -137,6 +137,16 @@ impl IdGenerator {
         IdGenerator { prefix: member << 48, suffix, stride: u64::from(lanes.max(1)) }
     }
 
+    /// All that it is: prefix, suffix, stride.
+    pub(crate) fn parts(&self) -> [u64; 3] {
+        [self.prefix, self.suffix, self.stride]
+    }
+
+    /// The one of these parts.
+    pub(crate) fn of_parts([prefix, suffix, stride]: [u64; 3]) -> IdGenerator {
+        IdGenerator { prefix, suffix, stride }
+    }
+
     /// The next ID; never 0 in practice and never the same twice within 2^48 calls.
     pub fn next_id(&mut self) -> u64 {
         self.suffix = self.suffix.wrapping_add(self.stride);

@@ -22,7 +22,7 @@ use super::peers::HeartbeatDue;
 use super::replication::{Replication, Seed, Surroundings};
 use super::ring::{Ready, Receiver, Sender, drain};
 use super::shared::Shared;
-use super::trace::TracedNode;
+use super::trace::{TracedNode, TracedRaft};
 use crate::config::limits::{CONF_CHANGES_OPEN_MAX, PROPOSALS_IN_FLIGHT_BYTES_MAX, Queue};
 use crate::observe::metrics;
 use crate::sys::{Fatal, FatalReason};
@@ -32,7 +32,7 @@ const TURN_MESSAGES: usize = 4096;
 
 /// Everything on the raft core's thread.
 pub struct RaftCore {
-    core: node::raft_core::RaftCore<Surroundings>,
+    core: TracedRaft<Surroundings>,
     outputs: Vec<Output<Surroundings>>,
     from_clients: Vec<Receiver<ToRaft>>,
     from_store: Receiver<ToRaft>,
@@ -78,7 +78,7 @@ impl RaftCore {
         };
         let Seed { settings, listeners, members, removed, store, background } = seed;
         RaftCore {
-            core: node::raft_core::RaftCore::new(node, config, members, removed),
+            core: TracedRaft::new(node, config, members, removed),
             outputs: Vec::new(),
             replication: Replication::new((settings, listeners), store, background, shared.clone()),
             from_clients: rings.from_clients,

@@ -26,6 +26,7 @@ use super::messages::{CheckpointDone, ForStore, Installation, ToClient, ToRaft};
 use super::ring::{Ready, Receiver, Sender, drain};
 use super::scrub::Scrubber;
 use super::shared::{Note, Shared};
+use super::trace::TracedStore;
 use super::tree_file::TreeFile;
 use crate::config::limits::{LOG_SINCE_CHECKPOINT_BYTES_MAX, Queue};
 use crate::observe::metrics;
@@ -46,7 +47,7 @@ const CHECKPOINT_INTERVAL_MAX: Duration = Duration::from_secs(30);
 
 /// Everything the store core owns.
 pub struct StoreCore {
-    core: node::store_core::StoreCore<Figures>,
+    core: TracedStore<Figures>,
     rings: Rings,
     shared: Arc<Shared>,
     checkpoints: CheckpointWriter,
@@ -84,7 +85,7 @@ impl StoreCore {
         let settings = settings(&shared, cores, nonce);
         let figures = Figures::new(shared.clone());
         StoreCore {
-            core: node::store_core::StoreCore::new(store, ids, settings, present(&shared), figures),
+            core: TracedStore::new(store, ids, settings, present(&shared), figures),
             rings,
             shared,
             checkpoints,

@@ -64,7 +64,7 @@ enum What {
         #[arg(long)]
         story: bool,
     },
-    /// Tells what real servers told their raft nodes to others, and compares what they answer.
+    /// Tells what real servers told their raft nodes, raft cores and store cores to others, and compares what they answer.
     ReplayTrace {
         /// Files that ringd wrote, built with the feature failpoints and started with RINGD_TRACE=<directory>.
         traces: Vec<PathBuf>,

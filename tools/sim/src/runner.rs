@@ -10,7 +10,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use consensus::trace::{Replay, Replayed};
+use node::trace::{Replay, Replayed};
 
 use crate::check::Failure;
 use crate::plan::{FaultKind, Plan};
@@ -57,7 +57,7 @@ pub fn run_and_tell(plan: &Plan, story: Story) -> (Ended, Vec<String>) {
     (ended, lines)
 }
 
-/// Tells a trace that a server wrote to a node, piece by piece.
+/// Tells a trace that a server wrote to a machine of its kind, piece by piece.
 ///
 /// # Errors
 /// Why it does not replay, or can't be read.

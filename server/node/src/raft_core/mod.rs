@@ -21,6 +21,8 @@ mod proposals;
 mod receiving;
 #[cfg(test)]
 mod tests;
+/// What a raft core of a real process was told, replayed.
+pub mod trace;
 
 use std::time::Duration;
 

@@ -4,14 +4,18 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use consensus::log::State;
+use consensus::trace::encode_start;
 use consensus::{ConfState, HardState, LogPosition, Message, ReadyNumber, Term};
 use engine::View;
 use raft::eraftpb::{Entry as RaftEntry, Message as RaftMessage, MessageType};
 
+use super::trace::{Recorded, Replay};
 use super::*;
 use crate::cores::{client_id, store_id};
 use crate::propose::Command;
 use crate::testing;
+
+mod trace;
 
 const OWN: NodeId = NodeId(1);
 const PEER: NodeId = NodeId(2);
@@ -27,8 +31,9 @@ impl Shell for Surroundings {
     type Store = &'static str;
 }
 
+/// Recorded, and replayed when it is over.
 struct Story {
-    core: RaftCore<Surroundings>,
+    core: Recorded<Surroundings>,
     now: Duration,
     applied: Index,
     /// The log does nothing until it is told to.
@@ -37,13 +42,25 @@ struct Story {
     view: Arc<View>,
 }
 
+impl Drop for Story {
+    fn drop(&mut self) {
+        let trace = self.core.take();
+        if !std::thread::panicking() && !trace.is_empty() {
+            let replayed = Replay::all(&trace).unwrap_or_else(|error| panic!("{error}"));
+            assert_eq!(replayed.committed, self.core.node().status().committed);
+        }
+    }
+}
+
 impl Story {
     fn new(voters: &[u64], learners: &[u64]) -> Story {
         let ids = |ids: &[u64]| ids.iter().copied().map(NodeId).collect();
         let conf = ConfState { voters: ids(voters), learners: ids(learners) };
         let hard_state = HardState { term: Term(1), vote: NodeId(0), commit: APPLIED.index };
         let state = State { hard_state, ..State::default() };
-        let node = Node::new(consensus::Config::new(OWN, 1, 1), state, APPLIED, conf);
+        let node_config = consensus::Config::new(OWN, 1, 1);
+        let start = encode_start(&node_config, &state, APPLIED, &conf);
+        let node = Node::new(node_config, state, APPLIED, conf);
         let members = voters.iter().chain(learners);
         let members = members.map(|id| Member { id: *id, ..Member::default() }).collect();
         let config = Config {
@@ -54,7 +71,7 @@ impl Story {
             conf_changes_open_max: 8,
         };
         let mut story = Story {
-            core: RaftCore::new(node, config, members, Vec::new()),
+            core: Recorded::new(node, Some(&start), config, members, Vec::new()),
             now: Duration::from_secs(100),
             applied: APPLIED.index,
             log_waits: false,

@@ -14,6 +14,8 @@ mod leases;
 mod members;
 mod observer;
 mod own;
+/// What a store core of a real process was told, replayed.
+pub mod trace;
 
 use std::time::Duration;
 

@@ -12,10 +12,13 @@ use memmap2::{Mmap, MmapOptions};
 use net::pb::etcdserverpb as pb;
 use prost::Message;
 
+use super::trace::{Recorded, Replay};
 use super::*;
 use crate::cores::{client_id, number_of, store_id};
 use crate::forward::{Request, Response};
 use crate::propose::{self, Command, field};
+
+mod trace;
 
 /// This member.
 const OWN: u64 = 12;
@@ -99,9 +102,9 @@ impl Observer for Renewed {
     }
 }
 
-/// A core and its surroundings.
+/// A core and its surroundings. Each story is recorded, and replayed when it is over.
 struct World {
-    core: StoreCore<Renewed>,
+    core: Recorded<Renewed>,
     file: Arc<TreeFile>,
     present: Present,
     index: u64,
@@ -112,11 +115,22 @@ struct World {
     ids: IdGenerator,
 }
 
+impl Drop for World {
+    fn drop(&mut self) {
+        let trace = self.core.take();
+        if !std::thread::panicking() && !trace.is_empty() {
+            let replayed = Replay::all(&trace).unwrap_or_else(|error| panic!("{error}"));
+            assert_eq!(replayed.applied.0, self.core.store().applied().index);
+        }
+    }
+}
+
 impl World {
     fn new(settings: Settings) -> World {
         let file = TreeFile::new();
         let ids = IdGenerator::new(OWN, 0, 1, 2);
-        let core = StoreCore::new(new_store(&file), ids, settings, Present::default(), Renewed::default());
+        let core =
+            Recorded::new(new_store(&file), ids, settings, Present::default(), Renewed::default(), true);
         let (index, said) = (0, Vec::new());
         let ids = IdGenerator::new(OWN, 0, 0, 2);
         let mut world = World { core, file, present: Present::default(), index, checkpoint: None, said, ids };
@@ -679,6 +693,9 @@ fn a_store_of_a_peer_takes_over_when_no_checkpoint_of_the_old_one_is_under_way()
     let mut store = new_store(&file);
     store.set_applied(500, 3);
     store.publish().unwrap();
+    let mut checkpoint = store.tree_mut().begin_checkpoint().expect("something has changed");
+    file.write(&mut checkpoint);
+    store.tree_mut().end_checkpoint(checkpoint);
     world.said.clear();
     world.step(Input::Install(ReadyNumber(9), Box::new(store)));
     world.turn();

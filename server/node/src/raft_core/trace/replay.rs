@@ -1,0 +1,381 @@
+//! A trace told to another raft core.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use consensus::peer::{self, Decoder, FRAME_BYTES_MAX, Frame, FrameError, Reader};
+use consensus::trace::Start as NodeStart;
+use consensus::trace::frames::{Frames, TraceError, compare, shown};
+use consensus::{
+    ConfChange, ConfState, Index, LogPosition, Message, Node, NodeId, PeerMessage, ProposalId, ReadId,
+    ReadyNumber, Term,
+};
+use engine::tree::{Map, PageId};
+use engine::{Store, View};
+
+use super::super::{Config, Input, Output, RaftCore, Shell};
+use super::{
+    KIND_APPLIED, KIND_END_TURN, KIND_INPUT_FIRST, KIND_START, KIND_TICK, KIND_VERSIONS, MAGIC, describe,
+};
+use crate::cores::{FromLog, PinnedSnapshot, ToRaft};
+use crate::membership::Member;
+use crate::propose::{self, Command, Write};
+use crate::trace::bytes::{take_all, take_entries, take_flag, take_size, take_text};
+
+/// What a replay has compared.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Replayed {
+    /// Inputs, ticks and ends of turns.
+    pub calls: u64,
+    /// Outputs of the core, all the same.
+    pub outputs: u64,
+    /// Entries up to here were committed.
+    pub committed: Index,
+    /// The trace ends in the middle of a frame, as one of a killed process may.
+    pub torn: bool,
+}
+
+/// Snapshots, and stores that are built of them, are nothing in here.
+pub struct Surroundings;
+
+impl Shell for Surroundings {
+    type Node = Node;
+    type Received = ();
+    type Store = ();
+}
+
+/// Takes a trace in pieces and tells it to a raft core of its own.
+pub struct Replay {
+    frames: Frames,
+    start: Option<(Config, Vec<Member>, Vec<NodeId>)>,
+    node: NodeStart,
+    core: Option<RaftCore<Surroundings>>,
+    replayed: Replayed,
+}
+
+impl Default for Replay {
+    fn default() -> Replay {
+        let (frames, node) = (Frames::new(&MAGIC), NodeStart::default());
+        Replay { frames, start: None, node, core: None, replayed: Replayed::default() }
+    }
+}
+
+impl Replay {
+    /// A whole trace.
+    ///
+    /// # Errors
+    /// It is damaged, or the core differs from the recorded one.
+    ///
+    /// # Panics
+    /// As [`RaftCore`], if what it is told breaks the rules of its inputs: then the recorded core would have panicked too.
+    pub fn all(trace: &[u8]) -> Result<Replayed, TraceError> {
+        let mut replay = Replay::default();
+        replay.push(trace)?;
+        replay.finish()
+    }
+
+    /// The next bytes of a trace.
+    ///
+    /// # Errors
+    /// See [`Replay::all`]; there is no going on.
+    ///
+    /// # Panics
+    /// See [`Replay::all`].
+    pub fn push(&mut self, mut bytes: &[u8]) -> Result<(), TraceError> {
+        while let Some(frame) = self.frames.next(&mut bytes)? {
+            self.take(&frame)?;
+        }
+        Ok(())
+    }
+
+    /// The end of the trace.
+    ///
+    /// # Errors
+    /// It has not even begun.
+    pub fn finish(mut self) -> Result<Replayed, TraceError> {
+        if self.start.is_none() && self.core.is_none() {
+            return Err(TraceError::NotATrace);
+        }
+        if let Some(core) = &self.core {
+            self.replayed.committed = core.node().status().committed;
+        }
+        self.replayed.torn = self.frames.is_torn();
+        Ok(self.replayed)
+    }
+
+    fn take(&mut self, frame: &Frame) -> Result<(), TraceError> {
+        let damaged = self.frames.damaged();
+        match (frame.kind, &self.start) {
+            (KIND_START, None) if self.core.is_none() => {
+                let mut reader = Reader::new(frame.payload.clone());
+                self.start = Some(take_start(&mut reader).map_err(damaged)?);
+                reader.end().map_err(damaged)
+            }
+            (kind @ KIND_END_TURN.., _) => self.call(kind, &mut Reader::new(frame.payload.clone())),
+            (_, Some(_)) => self.node.take(frame).map_err(damaged),
+            (kind, None) => Err(damaged(FrameError::Kind(kind))),
+        }
+    }
+
+    fn call(&mut self, kind: u8, reader: &mut Reader) -> Result<(), TraceError> {
+        let damaged = self.frames.damaged();
+        if self.core.is_none() {
+            let out_of_order = damaged(FrameError::Kind(kind));
+            let (config, members, removed) = self.start.take().ok_or(out_of_order.clone())?;
+            let node = self.node.node().ok_or(out_of_order)?;
+            self.core = Some(RaftCore::new(node, config, members, removed));
+        }
+        let core = self.core.as_mut().expect("made above");
+        let recorded = reader.block("outputs").map_err(damaged)?;
+        let now = take_time(reader, "present").map_err(damaged)?;
+        let mut outputs = Vec::new();
+        let told = step(core, kind, now, reader, &mut outputs).map_err(damaged)?;
+        self.replayed.calls += 1;
+        self.replayed.outputs += outputs.len() as u64;
+        let told = shown(format!("{told} at {now:?}"));
+        compare(self.replayed.calls, told, &recorded, describe(core, &outputs))
+    }
+}
+
+/// Tells the core what a call of this kind says, and how to tell it.
+fn step(
+    core: &mut RaftCore<Surroundings>,
+    kind: u8,
+    now: Duration,
+    reader: &mut Reader,
+    out: &mut Vec<Output<Surroundings>>,
+) -> Result<String, FrameError> {
+    let told = match kind {
+        KIND_END_TURN => {
+            reader.end()?;
+            core.end_turn(now, out);
+            "end of the turn".to_owned()
+        }
+        KIND_TICK => {
+            let log_waits = take_time(reader, "tick")?;
+            reader.end()?;
+            core.tick(now, log_waits, out);
+            format!("tick, the log waits {log_waits:?}")
+        }
+        KIND_APPLIED => {
+            let index = Index(reader.u64("index")?);
+            reader.end()?;
+            core.applied(index);
+            format!("applied {index}")
+        }
+        KIND_VERSIONS => {
+            let versions = take_all(reader, (9, "versions"), |reader| {
+                let member = NodeId(reader.u64("versions")?);
+                let version =
+                    take_flag(reader, "versions")?.then(|| take_text(reader, "versions")).transpose()?;
+                Ok((member, version))
+            })?;
+            reader.end()?;
+            let told = format!("versions {versions:?}");
+            let versions: BTreeMap<NodeId, Option<String>> = versions.into_iter().collect();
+            let message = core.look_at_versions(now, |member| versions.get(&member).cloned().flatten());
+            out.extend(message.map(Output::Store));
+            told
+        }
+        kind => {
+            let (input, told) = take_input(kind, reader)?;
+            reader.end()?;
+            core.handle(now, input, out);
+            told
+        }
+    };
+    Ok(told)
+}
+
+/// An input of this kind, and how to tell it.
+pub(in crate::raft_core) fn take_input(
+    kind: u8,
+    reader: &mut Reader,
+) -> Result<(Input<Surroundings>, String), FrameError> {
+    if let KIND_INPUT_FIRST..=48 = kind {
+        let (message, told) = take_to_raft(kind, reader)?;
+        return Ok((Input::Core(message), told));
+    }
+    Ok(match kind {
+        49 => {
+            let ready = ReadyNumber(reader.u64("number")?);
+            (Input::Log(FromLog::Durable(ready)), format!("durable {ready}"))
+        }
+        50 => {
+            let (peer, first) = (NodeId(reader.u64("peer")?), Index(reader.u64("index")?));
+            let entries = take_flag(reader, "entries")?.then(|| take_entries(reader)).transpose()?;
+            let told = format!("fetched for {peer:?} from {first}: {entries:?}");
+            (Input::Log(FromLog::Fetched(peer, first, entries)), told)
+        }
+        51 => {
+            let index = Index(reader.u64("index")?);
+            (Input::Log(FromLog::StartsAt(index)), format!("the log starts at {index}"))
+        }
+        52 => {
+            let from = NodeId(reader.u64("sender")?);
+            let message = take_peer_message(reader.rest())?;
+            let told = format!("{from:?}: {message:?}");
+            (Input::Message(from, Box::new(message)), told)
+        }
+        53 => {
+            let peer = NodeId(reader.u64("peer")?);
+            (Input::Reachable(peer), format!("{peer:?} reachable"))
+        }
+        54 => {
+            let peer = NodeId(reader.u64("peer")?);
+            (Input::Unreachable(peer), format!("{peer:?} unreachable"))
+        }
+        55 => {
+            let (peer, ok) = (NodeId(reader.u64("peer")?), take_flag(reader, "sent")?);
+            (Input::SnapshotSent(peer, ok), format!("snapshot for {peer:?} sent {ok}"))
+        }
+        56 => {
+            let from = NodeId(reader.u64("sender")?);
+            let message = Box::new(take_raft_message(reader.rest())?);
+            let told = format!("snapshot of {from:?} received: {message:?}");
+            (Input::SnapshotReceived { from, message, received: () }, told)
+        }
+        57 => {
+            let (from, index) = (NodeId(reader.u64("sender")?), Index(reader.u64("index")?));
+            let message = Box::new(take_raft_message(reader.rest())?);
+            let told = format!("snapshot of {from:?} imported, {index}: {message:?}");
+            (Input::Imported { from, message, index, store: () }, told)
+        }
+        58 => (Input::ImportFailed, "import failed".to_owned()),
+        59 => {
+            let ready = ReadyNumber(reader.u64("number")?);
+            (Input::Renamed(ready), format!("renamed {ready}"))
+        }
+        kind => return Err(FrameError::Kind(kind)),
+    })
+}
+
+fn take_to_raft(kind: u8, reader: &mut Reader) -> Result<(ToRaft, String), FrameError> {
+    Ok(match kind {
+        36 => {
+            let (id, request) = (ProposalId(reader.u64("id")?), reader.u64("id")?);
+            let entry = reader.rest();
+            // The replay decodes what the proposer had decoded already.
+            let command = propose::decode(&entry).unwrap_or(Command::Nothing);
+            let told = format!("propose {id:?}, {command:?}");
+            (ToRaft::Propose(id, Write { command, entry, id: request }), told)
+        }
+        37 => {
+            let id = ReadId(reader.u64("id")?);
+            (ToRaft::Read(id), format!("read {id:?}"))
+        }
+        38 => {
+            let index = Index(reader.u64("index")?);
+            (ToRaft::Checkpointed(index), format!("checkpointed {index}"))
+        }
+        39 => {
+            let index = Index(reader.u64("index")?);
+            let change = take_flag(reader, "change")?.then(|| take_change(reader)).transpose()?;
+            let told = format!("changed at {index}: {change:?}");
+            (ToRaft::ConfChange(index, change), told)
+        }
+        40 => {
+            let (id, change) = (ProposalId(reader.u64("id")?), take_change(reader)?);
+            let told = format!("propose {id:?}, {change:?}");
+            (ToRaft::ProposeConfChange(id, change), told)
+        }
+        41 => {
+            let (id, to) = (ProposalId(reader.u64("id")?), NodeId(reader.u64("peer")?));
+            (ToRaft::TransferLeader(id, to), format!("transfer {id:?} to {to:?}"))
+        }
+        42 => (ToRaft::HandOver, "hand over".to_owned()),
+        43 => {
+            let (members, removed) = take_members(reader)?;
+            let told = format!("{members:?}, removed {removed:?}");
+            (ToRaft::Members(members, removed), told)
+        }
+        44 => {
+            let version = String::from_utf8(reader.rest().to_vec());
+            let version = version.map_err(|_| FrameError::Payload("version"))?;
+            let told = format!("cluster version {version:?}");
+            (ToRaft::ClusterVersion(version), told)
+        }
+        45 => {
+            let (to, id) = (NodeId(reader.u64("peer")?), ProposalId(reader.u64("id")?));
+            (ToRaft::PeerRequest(to, id, reader.rest()), format!("ask {to:?}, {id:?}"))
+        }
+        46 => {
+            let (to, number) = (NodeId(reader.u64("peer")?), reader.u64("number")?);
+            (ToRaft::PeerResponse(to, number, reader.rest()), format!("answer {to:?}, {number:x}"))
+        }
+        47 => {
+            let peer = NodeId(reader.u64("peer")?);
+            let (index, term) = (Index(reader.u64("position")?), Term(reader.u64("position")?));
+            let conf = ConfState { voters: take_nodes(reader)?, learners: take_nodes(reader)? };
+            let told = format!("snapshot pinned for {peer:?}, {index}@{term}, {conf:?}");
+            let view = empty_view().map_err(|()| FrameError::Payload("position"))?;
+            let position = LogPosition { index, term };
+            (ToRaft::SnapshotPinned(Box::new(PinnedSnapshot { peer, position, conf, view })), told)
+        }
+        _ => {
+            let ready = ReadyNumber(reader.u64("number")?);
+            (ToRaft::SnapshotInstalled(ready), format!("snapshot installed {ready}"))
+        }
+    })
+}
+
+/// The core hands versions on without a look at them.
+fn empty_view() -> Result<Arc<View>, ()> {
+    struct NoFile;
+    impl Map for NoFile {
+        fn pages(&self, _: PageId, _: u32) -> Option<&[u8]> {
+            None
+        }
+    }
+    let config = engine::Config { tree: engine::tree::Config::default(), lease_ttl_s_min: 1 };
+    Store::create(config, Arc::new(NoFile)).publish().map_err(drop)
+}
+
+fn take_start(reader: &mut Reader) -> Result<(Config, Vec<Member>, Vec<NodeId>), FrameError> {
+    const PART: &str = "configuration";
+    let config = Config {
+        own: NodeId(reader.u64(PART)?),
+        election_timeout: take_time(reader, PART)?,
+        request_timeout: take_time(reader, PART)?,
+        orphan_bytes_max: take_size(reader, PART)?,
+        conf_changes_open_max: take_size(reader, PART)?,
+    };
+    let (members, removed) = take_members(reader)?;
+    Ok((config, members, removed))
+}
+
+fn take_time(reader: &mut Reader, part: &'static str) -> Result<Duration, FrameError> {
+    reader.u64(part).map(Duration::from_nanos)
+}
+
+fn take_members(reader: &mut Reader) -> Result<(Vec<Member>, Vec<NodeId>), FrameError> {
+    let members = take_all(reader, (4, "members"), |reader| {
+        Member::decode(&reader.block("members")?).map_err(|_| FrameError::Payload("members"))
+    })?;
+    Ok((members, take_nodes(reader)?))
+}
+
+fn take_nodes(reader: &mut Reader) -> Result<Vec<NodeId>, FrameError> {
+    take_all(reader, (8, "members"), |reader| reader.u64("members").map(NodeId))
+}
+
+fn take_change(reader: &mut Reader) -> Result<ConfChange, FrameError> {
+    ConfChange::decode(&reader.rest()).map_err(|_| FrameError::Payload("change"))
+}
+
+fn take_peer_message(bytes: Bytes) -> Result<PeerMessage, FrameError> {
+    let mut rest = &bytes[..];
+    match Decoder::new(FRAME_BYTES_MAX).next(&mut rest)? {
+        Some(frame) if rest.is_empty() => peer::decode(&frame),
+        _ => Err(FrameError::Payload("message")),
+    }
+}
+
+fn take_raft_message(bytes: Bytes) -> Result<Message, FrameError> {
+    match take_peer_message(bytes)? {
+        PeerMessage::Raft(message) => Ok(message),
+        _ => Err(FrameError::Payload("message")),
+    }
+}
