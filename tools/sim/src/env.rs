@@ -182,6 +182,8 @@ pub struct Env {
     streams: FxHashMap<u64, Stream>,
     /// Hash of all that has happened.
     pub trace: u64,
+    /// What members are told is written down, to be told to others: see [`crate::replayed`].
+    pub records: bool,
 }
 
 impl Env {
@@ -196,6 +198,7 @@ impl Env {
             schedule: Rng::of(seed, "schedule", 0),
             streams: FxHashMap::default(),
             trace: 0,
+            records: false,
         }
     }
 

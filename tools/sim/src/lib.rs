@@ -54,6 +54,9 @@ pub mod audit;
 /// The world and its phases.
 pub mod world;
 
+/// Lives that are told to other machines.
+pub mod replayed;
+
 /// What happened, for readers.
 pub mod story;
 

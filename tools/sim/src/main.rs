@@ -197,9 +197,10 @@ fn print_summary(summary: &Summary, took: Duration) {
     let hours = summary.sum.simulated as f64 / S as f64 / 3600.0;
     let per_core = summary.sum.simulated as f64 / S as f64 / summary.took.as_secs_f64().max(0.001);
     println!(
-        "{} seeds ({} twice), {hours:.2} simulated hours in {:.0} s, {per_core:.0} simulated seconds per second and core",
+        "{} seeds ({} twice, {} calls replayed), {hours:.2} simulated hours in {:.0} s, {per_core:.0} simulated seconds per second and core",
         summary.seeds,
         summary.twice,
+        summary.replayed,
         took.as_secs_f64()
     );
     println!("{:?}", summary.sum);

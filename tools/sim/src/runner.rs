@@ -15,6 +15,7 @@ use node::trace::{Replay, Replayed};
 use crate::check::Failure;
 use crate::plan::{FaultKind, Plan};
 use crate::queue::Time;
+use crate::replayed::Life;
 use crate::story::Story;
 use crate::world::{Counters, Ended, World};
 
@@ -36,6 +37,27 @@ pub fn note_panics() {
     }));
 }
 
+fn live(world: &mut World) -> Ended {
+    catch_unwind(AssertUnwindSafe(|| world.run())).unwrap_or_else(|_| {
+        let what = PANIC.take().unwrap_or_else(|| "a panic without a text".to_owned());
+        let counters = world.counters();
+        let failure = Failure { checker: "panic", what };
+        Ended { counters, trace: 0, failure: Some((counters.simulated, failure)) }
+    })
+}
+
+/// Runs a plan again, as it must have ended `before`, and tells all lives in it to other machines.
+fn run_again(plan: &Plan, before: &Ended) -> Result<u64, Failure> {
+    let mut world = World::new(plan, Story::default());
+    world.record();
+    let again = live(&mut world);
+    if (again.trace, &again.counters) != (before.trace, &before.counters) {
+        let what = format!("{:?} and {:?}", before.counters, again.counters);
+        return Err(Failure { checker: "determinism", what });
+    }
+    world.into_lives().iter().map(Life::replay).sum()
+}
+
 /// Runs a plan. A panic of a member is a failure of the checker "panic".
 pub fn run(plan: &Plan) -> Ended {
     run_and_tell(plan, Story::default()).0
@@ -44,15 +66,7 @@ pub fn run(plan: &Plan) -> Ended {
 /// Runs a plan and gives the last lines of its story.
 pub fn run_and_tell(plan: &Plan, story: Story) -> (Ended, Vec<String>) {
     let mut world = World::new(plan, story);
-    let ended = match catch_unwind(AssertUnwindSafe(|| world.run())) {
-        Ok(ended) => ended,
-        Err(_) => {
-            let what = PANIC.take().unwrap_or_else(|| "a panic without a text".to_owned());
-            let counters = world.counters();
-            let failure = Failure { checker: "panic", what };
-            Ended { counters, trace: 0, failure: Some((counters.simulated, failure)) }
-        }
-    };
+    let ended = live(&mut world);
     let lines = world.story().tail(usize::MAX).collect();
     (ended, lines)
 }
@@ -83,6 +97,8 @@ pub struct Summary {
     pub seeds: u64,
     /// Of these, run twice.
     pub twice: u64,
+    /// Calls of machines in these that others were given, and answered the same.
+    pub replayed: u64,
     /// All of them together.
     pub sum: Counters,
     /// Wall time of all threads together.
@@ -146,7 +162,8 @@ pub fn plan_of(seed: u64, members: Option<usize>) -> Plan {
     Plan::draw_for(seed, members)
 }
 
-/// Runs seeds on several threads. Every hundredth runs twice, and must do the same again.
+/// Runs seeds on several threads. Every hundredth runs twice, and must do the same again; what its members were told is told to
+/// others ([`crate::replayed`]).
 pub fn run_many(limits: &Limits) -> Summary {
     let next = AtomicU64::new(limits.seeds.0);
     let stop = AtomicBool::new(false);
@@ -165,16 +182,17 @@ pub fn run_many(limits: &Limits) -> Summary {
                     let began = Instant::now();
                     let plan = plan_of(seed, limits.members);
                     let mut ended = run(&plan);
+                    let mut replayed = 0;
                     let twice = seed.is_multiple_of(100);
                     if twice && ended.failure.is_none() {
-                        let again = run(&plan);
-                        if (again.trace, again.counters) != (ended.trace, ended.counters) {
-                            let what = format!("{:?} and {:?}", ended.counters, again.counters);
-                            ended.failure = Some((0, Failure { checker: "determinism", what }));
+                        match run_again(&plan, &ended) {
+                            Ok(calls) => replayed = calls,
+                            Err(failure) => ended.failure = Some((0, failure)),
                         }
                     }
                     let mut summary = summary.lock().expect("nobody panics while holding it");
                     summary.twice += u64::from(twice);
+                    summary.replayed += replayed;
                     summary.took += began.elapsed();
                     summary.add(&plan, ended);
                     let enough = limits.simulated.is_some_and(|most| summary.sum.simulated >= most);

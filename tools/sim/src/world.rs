@@ -19,6 +19,7 @@ use crate::member::{Healing, LOST, Member, Moment, node_id};
 use crate::network::Letter;
 use crate::plan::{FaultKind, Op, Plan};
 use crate::queue::{MS, S, Time};
+use crate::replayed::Life;
 use crate::rng::Rng;
 use crate::story::Story;
 use crate::watcher::WatchClient;
@@ -108,6 +109,8 @@ pub struct World {
     /// Changes of the membership of which it is known whether they left the liars a minority.
     changes_judged: u64,
     faults: [u64; FaultKind::ALL.len()],
+    /// What was written down of lives that are over.
+    lives: Vec<Life>,
 }
 
 type Done = Result<(), Failure>;
@@ -160,8 +163,23 @@ impl World {
             gave_up: false,
             changes_judged: 0,
             faults: [0; FaultKind::ALL.len()],
+            lives: Vec::new(),
             plan: plan.clone(),
         }
+    }
+
+    /// Writes down what members are told.
+    pub fn record(&mut self) {
+        self.env.records = true;
+    }
+
+    /// What was written down.
+    pub fn into_lives(mut self) -> Vec<Life> {
+        for host in self.hosts.iter_mut().filter(|_| self.env.records) {
+            let lied = host.flipped;
+            self.lives.extend(host.member.take().map(|member| Life::of(member, lied)));
+        }
+        self.lives
     }
 
     /// Lives it through.
@@ -456,9 +474,12 @@ impl World {
     /// Ends a process. Its clients lose their connections.
     fn crash(&mut self, number: NodeNumber, power: bool, draw: u64) {
         let host = &mut self.hosts[number];
-        if host.member.take().is_none() & host.healing.take().is_none() {
+        let member = host.member.take();
+        if member.is_none() & host.healing.take().is_none() {
             return;
         }
+        let lied = host.flipped;
+        self.lives.extend(member.filter(|_| self.env.records).map(|member| Life::of(member, lied)));
         for way in self.env.network.reset(number) {
             if way.0.0 != number {
                 self.env.snapshot_failed(way);

@@ -164,6 +164,11 @@ impl<O: Observer> Recorded<O> {
         self.core.outputs()
     }
 
+    /// See [`StoreCore::observer`], on which nothing depends.
+    pub fn observer_mut(&mut self) -> &mut O {
+        &mut self.core.observer
+    }
+
     /// What was written down since it was last taken; whole frames.
     pub fn take(&mut self) -> Vec<u8> {
         self.tape.as_mut().map(|tape| std::mem::take(&mut tape.trace)).unwrap_or_default()

@@ -5,6 +5,7 @@ use std::sync::LazyLock;
 use std::time::Duration;
 
 use consensus::log::{Identity as LogIdentity, Log, LogConfig, Recovered, State, Tail, recover};
+use consensus::trace::encode_start;
 use consensus::{Config, Index, LogPosition, Node, NodeId, Term};
 use engine::Store;
 use engine::tree::{self, OpenError};
@@ -13,6 +14,7 @@ use node::cores::FromLog;
 use node::membership;
 use node::propose::IdGenerator;
 use node::raft_core;
+use node::raft_core::trace::Recorded;
 use node::store_core::{Input, conf_state};
 use node::watch_hub::{Config as HubConfig, Hub};
 use node::{Identity, apply};
@@ -114,8 +116,10 @@ impl Member {
             &removed,
             3 * Duration::from_nanos(env.config.election()),
         );
-        let node = Node::new(node_config(env, number, nonce), state, applied, conf);
-        let core = node::raft_core::RaftCore::new(node, raft_config(env, number), members, removed);
+        let config = node_config(env, number, nonce);
+        let start = env.records.then(|| encode_start(&config, &state, applied, &conf));
+        let node = Node::new(config, state, applied, conf);
+        let core = Recorded::new(node, start.as_deref(), raft_config(env, number), members, removed);
         let Ok(view) = store.publish() else { return stops(number, "the tree file is damaged") };
         let covered = view.applied().index;
         let unix_ms = env.queue.now() / MS + u64::from(life);

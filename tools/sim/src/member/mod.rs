@@ -66,7 +66,7 @@ struct Shared {
 }
 
 struct RaftCore {
-    core: node::raft_core::RaftCore<Surroundings>,
+    core: node::raft_core::trace::Recorded<Surroundings>,
     inbox: VecDeque<Input<Surroundings>>,
     /// For the oracle: the requests of proposals whose outcome is not known here.
     requests: FxHashMap<ProposalId, u64>,
@@ -199,6 +199,11 @@ impl Member {
     /// Bytes of its tree that count against the quota.
     pub fn used(&self) -> u64 {
         self.store().tree().allocated_bytes()
+    }
+
+    /// What its raft core and its store core were told, where that is written down.
+    pub fn traces(&mut self) -> [Vec<u8>; 2] {
+        [self.raft.core.take(), self.store.core.take()]
     }
 
     /// For a report: what it is doing.

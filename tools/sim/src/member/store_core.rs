@@ -11,7 +11,8 @@ use node::auto_compact::Retention;
 use node::cores::{Committed, ToStore};
 use node::lease::EXPIRY_INTERVAL;
 use node::propose::{Command, IdGenerator};
-use node::store_core::{self, Fatal, Input, Observer, Output, Present, Settings};
+use node::store_core::trace::Recorded;
+use node::store_core::{Fatal, Input, Observer, Output, Present, Settings};
 
 use super::{Done, Member, RunningCheckpoint, client_core, node_id, stops};
 use crate::disk::{Disk, TreeDisk};
@@ -42,7 +43,7 @@ impl Observer for Noted {
 
 /// The machine, with what the server's edge has as rings and a background thread.
 pub(super) struct StoreCore {
-    pub core: store_core::StoreCore<Noted>,
+    pub core: Recorded<Noted>,
     /// From the raft core.
     pub inbox: VecDeque<ForStore>,
     /// From the client core and the background thread.
@@ -71,7 +72,7 @@ impl StoreCore {
     ) -> StoreCore {
         let settings = settings(env, number, life, nonce);
         StoreCore {
-            core: store_core::StoreCore::new(store, ids, settings, Present::default(), Noted::default()),
+            core: Recorded::new(store, ids, settings, Present::default(), Noted::default(), env.records),
             inbox: VecDeque::new(),
             asked: VecDeque::new(),
             checkpoint: None,
@@ -189,7 +190,7 @@ impl Member {
     /// Which leases begin their time anew here: of a new leader all, of one that was leading those granted or renewed.
     fn note_lease_times(&mut self, env: &mut Env, timed: bool) {
         let (now, times) = (env.queue.now(), self.times_leases());
-        let (known, noted) = (&mut env.oracle.lease_times, &mut self.store.core.observer);
+        let (known, noted) = (&mut env.oracle.lease_times, self.store.core.observer_mut());
         if times && !timed {
             known.promoted(now);
         }
