@@ -25,6 +25,8 @@ pub struct ClientConfig {
     pub authority: String,
     /// The largest message taken, in bytes.
     pub max_message_bytes: usize,
+    /// Bytes of a call's answers that the server may send before they are read.
+    pub stream_window: u32,
     /// Idle time after which we ping; zero: never.
     pub keepalive_interval: Duration,
     /// How long that ping may stay unanswered.
@@ -37,6 +39,7 @@ impl Default for ClientConfig {
             scheme: "http",
             authority: "localhost".into(),
             max_message_bytes: i32::MAX as usize,
+            stream_window: h2::limits::STREAM_WINDOW,
             keepalive_interval: Duration::ZERO,
             keepalive_timeout: Duration::from_secs(20),
         }
@@ -112,6 +115,7 @@ impl Client {
         let http2 = h2::Config {
             role: Role::Client,
             max_concurrent_streams: 0,
+            stream_window: config.stream_window,
             keepalive_interval: config.keepalive_interval,
             keepalive_timeout: config.keepalive_timeout,
             prepared: &[],

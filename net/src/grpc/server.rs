@@ -72,6 +72,7 @@ impl Server {
         let http2 = h2::Config {
             role: Role::Server,
             max_concurrent_streams: config.max_concurrent_streams,
+            stream_window: h2::limits::STREAM_WINDOW,
             keepalive_interval: config.keepalive_interval,
             keepalive_timeout: config.keepalive_timeout,
             prepared: &PREPARED,

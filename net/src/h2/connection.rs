@@ -36,6 +36,10 @@ pub struct Config {
     pub role: Role,
     /// SETTINGS_MAX_CONCURRENT_STREAMS for the peer; `u32::MAX`: not sent, [`STREAMS_OPEN_MAX`] holds.
     pub max_concurrent_streams: u32,
+    /// SETTINGS_INITIAL_WINDOW_SIZE: bytes that the peer may send on a stream before they are read; [`STREAM_WINDOW`]. What
+    /// peers send before they have our SETTINGS, they send into a window of 65 535 (RFC 9113 6.5.2): with a smaller one
+    /// the application must see to it that they send nothing until then.
+    pub stream_window: u32,
     /// Idle time after which we ping; zero: never.
     pub keepalive_interval: Duration,
     /// How long that ping may stay unanswered.
@@ -217,7 +221,7 @@ impl<H: Head, S: Default> Connection<H, S> {
         let mut entries = vec![
             (id::HEADER_TABLE_SIZE, HEADER_TABLE_SIZE as u32),
             (id::ENABLE_PUSH, 0),
-            (id::INITIAL_WINDOW_SIZE, STREAM_WINDOW),
+            (id::INITIAL_WINDOW_SIZE, self.config.stream_window),
             (id::MAX_FRAME_SIZE, FRAME_SIZE_MAX as u32),
             (id::MAX_HEADER_LIST_SIZE, HEADER_LIST_SIZE_MAX as u32),
         ];
@@ -404,7 +408,7 @@ impl<H: Head, S: Default> Connection<H, S> {
         if refused || self.streams.len() >= allowed {
             return None;
         }
-        let key = self.streams.insert(self.next_id, i64::from(STREAM_WINDOW), self.now);
+        let key = self.streams.insert(self.next_id, i64::from(self.config.stream_window), self.now);
         self.next_id += 2;
         Some(key)
     }

@@ -121,16 +121,17 @@ impl<H: Head, S: Default> Connection<H, S> {
 
     /// Gives `size` received bytes back to the stream's window.
     pub fn consume(&mut self, key: StreamKey, size: usize) {
+        let half = self.config.stream_window / 2;
         let Some(stream) = self.streams.get_mut(key) else { return };
         if !stream.recv_open || size == 0 {
             return;
         }
         stream.recv_unacked += size as u32;
-        if stream.recv_unacked >= STREAM_WINDOW / 2 {
+        if stream.recv_unacked >= half {
             stream.recv_window += i64::from(stream.recv_unacked);
             frame::window_update(&mut self.ready, key.id(), stream.recv_unacked);
             stream.recv_unacked = 0;
-            // One of these needs half a megabyte of DATA: no flood, but the peer caused it.
+            // One of these needs half a window of DATA: no flood, but the peer caused it.
             self.control_frames += 1;
         }
     }
@@ -266,7 +267,7 @@ impl<H: Head, S: Default> Connection<H, S> {
         if decoded.malformed.is_some() || bodiless {
             return self.refuse(id, ErrorCode::Protocol);
         }
-        let key = self.streams.insert(id, i64::from(STREAM_WINDOW), self.now);
+        let key = self.streams.insert(id, i64::from(self.config.stream_window), self.now);
         if let Some(stream) = self.streams.get_mut(key) {
             stream.recv_open = !end;
             stream.content_left = decoded.content_length;

@@ -46,6 +46,7 @@ impl World {
         let config = Config {
             role: Role::Server,
             max_concurrent_streams: u32::MAX,
+            stream_window: limits::STREAM_WINDOW,
             keepalive_interval: Duration::ZERO,
             keepalive_timeout: Duration::ZERO,
             prepared: &[],

@@ -72,6 +72,7 @@ impl Accepted {
             h2::Config {
                 role: Role::Server,
                 max_concurrent_streams: STREAMS_MAX,
+                stream_window: config.stream_window,
                 // The other end pings when it is idle; silence of a whole read timeout is its death.
                 keepalive_interval: config.read_timeout,
                 keepalive_timeout: config.read_timeout / 4,

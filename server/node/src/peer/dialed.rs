@@ -67,6 +67,7 @@ impl Dialed {
             h2::Config {
                 role: Role::Client,
                 max_concurrent_streams: 0,
+                stream_window: config.stream_window,
                 keepalive_interval: config.read_timeout / 3,
                 keepalive_timeout: config.read_timeout - config.read_timeout / 3,
                 prepared: &[],

@@ -75,7 +75,8 @@ pub use hello::{Hello, Refusal};
 
 use std::time::Duration;
 
-use consensus::Lane;
+use consensus::peer::Frame;
+use consensus::{Lane, NodeId, PeerMessage};
 
 /// The version that `x-ringd-protocol` names.
 pub const PROTOCOL_VERSION: u32 = 2;
@@ -90,6 +91,8 @@ pub struct LaneConfig {
     pub read_timeout: Duration,
     /// Bytes that may wait to be sent; a message beyond that is dropped, unless nothing waits.
     pub send_bytes_limit: usize,
+    /// Bytes that the other end may send before they are read. Neither end sends any before it has the other's SETTINGS.
+    pub stream_window: u32,
 }
 
 /// Why a message did not go out.
@@ -99,6 +102,23 @@ pub enum Dropped {
     NotOpen,
     /// Too much is waiting already.
     Full,
+}
+
+/// What a frame says that a standing lane from a member to another has brought.
+///
+/// # Errors
+/// It must not be there; the connection ends.
+pub fn message(frame: &Frame, lane: Lane, (from, to): (NodeId, NodeId)) -> Result<PeerMessage, &'static str> {
+    let message = consensus::peer::decode(frame).map_err(|_| "a broken message")?;
+    if let PeerMessage::Raft(message) = &message
+        && (NodeId(message.raft.from) != from || NodeId(message.raft.to) != to)
+    {
+        return Err("a message with another sender or addressee");
+    }
+    if message.lane() != lane {
+        return Err("a message on the wrong lane");
+    }
+    Ok(message)
 }
 
 fn frame_bytes_max(lane: Lane) -> usize {

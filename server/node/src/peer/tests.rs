@@ -12,7 +12,11 @@ use raft::eraftpb::{self, MessageType};
 const CLUSTER: u64 = 0xc1;
 const ME: NodeId = NodeId(2);
 const VERSION: &str = "3.7.1";
-const CONFIG: LaneConfig = LaneConfig { read_timeout: Duration::from_secs(5), send_bytes_limit: 1 << 20 };
+const CONFIG: LaneConfig = LaneConfig {
+    read_timeout: Duration::from_secs(5),
+    send_bytes_limit: 1 << 20,
+    stream_window: net::h2::limits::STREAM_WINDOW,
+};
 
 fn hello(lane: Lane) -> Hello {
     Hello {
@@ -41,10 +45,14 @@ struct Pair {
 
 impl Pair {
     fn new(hello: Hello, cut: usize) -> Pair {
+        Pair::with(CONFIG, hello, cut)
+    }
+
+    fn with(config: LaneConfig, hello: Hello, cut: usize) -> Pair {
         let now = Duration::ZERO;
         Pair {
-            dialed: Dialed::new(hello, CONFIG, now),
-            accepted: Accepted::new((CLUSTER, ME), VERSION, CONFIG, now),
+            dialed: Dialed::new(hello, config, now),
+            accepted: Accepted::new((CLUSTER, ME), VERSION, config, now),
             now,
             cut,
             from_dialed: Vec::new(),
@@ -97,6 +105,31 @@ fn a_lane_opens_and_carries_messages_in_any_cut() {
         }
         let want: Vec<_> = sizes.into_iter().enumerate().map(|(id, size)| request(id as u64, size)).collect();
         assert_eq!(pair.messages(), want, "cut {cut}");
+    }
+}
+
+#[test]
+fn frames_of_any_size_go_through_windows_of_any_size_either_way() {
+    for stream_window in [1, 2, 7, 100, 3000] {
+        let mut pair = Pair::with(LaneConfig { stream_window, ..CONFIG }, hello(Lane::Bulk), 50);
+        pair.settle(Ok(()));
+        let sizes = [0, 1, 90, 700, 5000];
+        for (id, size) in sizes.into_iter().enumerate() {
+            assert_eq!(pair.dialed.send(&request(id as u64, size)), Ok(()));
+            let answer = request(id as u64, size);
+            let sent = pair.accepted.send_frame(size, |out| consensus::peer::encode(&answer, out));
+            assert_eq!(sent, Ok(()));
+            let mut out = Vec::new();
+            pair.dialed.poll_transmit(pair.now, &mut out, 1 << 20);
+            let window = stream_window as usize;
+            assert!(out.len() <= 9 + window + 13, "a window of {window} bytes, {} were sent", out.len());
+            pair.accepted.handle_bytes(pair.now, &out);
+            pair.settle(Ok(()));
+        }
+        let want: Vec<_> = sizes.into_iter().enumerate().map(|(id, size)| request(id as u64, size)).collect();
+        assert_eq!(pair.messages(), want, "window {stream_window}");
+        let heard = pair.from_dialed.iter().filter(|event| matches!(event, DialedEvent::Frame(_))).count();
+        assert_eq!(heard, sizes.len(), "window {stream_window}: {:?}", pair.from_dialed);
     }
 }
 

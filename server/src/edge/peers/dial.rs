@@ -13,6 +13,7 @@ use std::time::Duration;
 use atomic_waker::AtomicWaker;
 use consensus::Lane;
 use glommio::net::TcpStream;
+use net::h2::limits::STREAM_WINDOW;
 use node::peer::{Backoff, Dialed, Hello, LaneConfig};
 use socket2::SockRef;
 
@@ -37,11 +38,20 @@ const BULK_NOTSENT_LOWAT_BYTES: u32 = 128 << 10;
 const VITAL_PRIORITY: libc::c_int = 6;
 
 /// Bytes that may wait on a lane.
-pub(super) fn send_bytes_limit(lane: Lane) -> usize {
+fn send_bytes_limit(lane: Lane) -> usize {
     match lane {
         Lane::Vital => PEER_VITAL_SEND_BYTES_MAX,
         Lane::Bulk => PEER_BULK_SEND_BYTES_MAX,
         Lane::Snapshot => PEER_SNAPSHOT_SEND_BYTES_MAX,
+    }
+}
+
+/// What a connection of either end goes by.
+pub(super) fn lane_config(settings: &Settings, lane: Lane) -> LaneConfig {
+    LaneConfig {
+        read_timeout: settings.read_timeout,
+        send_bytes_limit: send_bytes_limit(lane),
+        stream_window: STREAM_WINDOW,
     }
 }
 
@@ -108,9 +118,8 @@ pub(super) async fn connect(
         peer_urls: inner.settings.peer_urls.clone(),
         server_version: Some(inner.settings.server_version.to_owned()),
     };
-    let config =
-        LaneConfig { read_timeout: inner.settings.read_timeout, send_bytes_limit: send_bytes_limit(lane) };
-    let conn = Conn::dialed(Transport::new(stream, tls), Dialed::new(hello, config, now()));
+    let dialed = Dialed::new(hello, lane_config(&inner.settings, lane), now());
+    let conn = Conn::dialed(Transport::new(stream, tls), dialed);
     Ok(Rc::new(RefCell::new(conn)))
 }
 

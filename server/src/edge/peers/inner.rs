@@ -10,11 +10,11 @@ use consensus::{Lane, Message, NodeId, PeerMessage};
 use glommio::task::JoinHandle;
 use node::membership::Member;
 use node::peer::pages::{self, Page};
-use node::peer::{Accepted, Dropped, Forwards, Hello, LaneConfig, Refusal};
+use node::peer::{self, Accepted, Dropped, Forwards, Hello, Refusal};
 
 use super::super::clock::now;
 use super::conn::{Buffers, Conn, Conns, Handle, HeartbeatDue};
-use super::dial::{keep_dialed, send_bytes_limit};
+use super::dial::{keep_dialed, lane_config};
 use super::origin::NameChecks;
 use super::queues::Queues;
 use super::rejections::Rejections;
@@ -146,10 +146,7 @@ impl Inner {
 
     pub fn new_accepted(&self) -> Accepted {
         let identity = self.settings.identity;
-        let config = LaneConfig {
-            read_timeout: self.settings.read_timeout,
-            send_bytes_limit: send_bytes_limit(Lane::Snapshot),
-        };
+        let config = lane_config(&self.settings, Lane::Snapshot);
         Accepted::new((identity.cluster_id, self.me()), self.settings.server_version, config, now())
     }
 
@@ -377,15 +374,7 @@ impl Inner {
             let ids = (from, self.me());
             return self.receiver.handle_frame(&self.settings.data_dir, ids, frame, conn);
         }
-        let message = consensus::peer::decode(frame).map_err(|_| "a broken message")?;
-        if let PeerMessage::Raft(message) = &message
-            && (NodeId(message.raft.from) != from || NodeId(message.raft.to) != self.me())
-        {
-            return Err("a message with another sender or addressee");
-        }
-        if message.lane() != lane {
-            return Err("a message on the wrong lane");
-        }
+        let message = peer::message(frame, lane, (from, self.me()))?;
         self.queues.push_message(from, lane, message, frame.payload.len(), conn);
         Ok(())
     }
