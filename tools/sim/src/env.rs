@@ -14,6 +14,7 @@ use crate::queue::{Queue, Time};
 use crate::rng::Rng;
 use crate::story::Story;
 use crate::wire::Segment;
+use crate::wire::link::Chunk;
 use crate::wire::snapshots::{Piece, Way};
 
 /// Number of a member, from 0.
@@ -30,6 +31,8 @@ pub enum Event {
     Bytes(Box<Segment>),
     /// Bytes of a snapshot, or of an answer to it, arrive.
     SnapshotBytes(Box<Piece>),
+    /// Bytes of an HTTP/2 connection between members arrive.
+    Chunk(Box<Chunk>),
     /// A member's connection to another is broken.
     Unreachable {
         /// Who hears of it, in which life.
@@ -229,9 +232,18 @@ impl Env {
         least + self.schedule.exponential(more)
     }
 
-    /// A member sends to another.
-    pub fn send(&mut self, letter: Letter) {
+    /// A member sends to another. False: it was dropped, for there is no connection, or too much waits for it.
+    pub fn send(&mut self, letter: Letter) -> bool {
         let now = self.queue.now();
+        if let Some(lanes) = self.network.lanes() {
+            let sent = lanes.send(letter.from.0, letter.to, &letter.message);
+            self.network.sent += 1;
+            if sent == Err(true) {
+                let takes = self.config.latency.0;
+                self.queue.after(takes, Event::Unreachable { from: letter.from, to: letter.to });
+            }
+            return sent.is_ok();
+        }
         if self.network.is_wire() {
             let stream = self.network.stream(now, &letter);
             for (at, segment) in stream.segments {
@@ -241,7 +253,7 @@ impl Env {
                 let takes = self.config.latency.0;
                 self.queue.after(takes, Event::Unreachable { from: letter.from, to: letter.to });
             }
-            return;
+            return true;
         }
         let mut arrivals = self.network.arrivals(now, &letter);
         let last = arrivals.pop();
@@ -251,11 +263,30 @@ impl Env {
         if let Some(at) = last {
             self.queue.at(at, Event::Letter(Box::new(letter)));
         }
+        true
     }
 
-    /// A member says hello to another: if the link is up, it is heard.
+    /// Members hear that another one is there.
+    pub fn greets(&self) -> bool {
+        self.config.membership.is_some() || self.config.http2.is_some()
+    }
+
+    /// A member sees to it that it is connected to another, in worlds with connections. True: it is.
+    pub fn keep_up(&mut self, from: (NodeNumber, u32), to: NodeNumber) -> bool {
+        let now = self.queue.now();
+        self.network.keep_up(now, from, to)
+    }
+
+    /// A member has nothing to do with another any more.
+    pub fn part(&mut self, own: NodeNumber, peer: NodeNumber) {
+        if let Some(lanes) = self.network.lanes() {
+            lanes.part(own, peer);
+        }
+    }
+
+    /// A member says hello to another: if the link is up, it is heard. Where there are connections, they begin with it.
     pub fn hello(&mut self, from: (NodeNumber, u32), to: NodeNumber) {
-        if self.network.is_up(from.0, to) {
+        if self.config.http2.is_none() && self.network.is_up(from.0, to) {
             let takes = self.takes(self.config.latency);
             self.queue.after(takes, Event::Hello { from, to });
         }
@@ -263,6 +294,9 @@ impl Env {
 
     /// A member refuses another that was removed, which hears it if the link is up.
     pub fn refuse(&mut self, by: NodeNumber, who: (NodeNumber, u32)) {
+        if self.config.http2.is_some() {
+            return self.part(by, who.0); // it hears it when it connects again
+        }
         if self.network.is_up(by, who.0) {
             let takes = self.takes(self.config.latency);
             self.queue.after(takes, Event::Removed(who.0, who.1));
@@ -271,12 +305,15 @@ impl Env {
 
     /// A member sends a snapshot, which takes its time; the sender hears what came of it.
     pub fn send_snapshot(&mut self, letter: Letter) {
+        let now = self.queue.now();
+        if let Some((lanes, snapshots)) = self.network.lanes_and_snapshots() {
+            return snapshots.send_over(lanes, now, letter);
+        }
         if self.network.is_wire() {
             let way = (letter.from, letter.to);
             let pieces = self.network.snapshots().send(letter);
             return self.send_pieces(way, pieces);
         }
-        let now = self.queue.now();
         let takes = self.schedule.exponential(self.config.election());
         let (from, to) = (letter.from, letter.to);
         match self.network.arrivals(now, &letter).first() {

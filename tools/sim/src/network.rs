@@ -12,6 +12,8 @@ use crate::env::NodeNumber;
 use crate::plan::Config;
 use crate::queue::Time;
 use crate::rng::Rng;
+use crate::wire::lanes::Lanes;
+use crate::wire::link::Chunk;
 use crate::wire::snapshots::{Piece, Snapshots, Way};
 use crate::wire::{Segment, Wire};
 
@@ -65,7 +67,11 @@ impl Network {
         let hosts = config.hosts();
         let links = hosts * hosts;
         let mut wire_rng = rng.clone();
-        let wire = config.wire.map(|flips| Wire::new(hosts, config.loss, flips, Rng::new(wire_rng.next())));
+        let mut wire =
+            config.wire.map(|flips| Wire::new(hosts, config.loss, flips, Rng::new(wire_rng.next())));
+        if let (Some(wire), Some(flips), Some(window)) = (&mut wire, config.wire, config.http2) {
+            wire.lanes = Some(Lanes::new(config, window, flips, Rng::new(wire_rng.next())));
+        }
         Network {
             latency: config.latency,
             loss: config.loss,
@@ -122,11 +128,80 @@ impl Network {
         self.wire.as_mut().expect("members talk in bytes").receive(segment)
     }
 
-    /// A process ends. Which snapshots can't go on because of that.
-    pub fn reset(&mut self, node: NodeNumber) -> Vec<Way> {
+    /// A process ends, or, if not `says`, its machine has lost power. Which snapshots can't go on because of that.
+    pub fn reset(&mut self, node: NodeNumber, says: bool) -> Vec<Way> {
         let Some(wire) = &mut self.wire else { return Vec::new() };
         wire.reset(node);
+        if let Some(lanes) = &mut wire.lanes {
+            lanes.reset(node, says);
+        }
         wire.snapshots.reset(node)
+    }
+
+    /// The HTTP/2 connections between members, in worlds that have them.
+    pub fn lanes(&mut self) -> Option<&mut Lanes> {
+        self.wire.as_mut()?.lanes.as_mut()
+    }
+
+    /// These and the snapshots that go over them.
+    pub fn lanes_and_snapshots(&mut self) -> Option<(&mut Lanes, &mut Snapshots)> {
+        let wire = self.wire.as_mut()?;
+        Some((wire.lanes.as_mut()?, &mut wire.snapshots))
+    }
+
+    /// A member sees to it that its standing lanes to another are up. True: both are.
+    pub fn keep_up(&mut self, now: Time, from: (NodeNumber, u32), to: NodeNumber) -> bool {
+        let is_up = self.is_up(from.0, to) && self.is_up(to, from.0);
+        self.lanes().is_some_and(|lanes| lanes.keep_up(now, from, to, is_up))
+    }
+
+    /// Time passes at a member.
+    ///
+    /// # Errors
+    /// See [`Lanes::tick`].
+    pub fn tick_lanes(&mut self, now: Time, node: NodeNumber) -> Result<(), Failure> {
+        let (cuts, members) = (&self.cuts, self.members);
+        let Some(lanes) = self.wire.as_mut().and_then(|wire| wire.lanes.as_mut()) else { return Ok(()) };
+        lanes.tick(now, node, |from, to| cuts[from * members + to] == 0)
+    }
+
+    /// What leaves on an HTTP/2 connection now, and when it arrives. What is sent on a way that is cut waits; what is sent while
+    /// only the other direction is cut arrives, but nobody hears of that.
+    ///
+    /// # Errors
+    /// See [`Lanes::transmit`].
+    pub fn transmit(&mut self, now: Time, number: u64) -> Result<Vec<(Time, Chunk)>, Failure> {
+        let Some(lanes) = self.wire.as_mut().and_then(|wire| wire.lanes.as_mut()) else {
+            return Ok(Vec::new());
+        };
+        let mut arrivals = Vec::new();
+        for back in [false, true] {
+            let Some(link) = lanes.link(number).filter(|link| link.has_output(back)) else { continue };
+            let (from, to) = match back {
+                false => (link.name.from.0, link.name.to),
+                true => (link.name.to, link.name.from.0),
+            };
+            let is_cut = |from: NodeNumber, to: NodeNumber| self.cuts[from * self.members + to] > 0;
+            if is_cut(from, to) || is_cut(to, from) {
+                link.stuck.get_or_insert(now);
+            }
+            if is_cut(from, to) {
+                continue;
+            }
+            let mut last = link.last[usize::from(back)];
+            let mut at = now + self.latency.0 + self.rng.exponential(self.latency.1);
+            at = at.max(self.clogged[from]);
+            for chunk in lanes.transmit(now, number, back)? {
+                at = at.max(last + 1);
+                last = at;
+                arrivals.push((at, chunk));
+                at += self.rng.exponential(self.latency.1 / 4);
+            }
+            if let Some(link) = lanes.link(number) {
+                link.last[usize::from(back)] = last;
+            }
+        }
+        Ok(arrivals)
     }
 
     /// Snapshots as bytes.
@@ -155,7 +230,14 @@ impl Network {
 
     /// Damaged frames that were noticed.
     pub fn noticed(&self) -> u64 {
-        self.wire.as_ref().map_or(0, |wire| wire.noticed + wire.snapshots.noticed)
+        self.wire.as_ref().map_or(0, |wire| {
+            wire.noticed + wire.snapshots.noticed + wire.lanes.as_ref().map_or(0, |lanes| lanes.noticed)
+        })
+    }
+
+    /// HTTP/2 connections that were let in.
+    pub fn opened(&self) -> u64 {
+        self.wire.as_ref().and_then(|wire| wire.lanes.as_ref()).map_or(0, |lanes| lanes.opened)
     }
 
     /// Snapshots that went on over another connection.

@@ -4,12 +4,14 @@
 //! things out: nothing that stays is drawn anew. What an operation needs to know about the moment (the newest revision a
 //! client has seen, the leases it holds) is looked up when its time has come; its other details come from its own `draw`.
 
+use net::h2::limits::STREAM_WINDOW;
 use serde::{Deserialize, Serialize};
 
 use crate::queue::{MS, S, Time, US};
 use crate::rng::Rng;
 
 mod keepers;
+mod lanes;
 mod long;
 mod questions;
 pub mod space;
@@ -109,6 +111,9 @@ pub struct Config {
     /// are handed over.
     #[serde(default)]
     pub wire: Option<usize>,
+    /// They do so over HTTP/2, and so many bytes may be sent on a stream before they are read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub http2: Option<u32>,
     /// How long a call may wait for other cores of its member; otherwise as long as the server lets it.
     #[serde(default)]
     pub request_timeout: Option<Time>,
@@ -334,6 +339,7 @@ impl Plan {
         let wire = &mut Rng::of(seed, "wire", 0);
         config.wire = wire.permille(WIRE_WORLDS).then(|| wire.pick(&[0, 1, 20]));
         config.tiny = Tiny::draw(&mut Rng::of(seed, "tiny", 0));
+        lanes::draw(&mut config, &mut Rng::of(seed, "http2", 0));
         let leases = &mut Rng::of(seed, "leases", 0);
         if keepers::draws(&config, leases) {
             let config = keepers::config(config);
@@ -386,6 +392,8 @@ impl Plan {
             (config.members == 5, "five members"),
             (config.membership.is_some(), "members come and go"),
             (config.wire.is_some(), "members talk in bytes"),
+            (config.http2.is_some(), "members talk over HTTP/2"),
+            (config.http2.is_some_and(|window| window < STREAM_WINDOW), "tiny windows"),
             (config.keepers, "keepers of leases"),
             (config.tiny.is_some(), "tiny bounds"),
             (config.reckless, "more lies than allowed"),
@@ -464,6 +472,7 @@ impl Config {
             lease_ttl_min: rng.pick(&[1, 1, 2]),
             membership: None,
             wire: None,
+            http2: None,
             request_timeout: None,
             no_room: 0,
             tiny: None,

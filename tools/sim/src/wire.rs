@@ -7,7 +7,11 @@
 //! took with it when it broke.
 //!
 //! Snapshots have a lane and machines of their own: [`snapshots`].
+//!
+//! In a part of these worlds frames go over HTTP/2, as in production: [`lanes`].
 
+pub mod lanes;
+pub mod link;
 pub mod snapshots;
 
 use std::collections::VecDeque;
@@ -21,6 +25,7 @@ use crate::check::{Failure, fail};
 use crate::env::NodeNumber;
 use crate::network::Letter;
 use crate::rng::Rng;
+use lanes::Lanes;
 use snapshots::Snapshots;
 
 /// Frames up to so many bytes are sometimes cut into single bytes.
@@ -68,6 +73,8 @@ pub struct Wire {
     pub noticed: u64,
     /// Those of snapshots.
     pub snapshots: Snapshots,
+    /// HTTP/2 below the frames.
+    pub lanes: Option<Lanes>,
 }
 
 impl Wire {
@@ -83,7 +90,7 @@ impl Wire {
             damaged: Vec::new(),
         };
         let pipes = (0..members * members * 2).map(pipe).collect();
-        Wire { members, pipes, resets, flips, rng, noticed: 0, snapshots }
+        Wire { members, pipes, resets, flips, rng, noticed: 0, snapshots, lanes: None }
     }
 
     fn pipe(&mut self, from: NodeNumber, to: NodeNumber, lane: Lane) -> &mut Pipe {
@@ -107,7 +114,7 @@ impl Wire {
             bytes.truncate(self.rng.below(whole));
         }
         let loses_more = breaks && self.rng.permille(500);
-        let cuts = cuts(&mut self.rng, bytes.len());
+        let cuts = cuts(&mut self.rng, bytes.len(), CUT_SINGLY_MAX);
         let pipe = self.pipe(letter.from.0, letter.to, lane);
         let connection = pipe.connection;
         pipe.sent.push_back((connection, letter.message.clone()));
@@ -196,6 +203,9 @@ impl Wire {
         self.flips = 0;
         self.snapshots.resets = 0;
         self.snapshots.flips = 0;
+        if let Some(lanes) = &mut self.lanes {
+            lanes.heal();
+        }
     }
 }
 
@@ -220,10 +230,10 @@ impl Pipe {
     }
 }
 
-/// Where a frame is cut: from its beginning to its end.
-fn cuts(rng: &mut Rng, size: usize) -> Vec<usize> {
+/// Where bytes are cut, from their beginning to their end. Up to `singly_max` they are sometimes cut into single ones.
+fn cuts(rng: &mut Rng, size: usize, singly_max: usize) -> Vec<usize> {
     let mut cuts = match rng.below(20) {
-        0 if size <= CUT_SINGLY_MAX => (1..size).collect(),
+        0 if size <= singly_max => (1..size).collect(),
         0..6 if size > 0 => (0..rng.between(1, 3)).map(|_| rng.below(size)).collect(),
         _ => Vec::new(),
     };

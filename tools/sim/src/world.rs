@@ -29,6 +29,7 @@ use crate::wire::snapshots::{Came, Piece};
 mod counters;
 mod faults;
 mod healing;
+mod lanes;
 mod lies;
 mod membership;
 mod operator;
@@ -214,6 +215,7 @@ impl World {
             changes: self.env.oracle.members.changes(),
             letters: self.env.network.sent,
             damaged: self.env.network.noticed(),
+            opened: self.env.network.opened(),
             resumed: self.env.network.resumed(),
             leaders: self.env.oracle.raft.terms_led(),
             snapshots: self.env.oracle.snapshots,
@@ -243,6 +245,7 @@ impl World {
                 return fail("liveness", "the world never comes to rest");
             }
             self.happen(event)?;
+            self.see_to_lanes()?;
         }
         Ok(())
     }
@@ -273,6 +276,14 @@ impl World {
                     return Ok(());
                 }
                 self.bytes(&segment)?;
+            }
+            Event::Chunk(chunk) => {
+                let host = &mut self.hosts[chunk.to()];
+                if host.paused_until > now || !host.held.is_empty() {
+                    host.held.push(Event::Chunk(chunk)); // in order
+                    return Ok(());
+                }
+                self.chunk(*chunk)?;
             }
             Event::SnapshotBytes(piece) => {
                 let host = &mut self.hosts[piece.to()];
@@ -375,6 +386,10 @@ impl World {
             host.held.push(Event::Wake(number, life, wake));
             return Ok(());
         }
+        if wake == Wake::Tick {
+            self.tend_lanes(number)?;
+        }
+        let host = &mut self.hosts[number];
         if host.healing.is_some() {
             return self.wake_healing(number, wake);
         }
@@ -438,6 +453,7 @@ impl World {
         let now = self.env.queue.now();
         let life = host.life;
         self.env.story.tell(now, || format!("member {number}.{life}"), || "starts".to_owned());
+        self.env.network.lanes().into_iter().for_each(|lanes| lanes.reset(number, true));
         if self.heal_member(number, nonce, None)? {
             return Ok(());
         }
@@ -480,7 +496,7 @@ impl World {
         }
         let lied = host.flipped;
         self.lives.extend(member.filter(|_| self.env.records).map(|member| Life::of(member, lied)));
-        for way in self.env.network.reset(number) {
+        for way in self.env.network.reset(number, !power) {
             if way.0.0 != number {
                 self.env.snapshot_failed(way);
             }

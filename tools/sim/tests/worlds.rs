@@ -84,7 +84,7 @@ fn the_first_worlds_pass_and_reach_what_is_rare() {
     assert_eq!(summary.failed, [], "ringsim run --seed {:?}", summary.failed.first().map(|failed| failed.0));
     assert_eq!((summary.seeds, summary.twice), (FIRST_WORLDS, FIRST_WORLDS / 100));
     let kinds: Vec<_> = summary.kinds.iter().filter(|((is_fault, _), _)| !is_fault).collect();
-    assert_eq!((kinds.len(), summary.kinds.len() - kinds.len()), (13, FaultKind::ALL.len()), "{kinds:?}");
+    assert_eq!((kinds.len(), summary.kinds.len() - kinds.len()), (15, FaultKind::ALL.len()), "{kinds:?}");
     for (kind, tally) in &summary.kinds {
         assert!(tally.worlds >= 5, "{kind:?}: {tally:?}");
     }
@@ -97,6 +97,7 @@ fn the_first_worlds_pass_and_reach_what_is_rare() {
         ("changes of the membership", sum.changes - founders),
         ("frames damaged and noticed", sum.damaged),
         ("snapshots resumed, times ten", 10 * sum.resumed),
+        ("connections over HTTP/2", sum.opened),
         ("leases expired", sum.expiries),
         ("writes without space", sum.no_space),
         ("tree files cut", sum.cuts),

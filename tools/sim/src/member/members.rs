@@ -27,12 +27,15 @@ impl Member {
 
     /// Once per tick: all are greeted, and figures are there for the other cores.
     pub(super) fn tend_peers(&mut self, env: &mut Env) -> Done {
-        if env.config.membership.is_none() {
+        if !env.greets() {
             return Ok(());
         }
         let now = self.now(env);
-        if self.ticks.is_multiple_of(env.config.election_ticks as u64) {
-            for peer in self.peers.known() {
+        let is_due = self.ticks.is_multiple_of(env.config.election_ticks as u64);
+        for peer in self.peers.known() {
+            if env.keep_up(self.id(), node_number(peer)) {
+                self.peers.heard(peer, now);
+            } else if is_due {
                 env.hello(self.id(), node_number(peer));
             }
         }

@@ -25,7 +25,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use consensus::log::{Fetcher, Log, NewSegment};
-use consensus::{Fetch, HardState, Index, LogPosition, NodeId, PeerMessage, ProposalId, ReadyNumber};
+use consensus::{Fetch, HardState, Index, Lane, LogPosition, NodeId, PeerMessage, ProposalId, ReadyNumber};
 use engine::tree::Checkpoint;
 use engine::{Store, View};
 use node::Identity;
@@ -48,6 +48,7 @@ use store_core::{ForStore, StoreCore};
 pub use books::Books;
 pub use boot::{CLUSTER, node_id, node_number, peer_url};
 pub use repair::Healing;
+pub use store_core::SERVER_VERSION;
 
 /// What all cores may look at.
 #[derive(Default)]
@@ -282,6 +283,22 @@ impl Member {
     /// What it has sent to another member is lost.
     pub fn unreachable(&mut self, env: &mut Env, to: NodeNumber) {
         self.tell_raft(env, Input::Unreachable(node_id(to)));
+    }
+
+    /// Its standing lane for entries and proposals is new, or both lanes to that member are up.
+    pub fn lane_opened(&mut self, env: &mut Env, to: NodeNumber, lane: Lane, both: bool) {
+        if lane == Lane::Bulk {
+            self.peers.reconnected(node_id(to));
+            self.send_forwards(env, node_id(to));
+        }
+        if both {
+            self.greeted(env, to);
+        }
+    }
+
+    /// One of them is down.
+    pub fn lane_closed(&mut self, to: NodeNumber) {
+        self.peers.lost(node_id(to));
     }
 
     /// Its log device takes no writes until then.

@@ -96,18 +96,24 @@ impl Peers {
         true
     }
 
-    /// A forward is to go there. Gives what can be sent now.
-    pub fn forward(&mut self, to: NodeId, now: Duration, forward: &Forward) -> Vec<PeerMessage> {
-        let Some(peer) = self.known.get_mut(&to) else { return Vec::new() };
-        peer.forwards.push(now, forward);
-        unsent(&mut peer.forwards)
+    /// A forward is to go there.
+    pub fn forward(&mut self, to: NodeId, now: Duration, forward: &Forward) {
+        if let Some(peer) = self.known.get_mut(&to) {
+            peer.forwards.push(now, forward);
+        }
     }
 
-    /// There is a new connection to this peer: what goes on it of what was forwarded before.
-    pub fn reconnected(&mut self, to: NodeId) -> Vec<PeerMessage> {
-        let Some(peer) = self.known.get_mut(&to) else { return Vec::new() };
-        peer.forwards.start_over();
-        unsent(&mut peer.forwards)
+    /// There is a new connection to this peer: what was forwarded before goes on it, too.
+    pub fn reconnected(&mut self, to: NodeId) {
+        if let Some(peer) = self.known.get_mut(&to) {
+            peer.forwards.start_over();
+        }
+    }
+
+    /// Sends what was forwarded to this peer and is not sent yet, as long as `send` takes it.
+    pub fn send_forwards(&mut self, to: NodeId, mut send: impl FnMut(&PeerMessage) -> bool) {
+        let Some(peer) = self.known.get_mut(&to) else { return };
+        let _: Result<(), ()> = peer.forwards.send(|message| if send(message) { Ok(()) } else { Err(()) });
     }
 
     /// Forgets the forwards that came before `then` or that are no longer `open`.
@@ -125,6 +131,18 @@ impl Peers {
         }
     }
 
+    /// The connection to it is lost.
+    pub fn lost(&mut self, node: NodeId) {
+        if let Some(peer) = self.known.get_mut(&node) {
+            peer.heard = None;
+        }
+    }
+
+    /// Those that were removed.
+    pub fn removed(&self) -> impl Iterator<Item = NodeId> + '_ {
+        self.removed.iter().copied()
+    }
+
     /// For how long the link has been up.
     pub fn active_for(&self, node: NodeId, now: Duration) -> Option<Duration> {
         let (since, last) = self.known.get(&node)?.heard?;
@@ -140,13 +158,4 @@ impl Peers {
     pub fn known(&self) -> Vec<NodeId> {
         self.known.keys().copied().collect()
     }
-}
-
-fn unsent(forwards: &mut Forwards) -> Vec<PeerMessage> {
-    let mut unsent = Vec::new();
-    let _: Result<(), ()> = forwards.send(|message| {
-        unsent.push(message.clone());
-        Ok(())
-    });
-    unsent
 }

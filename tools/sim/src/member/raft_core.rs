@@ -86,7 +86,7 @@ impl Member {
     fn look_at_versions(&mut self, env: &mut Env) {
         let (now, own) = (self.now(env), node_id(self.number));
         let peers = &self.peers;
-        let greets = env.config.membership.is_some(); // elsewhere nobody says hello
+        let greets = env.greets(); // elsewhere nobody says hello
         let version_of = |member| {
             let is_known = !greets || member == own || peers.active_for(member, now).is_some();
             is_known.then(|| SERVER_VERSION.to_owned())
@@ -117,6 +117,9 @@ impl Member {
             Output::SendSnapshot { message, pinned } => self.send_snapshot(env, *message, *pinned)?,
             Output::Members => {
                 self.peers.set_members(self.raft.core.members().to_vec(), self.raft.core.removed());
+                for peer in self.peers.removed() {
+                    env.part(self.number, node_number(peer));
+                }
             }
             Output::Import { from, message, received } => self.begin_import(env, from, message, received),
             Output::Rename(ready) => self.begin_rename(env, ready),
@@ -178,30 +181,36 @@ impl Member {
         note_votes(env, self.number, &message)?;
         if let PeerMessage::Forward(forward) = &*message {
             let now = self.now(env);
-            let forwards = self.peers.forward(to, now, forward);
-            self.send_forwards(env, to, forwards);
+            self.peers.forward(to, now, forward);
+            self.send_forwards(env, to);
         } else if self.peers.knows(to) {
             env.send(Letter { from: self.id(), to: node_number(to), message, snapshot: None });
         }
         Ok(())
     }
 
-    fn send_forwards(&mut self, env: &mut Env, to: NodeId, forwards: Vec<PeerMessage>) {
-        for message in forwards {
-            let message = Box::new(message);
-            env.send(Letter { from: self.id(), to: node_number(to), message, snapshot: None });
-        }
+    pub(super) fn send_forwards(&mut self, env: &mut Env, to: NodeId) {
+        let from = self.id();
+        self.peers.send_forwards(to, |message| {
+            let message = Box::new(message.clone());
+            env.send(Letter { from, to: node_number(to), message, snapshot: None })
+        });
     }
 
-    /// Once in an election timeout all connections are new: what was forwarded and may be lost is forwarded again.
+    /// Once in an election timeout all connections are new: what was forwarded and may be lost is forwarded again. Where there
+    /// are connections, that happens when there is one again.
     fn forward_again(&mut self, env: &mut Env) {
         let (now, core) = (self.now(env), &self.raft.core);
         self.peers.forget_forwards(core.forwards_since(now), |forward| core.wants_again(forward));
         self.ticks += 1;
-        if self.ticks.is_multiple_of(env.config.election_ticks as u64) {
-            for peer in self.peers.known() {
-                let forwards = self.peers.reconnected(peer);
-                self.send_forwards(env, peer, forwards);
+        let are_new = self.ticks.is_multiple_of(env.config.election_ticks as u64);
+        let are_there = env.config.http2.is_some();
+        for peer in self.peers.known() {
+            if are_new && !are_there {
+                self.peers.reconnected(peer);
+            }
+            if are_new || are_there {
+                self.send_forwards(env, peer);
             }
         }
     }

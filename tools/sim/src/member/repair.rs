@@ -129,9 +129,13 @@ impl Healing {
     fn say_hello(&mut self, env: &mut Env) {
         self.ticks += 1;
         let is_due = self.ticks.is_multiple_of(env.config.election_ticks as u64);
-        if env.config.membership.is_some() && is_due {
-            for peer in self.peers.known() {
-                env.hello((self.number, self.life), node_number(peer));
+        if !env.greets() {
+            return;
+        }
+        for peer in self.peers.known() {
+            let own = (self.number, self.life);
+            if !env.keep_up(own, node_number(peer)) && is_due {
+                env.hello(own, node_number(peer));
             }
         }
     }

@@ -19,7 +19,8 @@ use crate::disk::{Disk, TreeDisk};
 use crate::env::{Env, NodeNumber, Wake};
 
 /// What the members' servers are.
-pub(super) const SERVER_VERSION: &str = "3.7.1";
+/// What members say that they are.
+pub const SERVER_VERSION: &str = "3.7.1";
 
 /// Bytes of log since the last checkpoint: never reached here.
 const LOG_BYTES_MAX: u64 = 256 << 20;

@@ -8,10 +8,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use consensus::peer::{Decoder, FRAME_BYTES_MAX, FrameError};
-use consensus::{NodeId, PeerMessage};
+use consensus::{Lane, NodeId, PeerMessage};
 use node::peer::snapshot::{DIGEST_BYTES, Incoming, Next, Outgoing, Pace, SnapshotFrame};
 
-use super::cuts;
+use super::lanes::Lanes;
+use super::link::Name;
+use super::{CUT_SINGLY_MAX, cuts};
 use crate::check::{Failure, fail};
 use crate::env::NodeNumber;
 use crate::network::Letter;
@@ -77,6 +79,29 @@ struct Transfer {
     received: Vec<u8>,
     /// Connections on which a bit has turned over.
     damaged: Vec<u64>,
+    /// Over HTTP/2.
+    over: Over,
+}
+
+/// The HTTP/2 connections of a transfer.
+#[derive(Default)]
+struct Over {
+    /// The first one's number.
+    first: u64,
+    /// The present one's.
+    link: Option<u64>,
+    /// If there is none: when the next one is dialed.
+    retry_at: Time,
+    /// What the receiver had acknowledged, and since when.
+    progress: (u64, Time),
+}
+
+/// Where frames go.
+enum Out<'a> {
+    /// Onto the transfer's own connection.
+    Pieces(&'a mut Vec<Piece>),
+    /// Onto the HTTP/2 connection of this number.
+    Lane(&'a mut Lanes, u64),
 }
 
 /// All snapshots under way; one on each link.
@@ -98,17 +123,15 @@ impl Snapshots {
         Snapshots { transfers, count: 0, resets, flips, rng, resumed: 0, noticed: 0 }
     }
 
-    /// A member sends a snapshot, and the message behind it. One that is still under way there is given up.
-    ///
     /// # Panics
-    /// If the letter brings none.
-    pub fn send(&mut self, letter: Letter) -> Vec<Piece> {
+    /// If the letter brings no snapshot.
+    fn transfer(&mut self, letter: Letter) -> Transfer {
         let PeerMessage::Raft(message) = &*letter.message else { panic!("it is raft's") };
         let snapshot = letter.snapshot.as_ref().expect("there is one");
         self.count += 1;
-        let key = (letter.from.0, letter.to);
-        let mut transfer = Transfer {
-            outgoing: Outgoing::new(self.count, snapshot.len() as u64, message.clone(), PACE),
+        let outgoing = Outgoing::new(self.count, snapshot.len() as u64, message.clone(), PACE);
+        Transfer {
+            outgoing,
             sent: letter,
             read: 0,
             connection: 1,
@@ -118,7 +141,17 @@ impl Snapshots {
             incoming: None,
             received: Vec::new(),
             damaged: Vec::new(),
-        };
+            over: Over::default(),
+        }
+    }
+
+    /// A member sends a snapshot, and the message behind it. One that is still under way there is given up.
+    ///
+    /// # Panics
+    /// If the letter brings none.
+    pub fn send(&mut self, letter: Letter) -> Vec<Piece> {
+        let key = (letter.from.0, letter.to);
+        let mut transfer = self.transfer(letter);
         let mut pieces = Vec::new();
         self.begin(&mut transfer, &mut pieces);
         self.transfers.insert(key, transfer);
@@ -180,7 +213,8 @@ impl Snapshots {
             };
             match frame {
                 Ok(frame) => {
-                    if let Some(letter) = self.handle(transfer, frame, &mut pieces)? {
+                    let out = &mut Out::Pieces(&mut pieces);
+                    if let Some(letter) = self.handle(transfer, frame, out)? {
                         return Ok(Came::Whole(letter));
                     }
                 }
@@ -197,7 +231,7 @@ impl Snapshots {
         &mut self,
         transfer: &mut Transfer,
         frame: SnapshotFrame,
-        pieces: &mut Vec<Piece>,
+        out: &mut Out<'_>,
     ) -> Result<Option<Letter>, Failure> {
         let sent = &transfer.sent;
         let known = transfer.incoming.as_mut();
@@ -233,7 +267,7 @@ impl Snapshots {
             (frame, _) => return fail("wire", format!("{frame:?} has arrived, and no snapshot has begun")),
         };
         let reads = transfer.reads;
-        self.put(transfer, reads, true, &answer, pieces);
+        self.put(transfer, reads, true, &answer, out);
         Ok(None)
     }
 
@@ -275,19 +309,19 @@ impl Snapshots {
                 Err(error) => return fail("wire", format!("a snapshot's answer was refused: {error}")),
             }
         }
-        match self.pump(transfer, Duration::from_nanos(now), &mut pieces) {
+        match self.pump(transfer, Duration::from_nanos(now), &mut Out::Pieces(&mut pieces)) {
             true => Ok(Came::Pieces(pieces)),
             false => Ok(Came::Nothing),
         }
     }
 
     /// Sends what may be sent. False: it is over.
-    fn pump(&mut self, transfer: &mut Transfer, mut now: Duration, pieces: &mut Vec<Piece>) -> bool {
+    fn pump(&mut self, transfer: &mut Transfer, mut now: Duration, out: &mut Out<'_>) -> bool {
         loop {
             match transfer.outgoing.next(now) {
                 Next::Send(frame) => {
                     let connection = transfer.connection;
-                    self.put(transfer, connection, false, &frame, pieces);
+                    self.put(transfer, connection, false, &frame, out);
                 }
                 Next::At(then) => now = then,
                 Next::Read => {
@@ -310,7 +344,7 @@ impl Snapshots {
         transfer.connection += 1;
         transfer.heard = Decoder::new(FRAME_BYTES_MAX);
         let (frame, connection) = (transfer.outgoing.begin(), transfer.connection);
-        self.put(transfer, connection, false, &frame, pieces);
+        self.put(transfer, connection, false, &frame, &mut Out::Pieces(pieces));
     }
 
     /// Bytes of a frame on a connection, which may break with them; then the sender begins on the next one.
@@ -320,8 +354,19 @@ impl Snapshots {
         connection: u64,
         back: bool,
         frame: &SnapshotFrame,
-        pieces: &mut Vec<Piece>,
+        out: &mut Out<'_>,
     ) {
+        let pieces = match out {
+            Out::Pieces(pieces) => pieces,
+            Out::Lane(lanes, number) => {
+                // What finds no room is missed by the receiver, and then the connection is a broken one.
+                if lanes.send_frame(*number, back, frame).is_err() {
+                    lanes.hang_up(*number);
+                    transfer.over.link = None;
+                }
+                return;
+            }
+        };
         let mut bytes = Vec::new();
         frame.encode(&mut bytes);
         let breaks = self.resets > 0 && self.rng.permille(self.resets);
@@ -336,7 +381,7 @@ impl Snapshots {
         }
         let way = (transfer.sent.from, transfer.sent.to);
         let (size, bytes) = (bytes.len(), Bytes::from(bytes));
-        for cut in cuts(&mut self.rng, size).windows(2) {
+        for cut in cuts(&mut self.rng, size, CUT_SINGLY_MAX).windows(2) {
             let ends_damaged = damaged && cut[1] == size;
             let bytes = bytes.slice(cut[0]..cut[1]);
             pieces.push(Piece { way, back, connection, bytes, ends_damaged });
@@ -344,6 +389,128 @@ impl Snapshots {
         if breaks && connection == transfer.connection {
             self.begin(transfer, pieces);
         }
+    }
+}
+
+/// Over HTTP/2: the same machines, with a connection of their own for each attempt.
+impl Snapshots {
+    /// A member sends a snapshot, and the message behind it. One that is still under way there is given up.
+    pub fn send_over(&mut self, lanes: &mut Lanes, now: Time, letter: Letter) {
+        let key = (letter.from.0, letter.to);
+        let mut transfer = self.transfer(letter);
+        let link = lanes.dial(now, transfer.sent.from, key.1, Lane::Snapshot);
+        transfer.over = Over { first: link, link: Some(link), retry_at: 0, progress: (0, now) };
+        if let Some(before) = self.transfers.insert(key, transfer).and_then(|before| before.over.link) {
+            lanes.hang_up(before);
+        }
+    }
+
+    /// The transfer of a connection, and whether it is its present one at the sender's end.
+    fn of(&mut self, name: Name) -> Option<(&mut Transfer, bool)> {
+        let transfer = self.transfers.get_mut(&(name.from.0, name.to))?;
+        let is_its = transfer.sent.from == name.from && name.number >= transfer.over.first;
+        let is_present = transfer.over.link == Some(name.number);
+        is_its.then_some((transfer, is_present))
+    }
+
+    /// The sender is let in.
+    pub fn opened(&mut self, lanes: &mut Lanes, name: Name) {
+        if let Some((transfer, true)) = self.of(name) {
+            let frame = transfer.outgoing.begin();
+            let _ = lanes.send_frame(name.number, false, &frame); // the first one finds room
+        }
+    }
+
+    /// A frame arrives at the receiver. The letter, if it was the last one.
+    ///
+    /// # Errors
+    /// What has arrived is not what was sent.
+    pub fn receive_over(
+        &mut self,
+        lanes: &mut Lanes,
+        name: Name,
+        frame: SnapshotFrame,
+    ) -> Result<Option<Letter>, Failure> {
+        let key = (name.from.0, name.to);
+        let begins = matches!(frame, SnapshotFrame::Begin { .. });
+        let reads = match self.of(name) {
+            Some((transfer, _)) if begins => {
+                transfer.reads = transfer.reads.max(name.number);
+                transfer.reads
+            }
+            Some((transfer, _)) => transfer.reads,
+            None => return Ok(None), // one that was given up
+        };
+        if reads != name.number {
+            return fail(
+                "wire",
+                format!("{name:?} brings bytes of a snapshot that goes over connection {reads}"),
+            );
+        }
+        let Some(mut transfer) = self.transfers.remove(&key) else { return Ok(None) };
+        let arrived = self.handle(&mut transfer, frame, &mut Out::Lane(lanes, name.number))?;
+        match &arrived {
+            Some(_) => transfer.over.link.into_iter().for_each(|link| lanes.hang_up(link)),
+            None => drop(self.transfers.insert(key, transfer)),
+        }
+        Ok(arrived)
+    }
+
+    /// An answer arrives at the sender. Whose snapshot it was that is given up with it, if one is.
+    pub fn answered_over(
+        &mut self,
+        lanes: &mut Lanes,
+        now: Time,
+        name: Name,
+        frame: &SnapshotFrame,
+    ) -> Option<Way> {
+        let (transfer, true) = self.of(name)? else { return None };
+        transfer.outgoing.handle(frame);
+        let key = (name.from.0, name.to);
+        let mut transfer = self.transfers.remove(&key)?;
+        let goes_on = self.pump(&mut transfer, Duration::from_nanos(now), &mut Out::Lane(lanes, name.number));
+        match goes_on {
+            true => {
+                let acknowledged = transfer.outgoing.acknowledged();
+                if acknowledged > transfer.over.progress.0 {
+                    transfer.over.progress = (acknowledged, now);
+                }
+                self.transfers.insert(key, transfer);
+                None
+            }
+            false => {
+                lanes.hang_up(name.number);
+                Some((name.from, name.to))
+            }
+        }
+    }
+
+    /// A connection is over; another one is dialed after a while.
+    pub fn lost(&mut self, now: Time, pause: Time, name: Name) {
+        if let Some((transfer, true)) = self.of(name) {
+            (transfer.over.link, transfer.over.retry_at) = (None, now + pause);
+        }
+    }
+
+    /// Dials anew for what a member sends, and gives up what nothing has been heard of for so long. Whose that was.
+    pub fn tick(&mut self, lanes: &mut Lanes, now: Time, node: NodeNumber, patience: Time) -> Vec<Way> {
+        let mut given_up = Vec::new();
+        for ((from, to), transfer) in &mut self.transfers {
+            if *from != node {
+                continue;
+            }
+            let over = &mut transfer.over;
+            if now - over.progress.1 >= patience {
+                given_up.push((transfer.sent.from, *to));
+            } else if over.link.is_none() && now >= over.retry_at {
+                over.link = Some(lanes.dial(now, transfer.sent.from, *to, Lane::Snapshot));
+            }
+        }
+        for way in &given_up {
+            let transfer = self.transfers.remove(&(way.0.0, way.1));
+            transfer.and_then(|transfer| transfer.over.link).into_iter().for_each(|link| lanes.hang_up(link));
+        }
+        given_up
     }
 }
 

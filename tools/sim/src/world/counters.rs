@@ -28,6 +28,8 @@ pub struct Counters {
     pub letters: u64,
     /// Of these, damaged on their way and noticed.
     pub damaged: u64,
+    /// HTTP/2 connections between members that were let in.
+    pub opened: u64,
     /// Snapshots that went on over another connection.
     pub resumed: u64,
     /// Leaders elected.
@@ -73,6 +75,7 @@ impl Counters {
             (&mut self.changes, more.changes),
             (&mut self.letters, more.letters),
             (&mut self.damaged, more.damaged),
+            (&mut self.opened, more.opened),
             (&mut self.resumed, more.resumed),
             (&mut self.leaders, more.leaders),
             (&mut self.snapshots, more.snapshots),
