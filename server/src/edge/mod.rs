@@ -48,6 +48,8 @@ pub mod scrub;
 pub mod store_core;
 /// The tree file and its map.
 pub mod tree_file;
+/// Large writes that leave the disk to others in between.
+pub mod writeback;
 
 /// Answers of calls, into connections.
 pub mod answers;

@@ -15,9 +15,10 @@ use consensus::log::{NewSegment, SegmentId};
 use glommio::io::{DmaFile, OpenOptions as DmaOpenOptions};
 
 use super::failpoint::{failpoint, fault};
+use super::writeback::{Rest, Writeback};
 
 /// Zeros are written in steps of this size.
-const ZERO_STEP: usize = 1 << 20;
+const ZERO_STEP: usize = 512 << 10;
 
 /// Creates `segment` below `dir` under a temporary name, fills it with zeros, syncs it, renames it and syncs the
 /// directory: a segment under its final name is always complete.
@@ -38,13 +39,15 @@ pub fn prepare(dir: &Path, segment: &NewSegment) -> io::Result<()> {
 
 fn write_zeros(path: &Path, size: u64) -> io::Result<()> {
     fault("segment-write")?;
-    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?;
+    let file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?;
     let zeros = vec![0u8; ZERO_STEP];
-    let mut left = size;
-    while left > 0 {
-        let step = left.min(ZERO_STEP as u64) as usize;
-        file.write_all(&zeros[..step])?;
-        left -= step as u64;
+    let mut writeback = Writeback::new(&file, Rest::Never); // the log may have filled the one before by now
+    let mut at = 0;
+    while at < size {
+        let step = (size - at).min(ZERO_STEP as u64);
+        (&file).write_all(&zeros[..step as usize])?;
+        writeback.written(at, step)?;
+        at += step;
     }
     failpoint("segment-before-sync");
     file.sync_all()

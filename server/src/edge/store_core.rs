@@ -143,6 +143,7 @@ impl StoreCore {
         self.step(Input::EndTurn);
         self.send();
         self.step(Input::BeginCheckpoint);
+        self.checkpoints.hurry(self.core.waits_for_checkpoint());
     }
 
     fn take(&mut self, message: ForStore) {
@@ -240,6 +241,7 @@ impl StoreCore {
         self.step(Input::Tick);
         self.send();
         self.step(Input::BeginCheckpoint);
+        self.checkpoints.hurry(self.core.waits_for_checkpoint());
         self.scrubber.tick(self.core.store(), now());
     }
 

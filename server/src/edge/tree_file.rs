@@ -14,6 +14,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use engine::tree::{Map, PAGE_SIZE, PageId};
 use memmap2::{Mmap, MmapOptions};
 
+use super::writeback::{Rest, Writeback};
 use crate::sys::data_dir::TREE_FILE;
 
 /// Address space reserved for the map when the kernel grants it; halved until it does.
@@ -76,6 +77,11 @@ impl TreeFile {
     /// Makes room for this many pages, so that writes below it don't change the file's length.
     pub fn grow_to_pages(&self, pages: u32) -> io::Result<()> {
         self.grow_to(u64::from(pages) * PAGE_SIZE as u64)
+    }
+
+    /// Has what is to be written from now on written back piece by piece.
+    pub fn writeback<'a>(&'a self, rest: Rest<'a>) -> Writeback<'a> {
+        Writeback::new(&self.file, rest)
     }
 
     /// Makes everything written so far survive a power cut.

@@ -353,6 +353,16 @@ impl<O: Observer> StoreCore<O> {
         self.checkpoints.is_running() && self.store.tree().heap_bytes() >= self.settings.heap_limit_bytes
     }
 
+    /// Whether something waits for the checkpoint under way, or will soon: a Defragment, the room that it gives back, the heap, a
+    /// restart that would have much to replay. It should not be written at leisure then.
+    pub fn waits_for_checkpoint(&self) -> bool {
+        let settings = &self.settings;
+        self.checkpoints.is_defragmenting()
+            || self.present.cramped
+            || self.store.tree().heap_bytes() >= settings.heap_limit_bytes / 4 * 3
+            || self.checkpoints.log_bytes() >= settings.log_bytes_max / 4 * 3
+    }
+
     /// Whether there is a slice of a compaction to do: then turns go on also if nothing is told. Slices change pages as
     /// writes do, so they wait as writes do while the heap is full: the end of the checkpoint goes on with them.
     pub fn has_slices(&self) -> bool {

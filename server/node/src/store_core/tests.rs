@@ -628,6 +628,35 @@ fn while_the_heap_is_full_nothing_is_applied() {
 }
 
 #[test]
+fn a_checkpoint_is_written_at_leisure_unless_something_waits_for_it() {
+    let waits = |settings: Settings, change: &dyn Fn(&mut World)| {
+        let mut world = World::leading(settings);
+        world.at(30.0);
+        world.turn();
+        assert!(
+            world.checkpoint.is_some() && !world.core.waits_for_checkpoint(),
+            "it has become old, no more"
+        );
+        change(&mut world);
+        world.turn();
+        world.core.waits_for_checkpoint()
+    };
+    let put = |world: &mut World, size| {
+        let data = world.put("k", size);
+        world.commit(vec![(None, data)]);
+    };
+    assert!(!waits(settings(), &|world| put(world, 100_000)));
+    assert!(waits(settings(), &|world| put(world, 800_000)), "much to replay");
+    assert!(
+        waits(Settings { heap_limit_bytes: 800_000, ..settings() }, &|world| put(world, 700_000)),
+        "the heap"
+    );
+    assert!(waits(settings(), &|world| world.present.cramped = true), "the room it gives back");
+    let query = Query::Defragment;
+    assert!(waits(settings(), &|world| world.hear(ToStore::Query(QueryId { core: 0, number: 1 }, query))));
+}
+
+#[test]
 fn a_defragment_is_answered_when_the_file_is_cut() {
     let mut world = World::leading(settings());
     world.at(30.0);

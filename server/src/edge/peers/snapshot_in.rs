@@ -27,6 +27,7 @@ use sha2::{Digest, Sha256};
 
 use super::super::background::lower_priority;
 use super::super::clock::now;
+use super::super::writeback::{Rest, Writeback};
 use super::Incoming;
 use super::conn::Handle;
 use super::queues::Queues;
@@ -315,14 +316,16 @@ fn write_file(
     orders: &channel::Receiver<Order>,
     reply: &dyn Fn(Reply),
 ) -> io::Result<bool> {
-    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?;
+    let file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?;
     reserve(&file, bytes)?;
     reply(Reply::Created);
     let (mut hasher, mut size) = (Sha256::new(), 0);
+    let mut writeback = Writeback::new(&file, Rest::Never); // the sender has paced it
     for order in orders {
         match order {
             Order::Write(bytes) => {
-                file.write_all(&bytes)?;
+                (&file).write_all(&bytes)?;
+                writeback.written(size, bytes.len() as u64)?;
                 hasher.update(&bytes);
                 size += bytes.len() as u64;
                 reply(Reply::Written);
