@@ -1,11 +1,15 @@
 //! Several servers as one cluster.
 
+use std::fs::File;
 use std::net::Ipv4Addr;
+use std::path::Path;
 use std::time::Duration;
+
+use rustix::fs::{IFlags, ioctl_getflags, ioctl_setflags};
 
 use crate::pb::StatusRequest;
 use crate::server::{Seat, unused_address};
-use crate::{Client, Network, Server, ServerOptions, within};
+use crate::{Client, Network, Server, ServerOptions, scratch_dir, within};
 
 /// How long a cluster may take to agree on a leader.
 const LEADER_TIMEOUT: Duration = Duration::from_secs(30);
@@ -55,6 +59,7 @@ impl Cluster {
         each: impl Fn(usize, Ipv4Addr) -> ServerOptions,
     ) -> Cluster {
         assert!(size > 0, "at least one member");
+        spread(&scratch_dir());
         let address = |i| network.map_or_else(unused_address, |network| network.address(i));
         let addresses: Vec<Ipv4Addr> = (0..size).map(address).collect();
         let options = each(0, addresses[0]);
@@ -157,4 +162,16 @@ fn agreement(said: &[(usize, Option<(u64, u64)>)]) -> Option<usize> {
 
 fn entry(i: usize, peer_url: &str) -> String {
     format!("m{i}={peer_url}")
+}
+
+/// Has the file system put the directories that are made in `dir` apart, as members that have disks of their own are (ext4:
+/// `chattr +T`). Otherwise the inodes of their logs share a block, which ext4 without a journal writes, and locks, at each sync of
+/// each of them: then puts of three members took 7 ms instead of 2. Where the file system knows no such thing they stay close.
+fn spread(dir: &Path) {
+    let Ok(dir) = File::open(dir) else { return };
+    if let Ok(flags) = ioctl_getflags(&dir)
+        && !flags.contains(IFlags::TOPDIR)
+    {
+        let _ = ioctl_setflags(&dir, flags | IFlags::TOPDIR);
+    }
 }
