@@ -41,6 +41,17 @@ fn a_plan_is_data_and_lives_the_same_after_a_file() {
     assert!(Plan::from_json("{}").is_err());
 }
 
+/// With windows of a few bytes, too.
+#[test]
+fn a_world_over_http2_is_the_same_each_time() {
+    let tiny = |plan: &Plan| plan.kinds().contains(&"tiny windows") && !plan.faults.is_empty();
+    let plan = (0..300).map(Plan::draw).find(tiny).expect("there is one among the first 300");
+    let (ended, again) = (run(&plan), run(&plan));
+    assert_eq!(ended.failure, None, "ringsim run --seed {}", plan.seed);
+    assert_eq!((again.trace, again.counters), (ended.trace, ended.counters), "seed {}", plan.seed);
+    assert!(ended.counters.opened > 0, "seed {}", plan.seed);
+}
+
 #[test]
 fn plans_that_were_kept_pass() {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("seeds");
