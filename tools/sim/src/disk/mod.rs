@@ -153,6 +153,8 @@ pub struct LogDisk {
     in_flight: Option<(WritePlan, Vec<u8>)>,
     /// The last one that has: nothing later says yet that it was durable.
     last: Option<WritePlan>,
+    /// One behind it that had not when the process ended. If it has arrived all the same, nothing says so of it either.
+    landed: Option<WritePlan>,
     /// What a segment reads as until the next write.
     stale: Option<(SegmentId, Vec<u8>)>,
 }
@@ -185,7 +187,7 @@ impl LogDisk {
     /// The write in flight completes and is durable.
     pub fn complete(&mut self) {
         let (plan, bytes) = self.in_flight.take().expect("a write is in flight");
-        self.last = Some(plan);
+        (self.last, self.landed) = (Some(plan), None);
         self.medium(plan.segment).write_through(plan.offset as usize, &bytes);
     }
 
@@ -201,6 +203,7 @@ impl LogDisk {
     /// The process ends. Some of the write in flight arrives, in the device's cache at least.
     fn land(&mut self, rng: &mut Rng) {
         if let Some((plan, bytes)) = self.in_flight.take() {
+            self.landed = Some(plan);
             self.medium(plan.segment).write_torn(plan.offset as usize, &bytes, rng);
         }
     }
@@ -217,10 +220,14 @@ impl LogDisk {
     /// The disk lies about a batch that a later one has proven durable.
     fn lie(&mut self, lie: DiskLie, rng: &mut Rng) -> bool {
         let ids: Vec<SegmentId> = self.segments.keys().copied().collect();
-        let (Some(last), false) = (self.last, ids.is_empty()) else { return false };
+        if self.last.is_none() || ids.is_empty() {
+            return false;
+        }
         let id = rng.pick(&ids);
+        let unproven = [self.last, self.landed].into_iter().flatten().filter(|plan| plan.segment == id);
+        let first = unproven.map(|plan| plan.offset as usize).min();
         let medium = self.medium(id);
-        let end = if id == last.segment { last.offset as usize } else { medium.len() };
+        let end = first.unwrap_or(medium.len());
         if lie != DiskLie::Stale {
             return end > 0 && medium.lie(lie.of_medium(), 0..end, rng);
         }

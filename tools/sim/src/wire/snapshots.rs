@@ -108,6 +108,8 @@ enum Out<'a> {
 pub struct Snapshots {
     transfers: BTreeMap<(NodeNumber, NodeNumber), Transfer>,
     count: u64,
+    /// So many connections there were, of all transfers: bytes of an earlier one are still under way when the next one begins.
+    connections: u64,
     pub(super) resets: usize,
     pub(super) flips: usize,
     rng: Rng,
@@ -120,7 +122,7 @@ pub struct Snapshots {
 impl Snapshots {
     pub(super) fn new(resets: usize, flips: usize, rng: Rng) -> Snapshots {
         let transfers = BTreeMap::new();
-        Snapshots { transfers, count: 0, resets, flips, rng, resumed: 0, noticed: 0 }
+        Snapshots { transfers, count: 0, connections: 0, resets, flips, rng, resumed: 0, noticed: 0 }
     }
 
     /// # Panics
@@ -134,9 +136,9 @@ impl Snapshots {
             outgoing,
             sent: letter,
             read: 0,
-            connection: 1,
+            connection: self.connections,
             heard: Decoder::new(FRAME_BYTES_MAX),
-            reads: 1,
+            reads: self.connections + 1,
             decoder: Decoder::new(FRAME_BYTES_MAX),
             incoming: None,
             received: Vec::new(),
@@ -341,7 +343,8 @@ impl Snapshots {
 
     /// The sender begins on a new connection.
     fn begin(&mut self, transfer: &mut Transfer, pieces: &mut Vec<Piece>) {
-        transfer.connection += 1;
+        self.connections += 1;
+        transfer.connection = self.connections;
         transfer.heard = Decoder::new(FRAME_BYTES_MAX);
         let (frame, connection) = (transfer.outgoing.begin(), transfer.connection);
         self.put(transfer, connection, false, &frame, &mut Out::Pieces(pieces));
@@ -555,6 +558,31 @@ mod tests {
             }
         }
         assert!(went_on >= 5, "{went_on}");
+    }
+
+    #[test]
+    fn bytes_of_a_snapshot_that_was_given_up_are_none_of_the_next_ones() {
+        let mut snapshots = Snapshots::new(300, 0, Rng::new(3));
+        let mut under_way: VecDeque<Piece> = snapshots.send(letter(50_000)).into();
+        for given_up in 0..5 {
+            let late = under_way.split_off(under_way.len() / 2);
+            for piece in under_way {
+                let came = snapshots.receive(0, &piece).expect("what was sent, or nothing");
+                assert!(matches!(came, Came::Pieces(_)), "{given_up}: {came:?}");
+            }
+            under_way = snapshots.send(letter(9000 + given_up)).into();
+            under_way.extend(late);
+        }
+        loop {
+            let piece = under_way.pop_front().expect("it arrives");
+            match snapshots.receive(0, &piece).expect("what was sent, or nothing") {
+                Came::Pieces(more) => under_way.extend(more),
+                Came::Whole(letter) => {
+                    return assert_eq!(letter.snapshot.map(|bytes| bytes.len()), Some(9004));
+                }
+                Came::Nothing => panic!("the sender has given up"),
+            }
+        }
     }
 
     #[test]
