@@ -570,8 +570,8 @@ mod tests {
                 let came = snapshots.receive(0, &piece).expect("what was sent, or nothing");
                 assert!(matches!(came, Came::Pieces(_)), "{given_up}: {came:?}");
             }
-            under_way = snapshots.send(letter(9000 + given_up)).into();
-            under_way.extend(late);
+            under_way = late;
+            under_way.extend(snapshots.send(letter(9000 + given_up)));
         }
         loop {
             let piece = under_way.pop_front().expect("it arrives");
