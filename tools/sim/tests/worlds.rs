@@ -94,6 +94,7 @@ fn the_first_worlds_pass_and_reach_what_is_rare() {
     let summary = run_many(&limits);
     assert_eq!(summary.failed, [], "ringsim run --seed {:?}", summary.failed.first().map(|failed| failed.0));
     assert_eq!((summary.seeds, summary.twice), (FIRST_WORLDS, FIRST_WORLDS / 100));
+    assert!(summary.replayed > 100 * summary.twice, "{} calls", summary.replayed);
     let kinds: Vec<_> = summary.kinds.iter().filter(|((is_fault, _), _)| !is_fault).collect();
     assert_eq!((kinds.len(), summary.kinds.len() - kinds.len()), (15, FaultKind::ALL.len()), "{kinds:?}");
     for (kind, tally) in &summary.kinds {

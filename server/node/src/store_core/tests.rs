@@ -748,6 +748,10 @@ fn a_store_of_a_peer_takes_over_when_no_checkpoint_of_the_old_one_is_under_way()
         .collect();
     assert_eq!(said, ["installed", "ready 9", "covers 500", "members", "0: 500", "1: 500"]);
     assert_eq!(world.core.published(), Index(500));
+    assert_eq!(
+        Replay::all(&world.core.take()).map(|replayed| (replayed.installed, replayed.applied)),
+        Ok((1, Index(500)))
+    );
 }
 
 #[test]
