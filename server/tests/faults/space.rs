@@ -10,7 +10,7 @@ use testkit::pb::{
     AlarmRequest, AlarmType, CompactionRequest, DefragmentRequest, DeleteRangeRequest, LeaseGrantRequest,
     PutRequest, RangeRequest, StatusRequest, alarm_request::AlarmAction,
 };
-use testkit::{Client, Server, SmallDisk};
+use testkit::{Client, Server, SmallDisk, within};
 use tonic::{Code, Status};
 
 use crate::{directory, options};
@@ -187,6 +187,60 @@ async fn a_full_file_system_and_the_way_out() {
 
     fs::remove_file(ballast).expect("the ballast goes");
     go_on(&mut server, &mut known).await;
+}
+
+/// Segments of the log, without those that are being made.
+fn segments(server: &Server) -> Vec<String> {
+    let dir = fs::read_dir(server.data_dir().join("log")).expect("the log's directory");
+    let names = dir.map(|entry| entry.expect("readable").file_name().into_string().expect("text"));
+    let mut names: Vec<String> = names.filter(|name| !name.ends_with(".new")).collect();
+    names.sort();
+    names
+}
+
+/// Once the first segment of the log is used up there is no room for a third, and there never will be. But a checkpoint gives
+/// the first one back, and no other is wanted then: puts are taken again, without a restart.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_segment_that_a_checkpoint_gives_back_ends_the_refusal() {
+    /// Less than a segment, and more than all puts of this test take.
+    const LEFT_MIB: u64 = 32;
+    let disk = SmallDisk::new(160);
+    let server = options(&disk.path()).start();
+    let mut client = server.client().await;
+    let second_is_made = async {
+        while segments(&server).len() < 2 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    within(Duration::from_secs(20), second_is_made).await.expect("a second segment");
+    let begun = segments(&server);
+    let room = rustix::fs::statvfs(&disk.path()).expect("a file system");
+    let room_mib = room.f_bavail * room.f_frsize >> 20;
+    ballast(&disk.path(), (room_mib - LEFT_MIB) as usize);
+
+    let mut refused = None;
+    for i in 0..60 {
+        tokio::time::sleep(Duration::from_millis(20)).await; // a segment is made in the background
+        refused = put(&mut client, &format!("k{i:02}"), i).await.err();
+        if refused.is_some() {
+            break;
+        }
+    }
+    assert_no_space(&refused.expect("a put that is refused"));
+    let mut taken = 0;
+    for i in 0..100 {
+        disarm(&mut client).await;
+        match put(&mut client, "again", i).await {
+            Ok(_) => taken += 1,
+            Err(status) => assert_no_space(&status),
+        }
+        if taken == 10 {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    assert_eq!(taken, 10, "puts are taken again:\n{}", server.log());
+    assert_eq!(segments(&server), begun, "no other segment was made");
 }
 
 /// There is room: with the alarm off, puts are taken again, before and after a restart.
