@@ -575,6 +575,21 @@ fn leadership_moves_only_from_the_leader_to_a_voter() {
     assert_eq!(world.take_told(), ["1 revision 0"]);
 }
 
+/// It takes as long as the file is large.
+#[test]
+fn a_defragment_is_waited_for_however_long_it_takes() {
+    let mut store = store();
+    let mut calls = calls(&mut store);
+    let mut world = world();
+    calls.call(at(0), 1, Method::MaintenanceDefragment, false, &Bytes::new(), &mut world);
+    let (id, _) = world.to_store.pop().expect("asked");
+    calls.tick(at(100_000), &mut world);
+    assert_eq!(world.take_told(), [""; 0]);
+    calls.handle(at(100_000), ToClient::Answers(vec![(id, Err(Error::NoSpace))]), &mut world);
+    assert_eq!(world.take_told(), ["1 NoSpace"]);
+    assert!(calls.is_empty());
+}
+
 #[test]
 fn each_question_to_the_store_core_is_answered_once() {
     let mut store = store();

@@ -43,6 +43,17 @@ struct Running {
     defragments: bool,
 }
 
+/// What becomes of a Defragment.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Defragment {
+    /// Its checkpoints are the next ones.
+    Begins,
+    /// So are those of the one before, which are its own, too.
+    Joins,
+    /// Those of an earlier one have begun, and may leave what was freed since then.
+    Waits,
+}
+
 /// A checkpoint that is durable.
 pub(super) struct Ended {
     /// The log up to here is not needed any more.
@@ -76,17 +87,19 @@ impl Checkpoints {
         self.log_bytes
     }
 
-    /// Makes checkpoints until neither meta reaches anything freed by now. True: no Defragment was under way.
-    pub fn defragment(&mut self, now: Duration) -> bool {
-        let begins = !self.is_defragmenting();
-        if begins {
-            self.defragment_began = now;
+    /// Makes checkpoints until neither meta reaches anything freed by now, if none are being made for an earlier Defragment.
+    pub fn defragment(&mut self, now: Duration) -> Defragment {
+        if self.is_defragmenting() {
+            let has_begun = self.running.as_ref().is_some_and(|running| running.defragments);
+            let is_first = self.defragment == DEFRAGMENT_CHECKPOINTS && !has_begun;
+            return if is_first { Defragment::Joins } else { Defragment::Waits };
         }
+        self.defragment_began = now;
         self.defragment = DEFRAGMENT_CHECKPOINTS;
         if let Some(running) = &mut self.running {
             running.defragments = false; // it began too early
         }
-        begins
+        Defragment::Begins
     }
 
     /// Whether one is being written.

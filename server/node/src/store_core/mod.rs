@@ -38,7 +38,7 @@ use crate::membership::{Member, voters_and_learners};
 use crate::propose::IdGenerator;
 
 use auto_compaction::AutoCompaction;
-use checkpoints::Checkpoints;
+use checkpoints::{Checkpoints, Defragment};
 use leases::{Asker, Barrier, Questions};
 
 pub use observer::Observer;
@@ -204,6 +204,9 @@ pub struct StoreCore<O = ()> {
     compactions: Vec<(i64, Outcome)>,
     /// Defragment calls that wait for its checkpoints.
     defragments: Vec<QueryId>,
+    /// Those that came too late for them, and wait for the next ones. (Were these begun anew instead, somebody who asks again and
+    /// again would never get there.)
+    defragments_later: Vec<QueryId>,
     leadership: Leadership,
     /// Of the last proposal or question.
     number: u64,
@@ -279,6 +282,7 @@ impl<O: Observer> StoreCore<O> {
             lead_term: 0,
             compactions: Vec::new(),
             defragments: Vec::new(),
+            defragments_later: Vec::new(),
             leadership: Leadership::Follows,
             number: settings.nonce,
             outcomes: (0..cores).map(|_| Vec::new()).collect(),
@@ -394,7 +398,7 @@ impl<O: Observer> StoreCore<O> {
         let unsent = self.outcomes.iter().map(Vec::len).sum::<usize>();
         let unsaid = self.answers.iter().map(Vec::len).sum::<usize>();
         let waiting = self.renewals.len() + self.questions.len() + self.barrier.len();
-        let calls = self.compactions.len() + self.defragments.len();
+        let calls = self.compactions.len() + self.defragments.len() + self.defragments_later.len();
         let own = self.revocations.len() + usize::from(self.alarm.is_some());
         unsent + unsaid + waiting + calls + own + usize::from(self.installation.is_some())
     }
@@ -564,12 +568,18 @@ impl<O: Observer> StoreCore<O> {
             Query::Leases => {
                 self.answer(id, Ok(QueryAnswer::Answer(crate::lease::leases(&self.store))));
             }
-            Query::Defragment => {
-                if self.checkpoints.defragment(self.present.now) {
-                    self.observer.defragment_begins();
-                }
-                self.defragments.push(id);
-            }
+            Query::Defragment => self.defragment(id),
+        }
+    }
+
+    fn defragment(&mut self, id: QueryId) {
+        let defragment = self.checkpoints.defragment(self.present.now);
+        if defragment == Defragment::Begins {
+            self.observer.defragment_begins();
+        }
+        match defragment {
+            Defragment::Begins | Defragment::Joins => self.defragments.push(id),
+            Defragment::Waits => self.defragments_later.push(id),
         }
     }
 
@@ -610,6 +620,9 @@ impl<O: Observer> StoreCore<O> {
         if !self.checkpoints.is_defragmenting() {
             for id in std::mem::take(&mut self.defragments) {
                 self.answer(id, defragmented.clone().map(QueryAnswer::Answer));
+            }
+            for id in std::mem::take(&mut self.defragments_later) {
+                self.defragment(id);
             }
         }
     }

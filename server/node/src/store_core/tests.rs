@@ -681,6 +681,30 @@ fn a_defragment_is_answered_when_the_file_is_cut() {
     assert_eq!(world.answers(), [(2, Err(Error::NoSpace)), (3, Err(Error::NoSpace))]);
 }
 
+/// Whoever asks again while one is under way doesn't make it begin anew: it comes to its end, and then another one begins.
+#[test]
+fn a_defragment_that_is_asked_for_again_and_again_comes_to_an_end() {
+    let mut world = World::leading(settings());
+    let ask = |number| ToStore::Query(QueryId { core: 0, number }, Query::Defragment);
+    let mut answered = Vec::new();
+    for number in 0..12 {
+        world.turn();
+        world.hear(ask(number));
+        if world.checkpoint.is_some() {
+            world.end_checkpoint(Written::Durable);
+        }
+        world.turn();
+        answered.push(world.answers().into_iter().map(|(number, _)| number).collect::<Vec<_>>());
+    }
+    let answered: Vec<_> = answered.into_iter().filter(|numbers| !numbers.is_empty()).collect();
+    assert_eq!(answered[..3], [vec![0], vec![1, 2], vec![3, 4]]);
+    for _ in 0..3 {
+        world.end_checkpoint(Written::Durable);
+        world.turn();
+    }
+    assert_eq!(world.core.books_open(), 0);
+}
+
 #[test]
 fn beyond_the_quota_a_write_stands_and_the_alarm_is_raised_once() {
     let mut world = World::leading(Settings { quota: Some(1), ..settings() });
