@@ -14,6 +14,7 @@ use prost::Message;
 use super::{Done, World};
 use crate::check::fail;
 use crate::env::NodeNumber;
+use crate::member::Member;
 use crate::model::Model;
 
 /// Bytes of a page of the tree.
@@ -45,7 +46,7 @@ enum Step {
 #[derive(Default)]
 pub(super) struct Operator {
     step: Step,
-    /// The request under way.
+    /// The request under way, or one that was given up.
     op: Option<u64>,
     /// How often all of it was done.
     pub(super) rounds: u64,
@@ -103,7 +104,7 @@ impl World {
                     (own, Method::KvDeleteRange, request.encode_to_vec())
                 }
                 Step::Compact if compacted >= revision => {
-                    self.operator.step = Step::Defragment(0);
+                    (self.operator.step, self.operator.op) = (Step::Defragment(0), None);
                     continue;
                 }
                 Step::Compact => {
@@ -114,8 +115,8 @@ impl World {
                     self.operator.step = Step::Disarm;
                     continue;
                 }
-                Step::Defragment(number) if self.hosts[number].member.is_none() => {
-                    self.operator.step = Step::Defragment(number + 1);
+                Step::Defragment(number) if self.is_defragmented(number) => {
+                    (self.operator.step, self.operator.op) = (Step::Defragment(number + 1), None);
                     continue;
                 }
                 Step::Defragment(number) => (number, Method::MaintenanceDefragment, Vec::new()),
@@ -133,6 +134,16 @@ impl World {
             self.operator.op = Some(self.ask_at(0, to, method, message.into()));
             return;
         }
+    }
+
+    /// Whether there is nothing to do at this host: no member runs there, or one that was asked before, whose answer took longer than
+    /// anybody waits, and that has room again.
+    fn is_defragmented(&self, number: NodeNumber) -> bool {
+        let has_room = |member: &Member| {
+            let quota = self.env.config.store.quota;
+            self.operator.op.is_some() && quota.is_none_or(|quota| member.used() + PROBE_BYTES < quota)
+        };
+        self.hosts[number].member.as_ref().is_none_or(has_room)
     }
 
     /// Whether this was the operator's request; what comes next, now that it is answered.
