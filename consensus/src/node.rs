@@ -516,7 +516,8 @@ impl Node {
     fn commit(&mut self, ready: &Ready, out: &mut Vec<Output>) {
         let stubs = ready.committed_entries();
         let (Some(first), Some(last)) = (stubs.first(), stubs.last()) else { return };
-        let last_index = Index(last.index);
+        let last_position = LogPosition::new(last.index, last.term);
+        let last_index = last_position.index;
         let entries = self.raft.store().range(Index(first.index), last_index).cloned();
         let waits_for = match last_change(ready) {
             Some(_) => self.appended,
@@ -527,7 +528,7 @@ impl Node {
         } else {
             hand_out(entries, out);
         }
-        self.drop_lost(last_index, DropReason::LeaderChanged, out);
+        self.drop_lost(last_position, DropReason::LeaderChanged, out);
     }
 
     fn release_commits(&mut self, out: &mut Vec<Output>) {

@@ -10,7 +10,8 @@
 //! after this process began, whose sequence is new. Others are dropped in silence.
 //!
 //! An entry with a name (one proposed here) that another leader's entry replaces is not lost yet: a third leader may still
-//! hold the first entry and commit it. Its name is kept until something is committed at its index.
+//! hold the first entry and commit it. Its name is kept until something is committed at its index, or an entry of a later term
+//! before it: terms never go down in a log, so none that has the one can have the other.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -294,12 +295,12 @@ impl Node {
         self.lost.extend(replaced);
     }
 
-    /// Something is committed up to `index`: entries that were replaced there are lost for good, or, if a snapshot says
-    /// so, nobody here knows.
-    pub(super) fn drop_lost(&mut self, index: Index, reason: DropReason, out: &mut Vec<Output>) {
-        while let Some(entry) = self.lost.first_entry().filter(|entry| entry.key().index <= index) {
-            out.push(Output::ProposalDropped(entry.remove(), reason));
-        }
+    /// Something is committed up to here: entries that were replaced there, or behind it in an earlier term, are lost for good; or, if
+    /// a snapshot says so, nobody here knows.
+    pub(super) fn drop_lost(&mut self, committed: LogPosition, reason: DropReason, out: &mut Vec<Output>) {
+        let is_lost = |at: &LogPosition, _: &mut _| at.index <= committed.index || at.term < committed.term;
+        let lost = self.lost.extract_if(.., is_lost);
+        out.extend(lost.map(|(_, name)| Output::ProposalDropped(name, reason)));
     }
 }
 

@@ -155,7 +155,7 @@ impl Node {
         self.held_commits.clear(); // it covers them
         self.raft.mut_store().reset(position);
         self.note_replaced();
-        self.drop_lost(position.index, DropReason::OutcomeUnknown, out);
+        self.drop_lost(position, DropReason::OutcomeUnknown, out);
         Some(position)
     }
 

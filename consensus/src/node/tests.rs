@@ -636,6 +636,21 @@ fn a_replaced_proposal_is_lost_when_another_entry_is_committed_there_and_may_com
 }
 
 #[test]
+fn a_replaced_proposal_is_lost_when_an_entry_of_a_later_term_is_committed_before_it() {
+    let mut cluster = led_by_one(3);
+    let one = NodeId(1);
+    for number in [8, 9] {
+        let out = cluster.turn(one, vec![Input::Propose(ProposalId(number), Bytes::from_static(b"mine"))]);
+        assert_eq!(appends(&out)[0].entries[0].position(), LogPosition::new(number - 5, 2));
+    }
+    // The leader of term 3 has a shorter log; nothing is ever proposed to it.
+    assert_eq!(dropped(&cluster.turn(one, vec![append_from(2, 3, (2, 2), &[(3, "")], 2)])), []);
+    let out = cluster.turn(one, vec![append_from(2, 3, (3, 3), &[], 3)]);
+    assert_eq!(dropped(&out), [(8, DropReason::LeaderChanged), (9, DropReason::LeaderChanged)]);
+    assert_eq!(cluster.nodes[0].books_open(), 0);
+}
+
+#[test]
 fn a_member_that_lost_what_it_acknowledged_says_so_instead_of_dying_in_raft() {
     let mut cluster = led_by_one(3);
     let mut raft = RaftMessage { from: 2, to: 1, term: 3, commit: 100, ..Default::default() };
