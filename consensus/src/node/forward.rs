@@ -298,9 +298,13 @@ impl Node {
     /// Something is committed up to here: entries that were replaced there, or behind it in an earlier term, are lost for good; or, if
     /// a snapshot says so, nobody here knows.
     pub(super) fn drop_lost(&mut self, committed: LogPosition, reason: DropReason, out: &mut Vec<Output>) {
-        let is_lost = |at: &LogPosition, _: &mut _| at.index <= committed.index || at.term < committed.term;
-        let lost = self.lost.extract_if(.., is_lost);
-        out.extend(lost.map(|(_, name)| Output::ProposalDropped(name, reason)));
+        self.lost.retain(|at, name| {
+            let is_lost = at.index <= committed.index || at.term < committed.term;
+            if is_lost {
+                out.push(Output::ProposalDropped(*name, reason));
+            }
+            !is_lost
+        });
     }
 }
 

@@ -169,8 +169,15 @@ impl Snapshots {
 
     /// A process ends. Whose snapshots can't go on because of that.
     pub fn reset(&mut self, node: NodeNumber) -> Vec<Way> {
-        let over = self.transfers.extract_if(.., |(from, to), _| *from == node || *to == node);
-        over.map(|(_, transfer)| (transfer.sent.from, transfer.sent.to)).collect()
+        let mut over = Vec::new();
+        self.transfers.retain(|(from, to), transfer| {
+            let stays = *from != node && *to != node;
+            if !stays {
+                over.push((transfer.sent.from, transfer.sent.to));
+            }
+            stays
+        });
+        over
     }
 
     /// Bytes arrive.
