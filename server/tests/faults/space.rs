@@ -214,8 +214,8 @@ async fn a_segment_that_a_checkpoint_gives_back_ends_the_refusal() {
     };
     within(Duration::from_secs(20), second_is_made).await.expect("a second segment");
     let begun = segments(&server);
-    let room = rustix::fs::statvfs(&disk.path()).expect("a file system");
-    let room_mib = room.f_bavail * room.f_frsize >> 20;
+    let room = rustix::fs::statvfs(disk.path()).expect("a file system");
+    let room_mib = (room.f_bavail * room.f_frsize) >> 20;
     ballast(&disk.path(), (room_mib - LEFT_MIB) as usize);
 
     let mut refused = None;
