@@ -32,6 +32,9 @@ const ELECTION: Time = S;
 /// Messages are lost with their connection; a connection carries several at once.
 const RESETS_SHARE: usize = 8;
 
+/// And through tiny windows each leaves in many pieces, with any of which the connection may break.
+const SLOW_RESETS_SHARE: usize = 100;
+
 /// A standing lane to a peer.
 struct Standing {
     link: Option<u64>,
@@ -82,7 +85,11 @@ impl Lanes {
             links: BTreeMap::new(),
             count: 0,
             touched: VecDeque::new(),
-            resets: if config.loss > 0 { config.loss.div_ceil(RESETS_SHARE) } else { 0 },
+            resets: config.loss.div_ceil(if window < STREAM_WINDOW {
+                SLOW_RESETS_SHARE
+            } else {
+                RESETS_SHARE
+            }),
             flips,
             rng,
             opened: 0,
@@ -370,7 +377,8 @@ mod tests {
     impl Pair {
         fn new(window: u32, resets: usize, flips: usize) -> Pair {
             let mut config = Plan::draw_for(1, Some(3)).config;
-            (config.tick, config.election_ticks, config.loss) = (100 * MS, 10, resets * RESETS_SHARE);
+            let share = if window < STREAM_WINDOW { SLOW_RESETS_SHARE } else { RESETS_SHARE };
+            (config.tick, config.election_ticks, config.loss) = (100 * MS, 10, resets * share);
             Pair {
                 lanes: Lanes::new(&config, window, flips, Rng::new(7)),
                 under_way: VecDeque::new(),
