@@ -668,8 +668,7 @@ impl World {
     /// Everything must get done in bounded time.
     fn live(&mut self) -> Done {
         let step = self.plan.config.election();
-        let patience = LIVENESS_ELECTIONS * step + 20 * S;
-        let end = self.env.queue.now() + patience;
+        let end = self.env.queue.now() + LIVENESS_ELECTIONS * step + 20 * S;
         loop {
             self.leave_those_that_do_not_vote();
             self.operate();
@@ -686,16 +685,7 @@ impl World {
             }
             let until = self.env.queue.now() + step;
             self.run_until(until)?;
-            let mut settled = self.is_settled();
-            if settled.is_ok() {
-                settled = self.are_books_closed();
-                let is_late = self.env.queue.now() + patience / 2 > end;
-                if settled.is_err() && is_late {
-                    // A member that has led may have proposals beyond the log's end that others have never seen. They are
-                    // known to be lost when something else is committed in their place.
-                    self.clients.iter_mut().for_each(|client| client.probed = 0);
-                }
-            }
+            let settled = self.is_settled().and_then(|()| self.are_books_closed());
             if settled.is_ok() {
                 return Ok(());
             }
