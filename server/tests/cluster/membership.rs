@@ -8,13 +8,38 @@ use testkit::pb::{
     Member, MemberAddRequest, MemberListRequest, MemberPromoteRequest, MemberRemoveRequest,
     MemberUpdateRequest, MoveLeaderRequest, PutRequest, RangeRequest, StatusRequest,
 };
-use testkit::{Client, Cluster, Program};
+use testkit::{Client, Cluster, Program, within};
 use tonic::{Response, Status};
 
+use crate::metrics::scrape;
 use crate::{options, program, three};
 
 /// How long links must have been up before a change is allowed, and a second more.
 const HEALTHY_AFTER: Duration = Duration::from_secs(6);
+
+/// How long links may take until they are up.
+const LINKS_PATIENCE: Duration = Duration::from_secs(30);
+
+/// Links of this member that are up, by what it counts.
+fn links(cluster: &Cluster, i: usize) -> usize {
+    let text = scrape(&cluster.members()[i]);
+    text.lines().filter(|line| line.starts_with("etcd_network_active_peers{") && line.ends_with(" 1")).count()
+}
+
+/// Waits until all links have been up for so long that changes are allowed.
+///
+/// A member is ready when it has heard of the leader. Its link to the other follower may come up later: whoever dialed it too early
+/// waits for up to a second before the next attempt, and for longer on a busy machine.
+async fn healthy(cluster: &Cluster) {
+    let count = cluster.members().len();
+    let all_are_up = async {
+        while (0..count).any(|i| links(cluster, i) < count - 1) {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    within(LINKS_PATIENCE, all_are_up).await.expect("all links come up");
+    tokio::time::sleep(HEALTHY_AFTER).await;
+}
 
 async fn members(client: &mut Client) -> Vec<Member> {
     let list = client.cluster.member_list(MemberListRequest { linearizable: true }).await;
@@ -67,7 +92,7 @@ async fn the_list_is_that_of_etcd() {
 #[tokio::test]
 async fn a_member_is_added_joins_and_is_promoted() {
     let mut cluster = three();
-    tokio::time::sleep(HEALTHY_AFTER).await;
+    healthy(&cluster).await;
     let leader = cluster.leader(&[0, 1, 2]).await;
     let mut client = cluster.client(leader).await;
     let put = |key: &str| PutRequest { key: key.into(), value: "v".into(), ..Default::default() };
@@ -113,7 +138,7 @@ async fn a_member_is_added_joins_and_is_promoted() {
 #[tokio::test]
 async fn a_removed_member_stops_and_stays_away() {
     let mut cluster = three();
-    tokio::time::sleep(HEALTHY_AFTER).await;
+    healthy(&cluster).await;
     let leader = cluster.leader(&[0, 1, 2]).await;
     let removed = (0..3).find(|&i| i != leader).expect("two of them");
     let mut client = cluster.client(leader).await;
@@ -147,7 +172,7 @@ async fn a_member_that_was_removed_before_it_had_anything_hears_of_it() {
     if !program().is_ringd() {
         return; // etcd waits for ever
     }
-    tokio::time::sleep(HEALTHY_AFTER).await;
+    healthy(&cluster).await;
     let leader = cluster.leader(&[0, 1, 2]).await;
     let mut client = cluster.client(leader).await;
     let added = client.cluster.member_add(add(&cluster.next_peer_url(), false)).await.expect("healthy");
@@ -221,13 +246,19 @@ impl Story {
     }
 }
 
+async fn term_of(client: &mut Client) -> u64 {
+    client.maintenance.status(StatusRequest {}).await.expect("a status").into_inner().raft_term
+}
+
 /// The same calls at the leader and at a follower of a cluster of three whose links are up.
 async fn script(program: Program) -> String {
-    let cluster = Cluster::start(options(program), 3);
-    tokio::time::sleep(HEALTHY_AFTER).await;
+    // Who leads must go on to, also on a machine with much to do.
+    let cluster = Cluster::start(options(program).arg("--election-timeout=5000"), 3);
+    healthy(&cluster).await;
     let leader = cluster.leader(&[0, 1, 2]).await;
     let follower = (0..3).find(|&i| i != leader).expect("two of them");
     let (mut lead, mut follow) = (cluster.client(leader).await, cluster.client(follower).await);
+    let term = term_of(&mut lead).await;
     let mut story = Story::default();
     for (i, name) in [(leader, "leader"), (follower, "follower"), (3 - leader - follower, "other")] {
         story.names.push((id_of(&mut lead, &format!("m{i}")).await, name.to_owned()));
@@ -308,6 +339,7 @@ async fn script(program: Program) -> String {
         let answer = follow.cluster.member_remove(MemberRemoveRequest { id }).await;
         story.outcome(&format!("remove {name}"), answer, |answer| &answer.members);
     }
+    assert_eq!(term_of(&mut lead).await, term, "nobody else was elected meanwhile");
     let target = id(&story, "follower");
     let answer = follow.maintenance.move_leader(MoveLeaderRequest { target_id: target }).await;
     story.outcome("move, asked of a follower", answer, |_| &[]);

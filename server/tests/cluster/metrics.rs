@@ -11,13 +11,32 @@ use crate::{program, three};
 /// A ping goes out each third of the read timeout, which is 5 s.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-fn scrape(server: &Server) -> String {
+/// What a server says at `/metrics`.
+pub fn scrape(server: &Server) -> String {
     let mut socket = TcpStream::connect((server.address(), 2379)).expect("it serves");
     socket.set_read_timeout(Some(PATIENCE)).expect("a socket takes it");
     socket.write_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").expect("it reads");
     let mut answer = String::new();
     socket.read_to_string(&mut answer).expect("it answers");
-    answer
+    body(&answer)
+}
+
+/// The body of an answer; etcd's comes in chunks, which end anywhere (RFC 9112, 7.1).
+fn body(answer: &str) -> String {
+    let (head, mut rest) = answer.split_once("\r\n\r\n").expect("a head");
+    if !head.to_ascii_lowercase().contains("transfer-encoding: chunked") {
+        return rest.to_owned();
+    }
+    let mut body = String::new();
+    loop {
+        let (size, chunk) = rest.split_once("\r\n").expect("the size of a chunk");
+        let size = usize::from_str_radix(size, 16).expect("in hexadecimal");
+        if size == 0 {
+            return body;
+        }
+        body.push_str(&chunk[..size]);
+        rest = chunk[size..].strip_prefix("\r\n").expect("the end of a chunk");
+    }
 }
 
 /// The value of one series.
