@@ -1,7 +1,7 @@
 //! When the tree is written to its file.
 //!
 //! A checkpoint begins when the heap frames near their limit, when much log would have to be replayed, when the log has no
-//! room left, or when the last one is some time ago and something has changed. When it is durable readers may use the map,
+//! room left, or when the last one is some time ago and something has changed, be it by slices of a compaction. When it is durable readers may use the map,
 //! and the log core may reuse its segments. One for which there is no room is given up and tried again.
 //!
 //! A Defragment makes two: after them neither of the file's metas reaches anything that was freed before, and the file can be
@@ -26,6 +26,8 @@ pub(super) struct Checkpoints {
     running: Option<Running>,
     /// Index that the last completed one covers.
     covered: Index,
+    /// Slices of a compaction have changed pages since the last one began: behind the entry that asked for it, and without another.
+    sliced: bool,
     last: Duration,
     retry_at: Duration,
     log_bytes: u64,
@@ -69,6 +71,7 @@ impl Checkpoints {
         Checkpoints {
             running: None,
             covered,
+            sliced: false,
             last: now,
             retry_at: Duration::ZERO,
             log_bytes: 0,
@@ -80,6 +83,11 @@ impl Checkpoints {
     /// The store applied an entry of this many bytes.
     pub fn applied_bytes(&mut self, bytes: usize) {
         self.log_bytes += bytes as u64;
+    }
+
+    /// A slice of a compaction has changed the store.
+    pub fn sliced(&mut self) {
+        self.sliced = true;
     }
 
     /// Bytes of log that a restart would replay.
@@ -110,6 +118,7 @@ impl Checkpoints {
     /// The store is another one, in a file that covers this index. None must be running.
     pub fn replace(&mut self, covered: Index, now: Duration) {
         self.covered = covered;
+        self.sliced = false;
         self.last = now;
         self.log_bytes = 0;
     }
@@ -139,7 +148,7 @@ impl Checkpoints {
         }
         let covers = Index(store.applied().index);
         let is_news = covers > self.covered;
-        let stale = now >= self.last + settings.checkpoint_interval && is_news;
+        let stale = now >= self.last + settings.checkpoint_interval && (is_news || self.sliced);
         let heap = store.tree().heap_bytes() >= settings.heap_limit_bytes / 2;
         // Without room for another segment, what the log holds must become reusable.
         let cramped = present.cramped && is_news;
@@ -148,6 +157,7 @@ impl Checkpoints {
             return None;
         }
         let checkpoint = store.tree_mut().begin_checkpoint()?;
+        self.sliced = false;
         self.running = Some(Running { covers, began: now, log_bytes: self.log_bytes, defragments });
         Some((checkpoint, covers))
     }
@@ -172,6 +182,7 @@ impl Checkpoints {
     /// There was no room for the one under way, nor is there for what a Defragment waits for.
     pub fn give_up(&mut self, store: &mut Store, checkpoint: Checkpoint, now: Duration) {
         self.running = None;
+        self.sliced = true; // perhaps
         store.tree_mut().abandon_checkpoint(checkpoint);
         self.retry_at = now + RETRY_INTERVAL;
         self.defragment = 0;

@@ -514,9 +514,9 @@ impl<O: Observer> StoreCore<O> {
         self.observer.slice_ends(&self.store, &progress);
         match progress {
             Progress::Idle => self.compacting = false,
-            Progress::More => self.changed = true,
+            Progress::More => self.sliced(),
             Progress::Finished(_) => {
-                self.changed = true;
+                self.sliced();
                 let finished = self.store.finished_compact_revision();
                 for (revision, outcome) in std::mem::take(&mut self.compactions) {
                     match client_of(outcome.0) {
@@ -527,6 +527,11 @@ impl<O: Observer> StoreCore<O> {
             }
         }
         Ok(())
+    }
+
+    fn sliced(&mut self) {
+        self.changed = true;
+        self.checkpoints.sliced();
     }
 
     fn publish(&mut self) -> Done {

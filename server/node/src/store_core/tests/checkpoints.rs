@@ -35,6 +35,35 @@ fn a_checkpoint_begins_when_it_is_due_and_the_log_hears_when_it_is_durable() {
     assert!(world.checkpoint.is_some(), "half of what may have to be replayed");
 }
 
+/// They change pages, though no entry says so: written, they need not be done again after a restart, and what they free is free.
+#[test]
+fn slices_of_a_compaction_behind_a_checkpoint_are_written_as_well() {
+    let mut world = World::leading(Settings { compaction_rows: 1, ..settings() });
+    for _ in 0..10 {
+        let data = world.put("k", 10);
+        world.commit(vec![(None, data)]);
+    }
+    let revision = world.core.store().revision();
+    let compact = propose::compact(&mut world.ids, revision);
+    world.commit(vec![(None, compact.entry)]);
+    world.at(30.0);
+    world.turn();
+    world.end_checkpoint(Written::Durable);
+    assert_eq!(world.checkpointed(), [world.index]);
+    assert!(world.core.has_slices(), "it has not been long enough");
+    while world.core.has_slices() {
+        world.turn();
+    }
+    assert!(world.checkpoint.is_none());
+    world.at(60.0);
+    world.turn();
+    assert!(world.checkpoint.is_some());
+    world.end_checkpoint(Written::Durable);
+    world.at(90.0);
+    world.turn();
+    assert!(world.checkpoint.is_none(), "nothing has changed");
+}
+
 #[test]
 fn a_checkpoint_without_room_raises_the_alarm_and_is_tried_again() {
     let mut world = World::leading(settings());
