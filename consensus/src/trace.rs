@@ -69,6 +69,8 @@ use crate::{ConfState, Config, Entry, EntryKind, Input, LogPosition, Node, Outpu
 pub mod describe;
 /// What traces of all machines have in common.
 pub mod frames;
+/// A trace told to a machine of any kind, and compared.
+pub mod machine;
 mod replay;
 #[cfg(test)]
 mod tests;

@@ -4,9 +4,6 @@
 
 use crate::peer::{Decoder, FRAME_BYTES_MAX, Frame, FrameError, encode_frame};
 
-/// Characters of an input that a difference shows.
-const SHOWN_MAX: usize = 600;
-
 /// Why a trace does not replay.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum TraceError {
@@ -52,7 +49,7 @@ fn indented(lines: &str) -> String {
 }
 
 /// The frames of a trace, from bytes in any cut.
-pub struct Frames {
+pub(super) struct Frames {
     magic: &'static [u8; 8],
     /// Bytes of the magic that have come.
     begun: usize,
@@ -90,9 +87,8 @@ impl Frames {
     }
 
     /// The last frame is not what it should be.
-    pub fn damaged(&self) -> impl Fn(FrameError) -> TraceError + Copy + use<> {
-        let number = self.number.saturating_sub(1);
-        move |error| TraceError::Frame(number, error)
+    pub fn damaged(&self, error: FrameError) -> TraceError {
+        TraceError::Frame(self.number.saturating_sub(1), error)
     }
 
     /// The trace ends in the middle of a frame, as one of a killed process may.
@@ -109,25 +105,4 @@ pub fn encode_call(kind: u8, text: &str, trace: &mut Vec<u8>, write: impl FnOnce
         out.extend_from_slice(text.as_bytes());
         write(out);
     });
-}
-
-/// Whether the same came out of a call. `input` is what went in, as [`shown`].
-///
-/// # Errors
-/// It did not.
-pub fn compare(call: u64, input: String, recorded: &[u8], replayed: String) -> Result<(), TraceError> {
-    if replayed.as_bytes() == recorded {
-        return Ok(());
-    }
-    let recorded = String::from_utf8_lossy(recorded).into_owned();
-    Err(TraceError::Difference { call, input, recorded, replayed })
-}
-
-/// The beginning of an input's description.
-pub fn shown(mut text: String) -> String {
-    if let Some((at, _)) = text.char_indices().nth(SHOWN_MAX) {
-        text.truncate(at);
-        text.push('…');
-    }
-    text
 }

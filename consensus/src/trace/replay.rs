@@ -2,10 +2,10 @@
 
 use bytes::Bytes;
 
-use super::frames::{Frames, TraceError, compare, shown};
+use super::machine::{self, Call, Compared, Machine};
 use super::{KIND_ENTRIES, KIND_FLUSH, KIND_START, MAGIC, describe};
 use crate::log::State;
-use crate::peer::{self, Decoder, FRAME_BYTES_MAX, Frame, FrameError, Reader};
+use crate::peer::{self, Decoder, FRAME_BYTES_MAX, FrameError, Reader};
 use crate::{
     ConfChange, ConfState, Config, Entry, EntryKind, HardState, Index, Input, LogPosition, Node, NodeId,
     ProposalId, ReadId, ReadyNumber, Term,
@@ -14,9 +14,9 @@ use crate::{
 /// What a replay has compared.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Replayed {
-    /// Inputs and flushes.
+    /// Calls of the machine.
     pub calls: u64,
-    /// Outputs of the node, all the same.
+    /// Outputs of the machine, all the same.
     pub outputs: u64,
     /// Entries among the inputs and outputs were committed up to here.
     pub committed: Index,
@@ -25,11 +25,13 @@ pub struct Replayed {
 }
 
 /// Takes a trace in pieces and tells it to a node of its own.
-pub struct Replay {
-    frames: Frames,
+pub type Replay = machine::Replay<OtherNode>;
+
+/// What a trace of a node is told to.
+#[derive(Default)]
+pub struct OtherNode {
     start: Start,
     node: Option<Node>,
-    replayed: Replayed,
 }
 
 /// What a node begins with, from the frames of a trace.
@@ -39,18 +41,18 @@ pub struct Start {
 }
 
 impl Start {
-    /// Takes one of the frames that [`encode_start`](super::encode_start) wrote.
+    /// Takes one of the frames that [`encode_start`](super::encode_start) wrote, by its kind and its payload, of which nothing may
+    /// be left afterwards.
     ///
     /// # Errors
     /// It is none of these, damaged, or out of order.
-    pub fn take(&mut self, frame: &Frame) -> Result<(), FrameError> {
-        let mut reader = Reader::new(frame.payload.clone());
-        match (frame.kind, &mut self.parts) {
-            (KIND_START, parts @ None) => *parts = Some(take_start(&mut reader)?),
-            (KIND_ENTRIES, Some((_, state, ..))) => state.entries.extend(take_entries(&mut reader)?),
+    pub fn take(&mut self, kind: u8, reader: &mut Reader) -> Result<(), FrameError> {
+        match (kind, &mut self.parts) {
+            (KIND_START, parts @ None) => *parts = Some(take_start(reader)?),
+            (KIND_ENTRIES, Some((_, state, ..))) => state.entries.extend(take_entries(reader)?),
             (kind, _) => return Err(FrameError::Kind(kind)),
         }
-        reader.end()
+        Ok(())
     }
 
     /// The node, once the start has been taken.
@@ -60,87 +62,46 @@ impl Start {
     }
 }
 
-impl Default for Replay {
-    fn default() -> Replay {
-        Replay {
-            frames: Frames::new(&MAGIC),
-            start: Start::default(),
-            node: None,
-            replayed: Replayed::default(),
+impl Machine for OtherNode {
+    const MAGIC: &'static [u8; 8] = &MAGIC;
+    type Replayed = Replayed;
+
+    fn take(&mut self, kind: u8, reader: &mut Reader) -> Result<Option<Call>, FrameError> {
+        match kind {
+            KIND_FLUSH.. if self.has_begun() => self.call(kind, reader).map(Some),
+            _ if self.node.is_some() => Err(FrameError::Kind(kind)),
+            _ => self.start.take(kind, reader).map(|()| None),
         }
+    }
+
+    fn finish(self, compared: Compared) -> Option<Replayed> {
+        let begun = self.has_begun();
+        let committed = self.node.map_or(Index::default(), |node| node.status().committed);
+        let Compared { calls, outputs, torn } = compared;
+        begun.then_some(Replayed { calls, outputs, committed, torn })
     }
 }
 
-impl Replay {
-    /// A whole trace.
-    ///
-    /// # Errors
-    /// It is damaged, or the node differs from the recorded one.
-    ///
-    /// # Panics
-    /// As [`Node`], if what it is told breaks the rules of its inputs: then the recorded node would have panicked too.
-    pub fn all(trace: &[u8]) -> Result<Replayed, TraceError> {
-        let mut replay = Replay::default();
-        replay.push(trace)?;
-        replay.finish()
+impl OtherNode {
+    fn has_begun(&self) -> bool {
+        self.start.parts.is_some() || self.node.is_some()
     }
 
-    /// The next bytes of a trace.
-    ///
-    /// # Errors
-    /// See [`Replay::all`]; there is no going on.
-    ///
-    /// # Panics
-    /// See [`Replay::all`].
-    pub fn push(&mut self, mut bytes: &[u8]) -> Result<(), TraceError> {
-        while let Some(frame) = self.frames.next(&mut bytes)? {
-            self.take(&frame)?;
-        }
-        Ok(())
-    }
-
-    /// The end of the trace.
-    ///
-    /// # Errors
-    /// It has not even begun.
-    pub fn finish(mut self) -> Result<Replayed, TraceError> {
-        if self.node.is_none() && self.start.parts.is_none() {
-            return Err(TraceError::NotATrace);
-        }
-        if let Some(node) = &self.node {
-            self.replayed.committed = node.status().committed;
-        }
-        self.replayed.torn = self.frames.is_torn();
-        Ok(self.replayed)
-    }
-
-    fn take(&mut self, frame: &Frame) -> Result<(), TraceError> {
-        let begun = self.start.parts.is_some() || self.node.is_some();
-        match frame.kind {
-            kind @ KIND_FLUSH.. if begun => self.call(kind, &mut Reader::new(frame.payload.clone())),
-            kind if self.node.is_some() => Err(self.frames.damaged()(FrameError::Kind(kind))),
-            _ => self.start.take(frame).map_err(self.frames.damaged()),
-        }
-    }
-
-    fn call(&mut self, kind: u8, reader: &mut Reader) -> Result<(), TraceError> {
-        let damaged = self.frames.damaged();
-        let recorded = reader.block("outputs").map_err(damaged)?;
-        let input = take_input(kind, reader).map_err(damaged)?;
-        reader.end().map_err(damaged)?;
-        let told = input.as_ref().map_or("flush".to_owned(), |input| shown(format!("{input:?}")));
+    fn call(&mut self, kind: u8, reader: &mut Reader) -> Result<Call, FrameError> {
+        let recorded = reader.block("outputs")?;
+        let told = take_input(kind, reader)?;
+        reader.end()?;
+        let input = told.as_ref().map_or("flush".to_owned(), |input| format!("{input:?}"));
         let node = match &mut self.node {
             Some(node) => node,
-            none => none.insert(self.start.node().ok_or(damaged(FrameError::Kind(kind)))?),
+            none => none.insert(self.start.node().ok_or(FrameError::Kind(kind))?),
         };
         let mut outputs = Vec::new();
-        match input {
+        match told {
             Some(input) => node.step(input, &mut outputs),
             None => node.flush(&mut outputs),
         }
-        self.replayed.calls += 1;
-        self.replayed.outputs += outputs.len() as u64;
-        compare(self.replayed.calls, told, &recorded, describe(&outputs))
+        Ok(Call { input, recorded, replayed: describe(&outputs), outputs: outputs.len() })
     }
 }
 

@@ -79,10 +79,11 @@ use crate::trace::bytes::{put_block, put_count, put_entry, put_u64};
 mod describe;
 mod replay;
 
+pub use consensus::trace::Replayed;
 use describe::describe;
+pub use replay::Replay;
 #[cfg(test)]
 pub(super) use replay::take_input;
-pub use replay::{Replay, Replayed};
 
 /// What a trace begins with.
 pub static MAGIC: [u8; 8] = *b"RINGDR\x01\x00";

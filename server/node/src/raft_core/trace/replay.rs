@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use consensus::peer::{self, Decoder, FRAME_BYTES_MAX, Frame, FrameError, Reader};
-use consensus::trace::Start as NodeStart;
-use consensus::trace::frames::{Frames, TraceError, compare, shown};
+use consensus::peer::{self, Decoder, FRAME_BYTES_MAX, FrameError, Reader};
+use consensus::trace::machine::{self, Call, Compared, Machine};
+use consensus::trace::{Replayed, Start as NodeStart};
 use consensus::{
     ConfChange, ConfState, Index, LogPosition, Message, Node, NodeId, PeerMessage, ProposalId, ReadId,
     ReadyNumber, Term,
@@ -24,19 +24,6 @@ use crate::membership::Member;
 use crate::propose::{self, Command, Write};
 use crate::trace::bytes::{take_all, take_entries, take_flag, take_size, take_text};
 
-/// What a replay has compared.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Replayed {
-    /// Inputs, ticks and ends of turns.
-    pub calls: u64,
-    /// Outputs of the core, all the same.
-    pub outputs: u64,
-    /// Entries up to here were committed.
-    pub committed: Index,
-    /// The trace ends in the middle of a frame, as one of a killed process may.
-    pub torn: bool,
-}
-
 /// Snapshots, and stores that are built of them, are nothing in here.
 pub struct Surroundings;
 
@@ -47,95 +34,54 @@ impl Shell for Surroundings {
 }
 
 /// Takes a trace in pieces and tells it to a raft core of its own.
-pub struct Replay {
-    frames: Frames,
+pub type Replay = machine::Replay<OtherCore>;
+
+/// What a trace of a raft core is told to.
+#[derive(Default)]
+pub struct OtherCore {
     start: Option<(Config, Vec<Member>, Vec<NodeId>)>,
     node: NodeStart,
     core: Option<RaftCore<Surroundings>>,
-    replayed: Replayed,
 }
 
-impl Default for Replay {
-    fn default() -> Replay {
-        let (frames, node) = (Frames::new(&MAGIC), NodeStart::default());
-        Replay { frames, start: None, node, core: None, replayed: Replayed::default() }
+impl Machine for OtherCore {
+    const MAGIC: &'static [u8; 8] = &MAGIC;
+    type Replayed = Replayed;
+
+    fn take(&mut self, kind: u8, reader: &mut Reader) -> Result<Option<Call>, FrameError> {
+        match (kind, &self.start) {
+            (KIND_START, None) if self.core.is_none() => self.start = Some(take_start(reader)?),
+            (KIND_END_TURN.., _) => return self.call(kind, reader).map(Some),
+            (_, Some(_)) => self.node.take(kind, reader)?,
+            (_, None) => return Err(FrameError::Kind(kind)),
+        }
+        Ok(None)
+    }
+
+    fn finish(self, compared: Compared) -> Option<Replayed> {
+        let begun = self.start.is_some() || self.core.is_some();
+        let committed = self.core.map_or(Index::default(), |core| core.node().status().committed);
+        let Compared { calls, outputs, torn } = compared;
+        begun.then_some(Replayed { calls, outputs, committed, torn })
     }
 }
 
-impl Replay {
-    /// A whole trace.
-    ///
-    /// # Errors
-    /// It is damaged, or the core differs from the recorded one.
-    ///
-    /// # Panics
-    /// As [`RaftCore`], if what it is told breaks the rules of its inputs: then the recorded core would have panicked too.
-    pub fn all(trace: &[u8]) -> Result<Replayed, TraceError> {
-        let mut replay = Replay::default();
-        replay.push(trace)?;
-        replay.finish()
-    }
-
-    /// The next bytes of a trace.
-    ///
-    /// # Errors
-    /// See [`Replay::all`]; there is no going on.
-    ///
-    /// # Panics
-    /// See [`Replay::all`].
-    pub fn push(&mut self, mut bytes: &[u8]) -> Result<(), TraceError> {
-        while let Some(frame) = self.frames.next(&mut bytes)? {
-            self.take(&frame)?;
-        }
-        Ok(())
-    }
-
-    /// The end of the trace.
-    ///
-    /// # Errors
-    /// It has not even begun.
-    pub fn finish(mut self) -> Result<Replayed, TraceError> {
-        if self.start.is_none() && self.core.is_none() {
-            return Err(TraceError::NotATrace);
-        }
-        if let Some(core) = &self.core {
-            self.replayed.committed = core.node().status().committed;
-        }
-        self.replayed.torn = self.frames.is_torn();
-        Ok(self.replayed)
-    }
-
-    fn take(&mut self, frame: &Frame) -> Result<(), TraceError> {
-        let damaged = self.frames.damaged();
-        match (frame.kind, &self.start) {
-            (KIND_START, None) if self.core.is_none() => {
-                let mut reader = Reader::new(frame.payload.clone());
-                self.start = Some(take_start(&mut reader).map_err(damaged)?);
-                reader.end().map_err(damaged)
+impl OtherCore {
+    fn call(&mut self, kind: u8, reader: &mut Reader) -> Result<Call, FrameError> {
+        let core = match &mut self.core {
+            Some(core) => core,
+            none => {
+                let (config, members, removed) = self.start.take().ok_or(FrameError::Kind(kind))?;
+                let node = self.node.node().ok_or(FrameError::Kind(kind))?;
+                none.insert(RaftCore::new(node, config, members, removed))
             }
-            (kind @ KIND_END_TURN.., _) => self.call(kind, &mut Reader::new(frame.payload.clone())),
-            (_, Some(_)) => self.node.take(frame).map_err(damaged),
-            (kind, None) => Err(damaged(FrameError::Kind(kind))),
-        }
-    }
-
-    fn call(&mut self, kind: u8, reader: &mut Reader) -> Result<(), TraceError> {
-        let damaged = self.frames.damaged();
-        if self.core.is_none() {
-            let out_of_order = damaged(FrameError::Kind(kind));
-            let (config, members, removed) = self.start.take().ok_or(out_of_order.clone())?;
-            let node = self.node.node().ok_or(out_of_order)?;
-            self.core = Some(RaftCore::new(node, config, members, removed));
-        }
-        let core = self.core.as_mut().expect("made above");
-        let recorded = reader.block("outputs").map_err(damaged)?;
-        let now = take_time(reader, "present").map_err(damaged)?;
+        };
+        let recorded = reader.block("outputs")?;
+        let now = take_time(reader, "present")?;
         let mut outputs = Vec::new();
-        let told = step(core, kind, now, reader, &mut outputs).map_err(damaged)?;
-        self.replayed.calls += 1;
-        self.replayed.outputs += outputs.len() as u64;
-        let told = shown(format!("{told} at {now:?}"));
-        compare(self.replayed.calls, told, &recorded, describe(core, &outputs))
+        let told = step(core, kind, now, reader, &mut outputs)?;
+        let (input, replayed) = (format!("{told} at {now:?}"), describe(core, &outputs));
+        Ok(Call { input, recorded, replayed, outputs: outputs.len() })
     }
 }
 

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use consensus::peer::{Frame, FrameError, Reader};
-use consensus::trace::frames::{Frames, TraceError, compare, shown};
+use consensus::peer::{FrameError, Reader};
+use consensus::trace::machine::{self, Call, Compared, Machine};
 use consensus::{Index, NodeId, ProposalId, ReadId, ReadyNumber, Term};
 use engine::Store;
 use engine::tree::{Checkpoint, Identity, Map, OpenError, PAGE_SIZE, Snapshot};
@@ -36,13 +36,17 @@ pub struct Replayed {
 }
 
 /// Takes a trace in pieces and tells it to a store core of its own.
-pub struct Replay {
-    frames: Frames,
+pub type Replay = machine::Replay<OtherCore>;
+
+/// What a trace of a store core is told to.
+#[derive(Default)]
+pub struct OtherCore {
     start: Option<Start>,
     /// The last one of which the trace tells, until it is used.
     seed: Option<Seed>,
     core: Option<Core>,
-    replayed: Replayed,
+    checkpoints: u64,
+    installed: u64,
 }
 
 /// What a core begins with, besides its store.
@@ -75,98 +79,56 @@ struct Core {
     held: Vec<Snapshot>,
 }
 
-impl Default for Replay {
-    fn default() -> Replay {
-        let frames = Frames::new(&MAGIC);
-        Replay { frames, start: None, seed: None, core: None, replayed: Replayed::default() }
+impl Machine for OtherCore {
+    const MAGIC: &'static [u8; 8] = &MAGIC;
+    type Replayed = Replayed;
+
+    fn take(&mut self, kind: u8, reader: &mut Reader) -> Result<Option<Call>, FrameError> {
+        match kind {
+            KIND_START if self.start.is_none() => self.start = Some(take_start(reader)?),
+            KIND_STORE if self.start.is_some() => self.seed = Some(take_store(reader)?),
+            KIND_PAGES => {
+                let seed = self.seed.as_mut().ok_or(FrameError::Kind(kind))?;
+                seed.take_pages(reader)?;
+            }
+            KIND_CALL_FIRST.. => return self.call(kind, reader).map(Some),
+            _ => return Err(FrameError::Kind(kind)),
+        }
+        Ok(None)
+    }
+
+    fn finish(self, compared: Compared) -> Option<Replayed> {
+        self.start?;
+        let applied = self.core.map_or(Index::default(), |core| Index(core.core.store().applied().index));
+        let Compared { calls, outputs, torn } = compared;
+        let (checkpoints, installed) = (self.checkpoints, self.installed);
+        Some(Replayed { calls, outputs, applied, checkpoints, installed, torn })
     }
 }
 
-impl Replay {
-    /// A whole trace.
-    ///
-    /// # Errors
-    /// It is damaged, or the core differs from the recorded one.
-    ///
-    /// # Panics
-    /// As [`StoreCore`], if what it is told breaks the rules of its inputs: then the recorded core would have panicked too.
-    pub fn all(trace: &[u8]) -> Result<Replayed, TraceError> {
-        let mut replay = Replay::default();
-        replay.push(trace)?;
-        replay.finish()
-    }
-
-    /// The next bytes of a trace.
-    ///
-    /// # Errors
-    /// See [`Replay::all`]; there is no going on.
-    ///
-    /// # Panics
-    /// See [`Replay::all`].
-    pub fn push(&mut self, mut bytes: &[u8]) -> Result<(), TraceError> {
-        while let Some(frame) = self.frames.next(&mut bytes)? {
-            self.take(&frame)?;
-        }
-        Ok(())
-    }
-
-    /// The end of the trace.
-    ///
-    /// # Errors
-    /// It has not even begun.
-    pub fn finish(mut self) -> Result<Replayed, TraceError> {
-        if self.start.is_none() {
-            return Err(TraceError::NotATrace);
-        }
-        if let Some(core) = &self.core {
-            self.replayed.applied = Index(core.core.store().applied().index);
-        }
-        self.replayed.torn = self.frames.is_torn();
-        Ok(self.replayed)
-    }
-
-    fn take(&mut self, frame: &Frame) -> Result<(), TraceError> {
-        let mut reader = Reader::new(frame.payload.clone());
-        let damaged = self.frames.damaged();
-        match frame.kind {
-            KIND_START if self.start.is_none() => {
-                self.start = Some(take_start(&mut reader).map_err(damaged)?);
+impl OtherCore {
+    fn call(&mut self, kind: u8, reader: &mut Reader) -> Result<Call, FrameError> {
+        let recorded = reader.block("outputs")?;
+        let newest = reader.u64("versions")?;
+        let pinned = take_all(reader, (8, "versions"), |reader| reader.u64("versions"))?;
+        let present = take_present(reader)?;
+        let core = match &mut self.core {
+            Some(core) => core,
+            none => {
+                let start = self.start.clone().ok_or(FrameError::Kind(kind))?;
+                let seed = self.seed.take().ok_or(FrameError::Kind(kind))?;
+                none.insert(Core::new(start, seed)?)
             }
-            KIND_STORE if self.start.is_some() => {
-                self.seed = Some(take_store(&mut reader).map_err(damaged)?);
-            }
-            KIND_PAGES => {
-                let seed = self.seed.as_mut().ok_or(damaged(FrameError::Kind(KIND_PAGES)))?;
-                seed.take_pages(&mut reader).map_err(damaged)?;
-            }
-            kind @ KIND_CALL_FIRST.. => return self.call(kind, &mut reader),
-            kind => return Err(damaged(FrameError::Kind(kind))),
-        }
-        reader.end().map_err(damaged)
-    }
-
-    fn call(&mut self, kind: u8, reader: &mut Reader) -> Result<(), TraceError> {
-        let damaged = self.frames.damaged();
-        let recorded = reader.block("outputs").map_err(damaged)?;
-        let newest = reader.u64("versions").map_err(damaged)?;
-        let pinned = take_all(reader, (8, "versions"), |reader| reader.u64("versions")).map_err(damaged)?;
-        let present = take_present(reader).map_err(damaged)?;
-        if self.core.is_none() {
-            let start = self.start.clone().ok_or(damaged(FrameError::Kind(kind)))?;
-            let seed = self.seed.take().ok_or(damaged(FrameError::Kind(kind)))?;
-            self.core = Some(Core::new(start, seed).map_err(damaged)?);
-        }
-        let core = self.core.as_mut().expect("made above");
-        let (input, told) = core.take_input(kind, reader, &mut self.seed).map_err(damaged)?;
-        reader.end().map_err(damaged)?;
-        self.replayed.checkpoints += u64::from(matches!(input, Input::CheckpointDone(_, Written::Durable)));
+        };
+        let (input, told) = core.take_input(kind, reader, &mut self.seed)?;
+        reader.end()?;
+        self.checkpoints += u64::from(matches!(input, Input::CheckpointDone(_, Written::Durable)));
         core.held.retain(|held| held.version() == newest || pinned.contains(&held.version()));
         let done = core.core.step(present, input);
-        let text = core.describer.call(&core.core, 0, &done);
-        self.replayed.calls += 1;
-        self.replayed.outputs += core.core.out.len() as u64;
-        self.replayed.installed += u64::from(core.take_outputs());
-        compare(self.replayed.calls, shown(format!("{told} at {present:?}")), &recorded, text)
+        let replayed = core.describer.call(&core.core, 0, &done);
+        let outputs = core.core.out.len();
+        self.installed += u64::from(core.take_outputs());
+        Ok(Call { input: format!("{told} at {present:?}"), recorded, replayed, outputs })
     }
 }
 
