@@ -85,6 +85,8 @@ pub enum ToClient {
     Published(Arc<View>),
     /// Outcomes of this core's proposals, in the order of the log.
     Outcomes(Vec<(ProposalId, Result<Answer, Error>)>),
+    /// A physical compaction is applied: its outcome comes when the rows are gone, however long that takes.
+    Compacting(ProposalId),
     /// The proposal was not taken.
     Dropped(ProposalId, DropReason),
     /// The answer to [`ToRaft::Read`]; `None` where it could not be had because the leader has changed.

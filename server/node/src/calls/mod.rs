@@ -15,7 +15,8 @@
 //! Not here: connections, the bytes of answers, watch streams ([`crate::watch_hub`]), metrics. These are the [`Shell`]'s,
 //! which is the server's client core or the simulator's. `W` is its name for a call, or for a stream.
 //!
-//! What waits is bounded by the calls that the shell lets in, and each for no longer than the request timeout.
+//! What waits is bounded by the calls that the shell lets in, and each for no longer than the request timeout, but for those that
+//! take as long as there is much to do: a Defragment, and a physical Compact once it is applied.
 
 mod members;
 mod reads;
@@ -95,6 +96,8 @@ pub struct Calls<W> {
 enum Waits<W> {
     /// The outcome of its entry; the log's cache shares the bytes.
     Write(Caller<W>, Bytes),
+    /// The rows that a compaction removes, for which etcd has no limit of time either.
+    Compaction(Caller<W>, Bytes),
     /// The outcome of a change of the members.
     Change(Caller<W>),
     /// The leader's answer to a promotion.
@@ -199,6 +202,7 @@ impl<W: Copy + Eq + Hash> Calls<W> {
                     self.written(id, result, shell);
                 }
             }
+            ToClient::Compacting(id) => self.compacting(cores::number_of(id)),
             ToClient::Dropped(id, reason) => self.written(id, Err(refusal(reason)), shell),
             ToClient::ReadIndex(id, index) => self.read_confirmed(ProposalId(id.0), index, shell),
             ToClient::Transferred(id) => self.written(id, Ok(empty()), shell),
@@ -294,7 +298,9 @@ impl<W: Copy + Eq + Hash> Calls<W> {
     fn written(&mut self, id: ProposalId, result: Result<Answer, Error>, shell: &mut impl Shell<W>) {
         let number = cores::number_of(id);
         match self.open.remove(&number) {
-            Some(Waits::Write(caller, entry)) => shell.reply(&caller, Some(&entry), &result),
+            Some(Waits::Write(caller, entry) | Waits::Compaction(caller, entry)) => {
+                shell.reply(&caller, Some(&entry), &result)
+            }
             Some(Waits::Change(caller) | Waits::Promotion(caller, _) | Waits::Transfer(caller)) => {
                 shell.reply(&caller, None, &result);
             }
@@ -302,6 +308,16 @@ impl<W: Copy + Eq + Hash> Calls<W> {
                 drop(self.open.insert(number, waits))
             }
             None => self.done_for_peer(number, result, shell),
+        }
+    }
+
+    fn compacting(&mut self, number: u64) {
+        match self.open.remove(&number) {
+            Some(Waits::Write(caller, entry)) => {
+                drop(self.open.insert(number, Waits::Compaction(caller, entry)));
+            }
+            Some(waits) => drop(self.open.insert(number, waits)),
+            None => {}
         }
     }
 
@@ -360,6 +376,7 @@ impl<W: Copy + Eq + Hash> Calls<W> {
                 | Waits::Question(caller),
             ) => shell.refuse(&caller, Error::Timeout.into()),
             Some(Waits::KeepAlive(who, request)) => self.renewed(who, request, Err(Error::Timeout), shell),
+            Some(waits @ Waits::Compaction(..)) => drop(self.open.insert(number, waits)),
             None => {}
         }
     }

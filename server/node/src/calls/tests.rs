@@ -590,6 +590,32 @@ fn a_defragment_is_waited_for_however_long_it_takes() {
     assert!(calls.is_empty());
 }
 
+/// Its entry may be lost; what it removes once it is applied takes as long as there are rows.
+#[test]
+fn a_physical_compaction_is_waited_for_however_long_it_takes_once_it_is_applied() {
+    let mut store = store();
+    let mut calls = calls(&mut store);
+    let mut world = world();
+    let message = Bytes::from(pb::CompactionRequest { revision: 1, physical: true }.encode_to_vec());
+    let compact = |calls: &mut Calls<u32>, world: &mut World| {
+        calls.call(at(0), 1, Method::KvCompact, false, &message, world);
+        world.proposal()
+    };
+    compact(&mut calls, &mut world);
+    calls.tick(at(100_000), &mut world);
+    assert_eq!(world.take_told(), ["1 Timeout"]);
+    let id = compact(&mut calls, &mut world);
+    calls.handle(at(1), ToClient::Compacting(id), &mut world);
+    calls.tick(at(100_000), &mut world);
+    assert_eq!(world.take_told(), [""; 0]);
+    assert!(!calls.awaits_writes(), "a server that ends does not wait for it");
+    calls.handle(at(100_000), ToClient::Outcomes(vec![(id, Ok(Answer::bare(5)))]), &mut world);
+    assert_eq!(world.take_told(), ["1 revision 5"]);
+    assert!(calls.is_empty());
+    calls.handle(at(100_000), ToClient::Compacting(id), &mut world);
+    assert!(calls.is_empty(), "for nobody");
+}
+
 #[test]
 fn each_question_to_the_store_core_is_answered_once() {
     let mut store = store();

@@ -485,7 +485,8 @@ impl<O: Observer> StoreCore<O> {
     fn outcome(&mut self, id: ProposalId, result: Result<Answer, Error>, when_compacted: bool) {
         match client_of(id) {
             None => self.own_proposal_applied(id, result.err()),
-            Some(_) if when_compacted && result.is_ok() => {
+            Some(core) if when_compacted && result.is_ok() => {
+                self.out.push(Output::Client(core, ToClient::Compacting(id)));
                 self.compactions.push((self.store.compact_revision(), (id, result)));
             }
             Some(core) => self.outcomes[core].push((id, result)),
@@ -515,18 +516,24 @@ impl<O: Observer> StoreCore<O> {
         match progress {
             Progress::Idle => self.compacting = false,
             Progress::More => self.sliced(),
-            Progress::Finished(_) => {
-                self.sliced();
-                let finished = self.store.finished_compact_revision();
-                for (revision, outcome) in std::mem::take(&mut self.compactions) {
-                    match client_of(outcome.0) {
-                        Some(core) if revision <= finished => self.outcomes[core].push(outcome),
-                        _ => self.compactions.push((revision, outcome)),
-                    }
+            Progress::Finished(_) => self.sliced(),
+        }
+        self.answer_compactions();
+        Ok(())
+    }
+
+    /// Those whose rows are gone: by slices of this store, or by a peer's before this one was installed.
+    fn answer_compactions(&mut self) {
+        let finished = self.store.finished_compact_revision();
+        for (revision, outcome) in std::mem::take(&mut self.compactions) {
+            match client_of(outcome.0) {
+                Some(core) if revision <= finished => {
+                    self.outcomes[core].push(outcome);
+                    self.changed = true; // answers leave with a version
                 }
+                _ => self.compactions.push((revision, outcome)),
             }
         }
-        Ok(())
     }
 
     fn sliced(&mut self) {

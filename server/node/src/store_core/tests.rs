@@ -19,6 +19,7 @@ use crate::forward::{Request, Response};
 use crate::propose::{self, Command, field};
 
 mod checkpoints;
+mod compactions;
 mod trace;
 
 /// This member.
@@ -68,8 +69,11 @@ impl Map for TreeFile {
 }
 
 fn new_store(file: &Arc<TreeFile>) -> Store {
-    let config = engine::Config { tree: Default::default(), lease_ttl_s_min: 2 };
-    Store::create(config, file.clone())
+    Store::create(config(), file.clone())
+}
+
+fn config() -> engine::Config {
+    engine::Config { tree: Default::default(), lease_ttl_s_min: 2 }
 }
 
 fn settings() -> Settings {

@@ -104,7 +104,7 @@ pub(crate) fn told_to_client(message: &ToClient, out: &mut String) -> fmt::Resul
             write!(out, "{from:?} asks {number:x}, {}", told(body))
         }
         ToClient::PeerResponse(id, body) => write!(out, "answer to {:x}, {}", id.0, told(body)),
-        ToClient::Published(_) | ToClient::Outcomes(_) | ToClient::Answers(_) => {
+        ToClient::Published(_) | ToClient::Outcomes(_) | ToClient::Compacting(_) | ToClient::Answers(_) => {
             write!(out, "of the store")
         }
     }

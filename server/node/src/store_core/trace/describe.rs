@@ -105,6 +105,7 @@ impl Describer {
                 self.versions += 1;
                 self.view(view, self.versions % WHOLE_EVERY == 1, out)
             }
+            ToClient::Compacting(id) => write!(out, "{:x} compacts", id.0),
             ToClient::Outcomes(outcomes) => {
                 write!(out, "outcomes")?;
                 for (id, result) in outcomes {
