@@ -1,11 +1,11 @@
-//! What a process tells its raft node, the raft core around it and its store core, written down for a replay. Compiled in only with the feature
-//! `failpoints`.
+//! What a process tells its raft node, the raft core around it and its store core, written down for a replay. Compiled in
+//! only with the feature `failpoints`.
 //!
-//! The variable `RINGD_TRACE` names a directory. Each life of the process writes a file for each machine there,
-//! `<member id>-<nonce of this start>.<machine>.trace`: `node` ([`consensus::trace`] has the format), `raft`
-//! ([`node::raft_core::trace`]) and `store` ([`node::store_core::trace`]). It holds the state the machine began with, every input, every output. It is written at the end of
-//! each turn, before anything that the turn has brought about is started, so that a process that is killed leaves all that others
-//! can know of. `ringsim replay-trace` tells it to another machine.
+//! The variable `RINGD_TRACE` names a directory. Each life of the process writes a file for each machine there, `<member
+//! id>-<nonce of this start>.<machine>.trace`: `node` ([`consensus::trace`] has the format), `raft`
+//! ([`node::raft_core::trace`]) and `store` ([`node::store_core::trace`]). It holds the state the machine began with, every
+//! input, every output. It is written at the end of each turn, before anything that the turn has brought about is started, so
+//! that a process that is killed leaves all that others can know of. `ringsim replay-trace` tells it to another machine.
 //!
 //! A trace ends when it is `TRACE_BYTES_MAX` long, or when it can't be written; the server goes on.
 

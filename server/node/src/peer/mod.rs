@@ -30,9 +30,10 @@
 //! | 400 | any | reports and tries again with back-off |
 //! | 503 | any | so |
 //!
-//! Every answer carries the accepting member's `x-etcd-cluster-id`, `x-server-from` and `x-server-version`. The ids of a 200 must be the ones
-//! that were asked for, and a 410 counts only if its cluster id is ours: whoever sits at an address by mistake must
-//! not be able to end a member. A learner answers 503 instead, for those who vote may not know of the removal yet. Texts and codes are etcd's (`rafthttp`).
+//! Every answer carries the accepting member's `x-etcd-cluster-id`, `x-server-from` and `x-server-version`. The ids of a 200
+//! must be the ones that were asked for, and a 410 counts only if its cluster id is ours: whoever sits at an address by
+//! mistake must not be able to end a member. A learner answers 503 instead, for those who vote may not know of the removal
+//! yet. Texts and codes are etcd's (`rafthttp`).
 //!
 //! No frame is sent before the 200, and none is looked at before both sides have checked the ids. `vital` and `bulk` are
 //! connections of their own with windows, buffers and sockets of their own, so nothing on one waits for the other. The

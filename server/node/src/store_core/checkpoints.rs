@@ -1,8 +1,9 @@
 //! When the tree is written to its file.
 //!
 //! A checkpoint begins when the heap frames near their limit, when much log would have to be replayed, when the log has no
-//! room left, or when the last one is some time ago and something has changed, be it by slices of a compaction. When it is durable readers may use the map,
-//! and the log core may reuse its segments. One for which there is no room is given up and tried again.
+//! room left, or when the last one is some time ago and something has changed, be it by slices of a compaction. When it is
+//! durable readers may use the map, and the log core may reuse its segments. One for which there is no room is given up and
+//! tried again.
 //!
 //! A Defragment makes two: after them neither of the file's metas reaches anything that was freed before, and the file can be
 //! cut.

@@ -1,8 +1,9 @@
 //! Snapshots on their way in: at most one at a time, written and hashed on a thread.
 //!
-//! The file is `snapshot-<sender>-<index>-<count>.tmp` in the data directory; no two of a process have one name. Its space is reserved before the first byte is asked
-//! for. Only when all bytes are there, their digest is right and the file is synced, the owner hears of it; until then the
-//! file is nobody's, and whatever ends the transfer removes it, the next start of the process at the latest.
+//! The file is `snapshot-<sender>-<index>-<count>.tmp` in the data directory; no two of a process have one name. Its space is
+//! reserved before the first byte is asked for. Only when all bytes are there, their digest is right and the file is synced,
+//! the owner hears of it; until then the file is nobody's, and whatever ends the transfer removes it, the next start of the
+//! process at the latest.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
