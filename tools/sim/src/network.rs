@@ -110,12 +110,13 @@ impl Network {
         let mut at = now + self.latency.0 + self.rng.exponential(self.latency.1);
         at = at.max(self.clogged[letter.from.0]);
         let last = &mut self.last[link]; // of both lanes together: near enough
+        let gap = gap(self.latency, segments.len());
         let mut arrivals = Vec::new();
         for segment in segments {
             at = at.max(*last + 1);
             *last = at;
             arrivals.push((at, segment));
-            at += self.rng.exponential(self.latency.1 / 4);
+            at += self.rng.exponential(gap);
         }
         Stream { segments: arrivals, broken }
     }
@@ -191,11 +192,13 @@ impl Network {
             let mut last = link.last[usize::from(back)];
             let mut at = now + self.latency.0 + self.rng.exponential(self.latency.1);
             at = at.max(self.clogged[from]);
-            for chunk in lanes.transmit(now, number, back)? {
+            let chunks = lanes.transmit(now, number, back)?;
+            let gap = gap(self.latency, chunks.len());
+            for chunk in chunks {
                 at = at.max(last + 1);
                 last = at;
                 arrivals.push((at, chunk));
-                at += self.rng.exponential(self.latency.1 / 4);
+                at += self.rng.exponential(gap);
             }
             if let Some(link) = lanes.link(number) {
                 link.last[usize::from(back)] = last;
@@ -299,4 +302,10 @@ impl Network {
             wire.heal();
         }
     }
+}
+
+/// How far apart the pieces of what is sent at once arrive, on average: together half of what the way takes. Were each as far from the
+/// next as messages are, a frame in single bytes would take longer than an election, and clients would give up on all they ask.
+fn gap(latency: (Time, Time), pieces: usize) -> Time {
+    latency.1 / 2 / pieces.max(2) as Time
 }
