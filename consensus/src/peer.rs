@@ -277,13 +277,15 @@ const ENTRY_BYTES: usize = 21;
 const PROPOSAL_BYTES: usize = 13;
 const REFUSED_BYTES: usize = 17;
 
-fn put_u64(out: &mut Vec<u8>, number: u64) {
+/// Eight bytes, the lowest first.
+pub fn put_u64(out: &mut Vec<u8>, number: u64) {
     out.extend_from_slice(&number.to_le_bytes());
 }
 
-fn put_u32(out: &mut Vec<u8>, number: usize) {
+/// A number of things or bytes (4 bytes), for a frame.
+pub fn put_count(out: &mut Vec<u8>, count: usize) {
     // Beyond 4 GiB the frame is too large by far, and `encode_frame` says so.
-    out.extend_from_slice(&(number as u32).to_le_bytes());
+    out.extend_from_slice(&(count as u32).to_le_bytes());
 }
 
 fn encode_raft(message: &Message, out: &mut Vec<u8>) {
@@ -311,17 +313,17 @@ fn encode_raft(message: &Message, out: &mut Vec<u8>) {
         put_u64(out, number);
     }
     out.extend_from_slice(&raft.priority.to_le_bytes());
-    put_u32(out, raft.context.len());
+    put_count(out, raft.context.len());
     out.extend_from_slice(&raft.context);
     if let Some(snapshot) = &raft.snapshot {
         encode_snapshot(snapshot, out);
     }
-    put_u32(out, raft.entries.len());
+    put_count(out, raft.entries.len());
     for (at, entry) in raft.entries.iter().enumerate() {
         put_u64(out, entry.term);
         put_u64(out, entry.index);
         out.push(entry.entry_type as u8);
-        put_u32(out, if own_data { entry.data.len() } else { message.data[at].len() });
+        put_count(out, if own_data { entry.data.len() } else { message.data[at].len() });
     }
     for (at, entry) in raft.entries.iter().enumerate() {
         out.extend_from_slice(if own_data { &entry.data } else { &message.data[at] });
@@ -336,10 +338,10 @@ fn encode_snapshot(snapshot: &eraftpb::Snapshot, out: &mut Vec<u8>) {
     put_u64(out, metadata.index);
     put_u64(out, metadata.term);
     for nodes in [&conf.voters, &conf.learners] {
-        put_u32(out, nodes.len());
+        put_count(out, nodes.len());
         nodes.iter().for_each(|&node| put_u64(out, node));
     }
-    put_u32(out, snapshot.data.len());
+    put_count(out, snapshot.data.len());
     out.extend_from_slice(&snapshot.data);
 }
 
@@ -443,14 +445,14 @@ fn encode_forward(forward: &Forward, out: &mut Vec<u8>) {
     put_u64(out, forward.term.0);
     put_u64(out, forward.boot_nonce);
     put_u64(out, forward.sequence);
-    put_u32(out, forward.proposals.len());
+    put_count(out, forward.proposals.len());
     for (id, kind, data) in &forward.proposals {
         put_u64(out, id.0);
         out.push(match kind {
             EntryKind::Normal => 1,
             EntryKind::ConfChange => 2,
         });
-        put_u32(out, data.len());
+        put_count(out, data.len());
     }
     for (_, _, data) in &forward.proposals {
         out.extend_from_slice(data);
@@ -481,7 +483,7 @@ fn decode_forward(reader: &mut Reader) -> Result<Forward, FrameError> {
 
 fn encode_refused(refused: &ForwardRefused, out: &mut Vec<u8>) {
     put_u64(out, refused.boot_nonce);
-    put_u32(out, refused.refused.len());
+    put_count(out, refused.refused.len());
     for (id, reason) in &refused.refused {
         put_u64(out, id.0);
         let (number, leader) = match reason {

@@ -61,10 +61,13 @@
 
 use std::ops::Deref;
 
+use self::codec::{number, put_all, put_block, put_conf, put_entry_kind, put_option, put_position, put_u64};
 use crate::log::State;
 use crate::peer;
-use crate::{ConfState, Config, Entry, EntryKind, Input, LogPosition, Node, Output};
+use crate::{ConfState, Config, Entry, Input, LogPosition, Node, Output};
 
+/// How traces write down what they have in common, and how it is read back.
+pub mod codec;
 /// What a node says, as text.
 pub mod describe;
 /// What traces of all machines have in common.
@@ -216,8 +219,7 @@ fn encode_input(input: &Input, out: &mut Vec<u8>) -> u8 {
         }
         Input::ApplyConfChange(index, change) => {
             put_u64(out, index.0);
-            out.push(u8::from(change.is_some()));
-            change.iter().for_each(|change| out.extend_from_slice(&change.encode()));
+            put_option(out, change.as_ref(), |out, change| out.extend_from_slice(&change.encode()));
             38
         }
         Input::ReadIndex(read) => number(39, read.0, out),
@@ -227,8 +229,7 @@ fn encode_input(input: &Input, out: &mut Vec<u8>) -> u8 {
         Input::Fetched(peer, first, entries) => {
             put_u64(out, peer.0);
             put_u64(out, first.0);
-            out.push(u8::from(entries.is_some()));
-            entries.iter().for_each(|entries| put_entries(out, entries));
+            put_option(out, entries.as_deref(), put_entries);
             43
         }
         Input::SnapshotPinned { peer, position, conf } => {
@@ -244,8 +245,7 @@ fn encode_input(input: &Input, out: &mut Vec<u8>) -> u8 {
         }
         Input::SnapshotInstalled(ready) => number(46, ready.0, out),
         Input::TransferLeader(to) => {
-            out.push(u8::from(to.is_some()));
-            to.iter().for_each(|to| put_u64(out, to.0));
+            put_option(out, *to, |out, to| put_u64(out, to.0));
             47
         }
         Input::Unreachable(peer) => number(48, peer.0, out),
@@ -257,41 +257,10 @@ fn encode_input(input: &Input, out: &mut Vec<u8>) -> u8 {
     }
 }
 
-fn number(kind: u8, number: u64, out: &mut Vec<u8>) -> u8 {
-    put_u64(out, number);
-    kind
-}
-
-fn put_u64(out: &mut Vec<u8>, number: u64) {
-    out.extend_from_slice(&number.to_le_bytes());
-}
-
-fn put_u32(out: &mut Vec<u8>, number: usize) {
-    // Beyond 4 GiB the frame is too large by far, and `encode_frame` says so.
-    out.extend_from_slice(&(number as u32).to_le_bytes());
-}
-
-fn put_position(out: &mut Vec<u8>, position: LogPosition) {
-    put_u64(out, position.index.0);
-    put_u64(out, position.term.0);
-}
-
-fn put_conf(out: &mut Vec<u8>, conf: &ConfState) {
-    for nodes in [&conf.voters, &conf.learners] {
-        put_u32(out, nodes.len());
-        nodes.iter().for_each(|node| put_u64(out, node.0));
-    }
-}
-
 fn put_entries(out: &mut Vec<u8>, entries: &[Entry]) {
-    put_u32(out, entries.len());
-    for entry in entries {
+    put_all(out, entries, |out, entry| {
         put_position(out, entry.position());
-        out.push(match entry.kind {
-            EntryKind::Normal => 1,
-            EntryKind::ConfChange => 2,
-        });
-        put_u32(out, entry.data.len());
-        out.extend_from_slice(&entry.data);
-    }
+        put_entry_kind(out, entry.kind);
+        put_block(out, &entry.data);
+    });
 }

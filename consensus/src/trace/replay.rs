@@ -1,14 +1,16 @@
 //! A trace told to another node.
 
-use bytes::Bytes;
-
+use super::codec::{
+    take_all, take_change, take_conf, take_entry_kind, take_flag, take_message, take_option, take_position,
+    take_size,
+};
 use super::machine::{self, Call, Compared, Machine};
 use super::{KIND_ENTRIES, KIND_FLUSH, KIND_START, MAGIC, describe};
 use crate::log::State;
-use crate::peer::{self, Decoder, FRAME_BYTES_MAX, FrameError, Reader};
+use crate::peer::{FrameError, Reader};
 use crate::{
-    ConfChange, ConfState, Config, Entry, EntryKind, HardState, Index, Input, LogPosition, Node, NodeId,
-    ProposalId, ReadId, ReadyNumber, Term,
+    ConfState, Config, Entry, HardState, Index, Input, LogPosition, Node, NodeId, ProposalId, ReadId,
+    ReadyNumber, Term,
 };
 
 /// What a replay has compared.
@@ -106,10 +108,7 @@ impl OtherNode {
 }
 
 fn take_start(reader: &mut Reader) -> Result<(Config, State, LogPosition, ConfState), FrameError> {
-    let size = |reader: &mut Reader| {
-        let size = reader.u64("configuration")?;
-        usize::try_from(size).map_err(|_| FrameError::Payload("configuration"))
-    };
+    let size = |reader: &mut Reader| take_size(reader, "configuration");
     let config = Config {
         id: NodeId(reader.u64("configuration")?),
         seed: reader.u64("configuration")?,
@@ -129,27 +128,26 @@ fn take_start(reader: &mut Reader) -> Result<(Config, State, LogPosition, ConfSt
         vote: NodeId(reader.u64("hard state")?),
         commit: Index(reader.u64("hard state")?),
     };
-    let applied = take_position(reader)?;
-    let unwritten = take_flag(reader)?;
+    let applied = take_position(reader, "position")?;
+    let unwritten = take_flag(reader, "flag")?;
     Ok((config, State { hard_state, entries: Vec::new(), unwritten }, applied, take_conf(reader)?))
 }
 
 /// What a frame of this kind says; `None` for a flush.
-fn take_input(kind: u8, reader: &mut Reader) -> Result<Option<Input>, FrameError> {
+pub(super) fn take_input(kind: u8, reader: &mut Reader) -> Result<Option<Input>, FrameError> {
     let input = match kind {
         KIND_FLUSH => return Ok(None),
         33 => Input::Tick,
         34 => Input::Campaign,
         35 => {
             let from = NodeId(reader.u64("sender")?);
-            Input::Receive(from, Box::new(take_message(reader.rest())?))
+            Input::Receive(from, Box::new(take_message(reader)?))
         }
         36 => Input::Propose(ProposalId(reader.u64("id")?), reader.rest()),
         37 => Input::ProposeConfChange(ProposalId(reader.u64("id")?), take_change(reader)?),
         38 => {
             let index = Index(reader.u64("index")?);
-            let change = take_flag(reader)?.then(|| take_change(reader)).transpose()?;
-            Input::ApplyConfChange(index, change)
+            Input::ApplyConfChange(index, take_option(reader, "flag", take_change)?)
         }
         39 => Input::ReadIndex(ReadId(reader.u64("id")?)),
         40 => Input::Durable(ReadyNumber(reader.u64("number")?)),
@@ -157,80 +155,28 @@ fn take_input(kind: u8, reader: &mut Reader) -> Result<Option<Input>, FrameError
         42 => Input::LogStartsAt(Index(reader.u64("index")?)),
         43 => {
             let (peer, first) = (NodeId(reader.u64("peer")?), Index(reader.u64("index")?));
-            let entries = take_flag(reader)?.then(|| take_entries(reader)).transpose()?;
-            Input::Fetched(peer, first, entries)
+            Input::Fetched(peer, first, take_option(reader, "flag", take_entries)?)
         }
         44 => Input::SnapshotPinned {
             peer: NodeId(reader.u64("peer")?),
-            position: take_position(reader)?,
+            position: take_position(reader, "position")?,
             conf: take_conf(reader)?,
         },
-        45 => Input::SnapshotSent(NodeId(reader.u64("peer")?), take_flag(reader)?),
+        45 => Input::SnapshotSent(NodeId(reader.u64("peer")?), take_flag(reader, "flag")?),
         46 => Input::SnapshotInstalled(ReadyNumber(reader.u64("number")?)),
-        47 => {
-            let to = take_flag(reader)?.then(|| reader.u64("peer").map(NodeId)).transpose()?;
-            Input::TransferLeader(to)
-        }
+        47 => Input::TransferLeader(take_option(reader, "flag", |reader| reader.u64("peer").map(NodeId))?),
         48 => Input::Unreachable(NodeId(reader.u64("peer")?)),
-        49 => Input::LogStalled(take_flag(reader)?),
+        49 => Input::LogStalled(take_flag(reader, "flag")?),
         50 => Input::SnapshotUnpinned(NodeId(reader.u64("peer")?)),
         kind => return Err(FrameError::Kind(kind)),
     };
     Ok(Some(input))
 }
 
-/// An input of this kind, whose bytes are all of `payload`.
-#[cfg(test)]
-pub(super) fn input_of(kind: u8, payload: Bytes) -> Result<Option<Input>, FrameError> {
-    let mut reader = Reader::new(payload);
-    let input = take_input(kind, &mut reader)?;
-    reader.end().map(|()| input)
-}
-
-fn take_message(bytes: Bytes) -> Result<crate::PeerMessage, FrameError> {
-    let mut rest = &bytes[..];
-    match Decoder::new(FRAME_BYTES_MAX).next(&mut rest)? {
-        Some(frame) if rest.is_empty() => peer::decode(&frame),
-        _ => Err(FrameError::Payload("message")),
-    }
-}
-
-fn take_change(reader: &mut Reader) -> Result<ConfChange, FrameError> {
-    ConfChange::decode(&reader.rest()).map_err(|_| FrameError::Payload("change"))
-}
-
-fn take_flag(reader: &mut Reader) -> Result<bool, FrameError> {
-    match reader.u8("flag")? {
-        0 => Ok(false),
-        1 => Ok(true),
-        _ => Err(FrameError::Payload("flag")),
-    }
-}
-
-fn take_position(reader: &mut Reader) -> Result<LogPosition, FrameError> {
-    Ok(LogPosition { index: Index(reader.u64("position")?), term: Term(reader.u64("position")?) })
-}
-
-fn take_conf(reader: &mut Reader) -> Result<ConfState, FrameError> {
-    let mut conf = ConfState::default();
-    for nodes in [&mut conf.voters, &mut conf.learners] {
-        for _ in 0..reader.count(8, "members")? {
-            nodes.push(NodeId(reader.u64("members")?));
-        }
-    }
-    Ok(conf)
-}
-
 fn take_entries(reader: &mut Reader) -> Result<Vec<Entry>, FrameError> {
-    let mut entries = Vec::new();
-    for _ in 0..reader.count(super::ENTRY_BYTES, "entries")? {
-        let LogPosition { index, term } = take_position(reader)?;
-        let kind = match reader.u8("entry")? {
-            1 => EntryKind::Normal,
-            2 => EntryKind::ConfChange,
-            _ => return Err(FrameError::Payload("entry")),
-        };
-        entries.push(Entry { index, term, kind, data: reader.block("entry")?, proposal: None });
-    }
-    Ok(entries)
+    take_all(reader, (super::ENTRY_BYTES, "entries"), |reader| {
+        let LogPosition { index, term } = take_position(reader, "position")?;
+        let kind = take_entry_kind(reader, "entry")?;
+        Ok(Entry { index, term, kind, data: reader.block("entry")?, proposal: None })
+    })
 }

@@ -67,14 +67,17 @@ use std::ops::Deref;
 use std::time::Duration;
 
 use consensus::peer::{self, encode_frame};
+use consensus::trace::codec::{
+    number, put_all, put_block, put_conf, put_nodes, put_option, put_position, put_u64,
+};
 use consensus::trace::frames;
-use consensus::{Index, LogPosition, Message, NodeId, PeerMessage};
+use consensus::{Index, Message, NodeId, PeerMessage};
 
 use super::{Config, Input, Output, RaftCore, Shell};
 use crate::cores::{FromLog, ToRaft, ToStore};
 use crate::membership::Member;
 use crate::propose::Write;
-use crate::trace::bytes::{put_block, put_count, put_entry, put_u64};
+use crate::trace::bytes::{put_entry, put_time};
 
 mod describe;
 mod replay;
@@ -165,12 +168,10 @@ impl<S: Shell> Recorded<S> {
         let output = versions.map(Output::Store);
         self.call(KIND_VERSIONS, now, output.as_slice(), |out| {
             let looked = looked.into_inner();
-            put_count(out, looked.len());
-            for (member, version) in looked {
+            put_all(out, &looked, |out, (member, version)| {
                 put_u64(out, member.0);
-                out.push(u8::from(version.is_some()));
-                version.iter().for_each(|version| put_block(out, version.as_bytes()));
-            }
+                put_option(out, version.as_ref(), |out, version| put_block(out, version.as_bytes()));
+            });
         });
         output.and_then(|output| match output {
             Output::Store(message) => Some(message),
@@ -216,19 +217,9 @@ fn encode_start(start: &[u8], config: &Config, members: &[Member], removed: &[No
     trace
 }
 
-fn put_time(out: &mut Vec<u8>, time: Duration) {
-    put_u64(out, time.as_nanos() as u64);
-}
-
 fn put_members(out: &mut Vec<u8>, members: &[Member], removed: &[NodeId]) {
-    put_count(out, members.len());
-    members.iter().for_each(|member| put_block(out, &member.encode()));
+    put_all(out, members, |out, member| put_block(out, &member.encode()));
     put_nodes(out, removed);
-}
-
-fn put_nodes(out: &mut Vec<u8>, nodes: &[NodeId]) {
-    put_count(out, nodes.len());
-    nodes.iter().for_each(|node| put_u64(out, node.0));
 }
 
 fn put_message(out: &mut Vec<u8>, message: &Message) {
@@ -243,11 +234,7 @@ pub(super) fn encode_input<S: Shell>(input: &Input<S>, out: &mut Vec<u8>) -> u8 
         Input::Log(FromLog::Fetched(peer, first, entries)) => {
             put_u64(out, peer.0);
             put_u64(out, first.0);
-            out.push(u8::from(entries.is_some()));
-            if let Some(entries) = entries {
-                put_count(out, entries.len());
-                entries.iter().for_each(|entry| put_entry(out, entry));
-            }
+            put_option(out, entries.as_deref(), |out, entries| put_all(out, entries, put_entry));
             50
         }
         Input::Log(FromLog::StartsAt(index)) => number(51, index.0, out),
@@ -291,8 +278,7 @@ fn encode_message(message: &ToRaft, out: &mut Vec<u8>) -> u8 {
         ToRaft::Checkpointed(index) => number(38, index.0, out),
         ToRaft::ConfChange(index, change) => {
             put_u64(out, index.0);
-            out.push(u8::from(change.is_some()));
-            change.iter().for_each(|change| out.extend_from_slice(&change.encode()));
+            put_option(out, change.as_ref(), |out, change| out.extend_from_slice(&change.encode()));
             39
         }
         ToRaft::ProposeConfChange(id, change) => {
@@ -326,17 +312,11 @@ fn encode_message(message: &ToRaft, out: &mut Vec<u8>) -> u8 {
             46
         }
         ToRaft::SnapshotPinned(pinned) => {
-            let LogPosition { index, term } = pinned.position;
-            [pinned.peer.0, index.0, term.0].into_iter().for_each(|number| put_u64(out, number));
-            put_nodes(out, &pinned.conf.voters);
-            put_nodes(out, &pinned.conf.learners);
+            put_u64(out, pinned.peer.0);
+            put_position(out, pinned.position);
+            put_conf(out, &pinned.conf);
             47
         }
         ToRaft::SnapshotInstalled(ready) => number(48, ready.0, out),
     }
-}
-
-fn number(kind: u8, number: u64, out: &mut Vec<u8>) -> u8 {
-    put_u64(out, number);
-    kind
 }

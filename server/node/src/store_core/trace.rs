@@ -72,6 +72,7 @@
 use std::ops::Deref;
 
 use consensus::peer::encode_frame;
+use consensus::trace::codec::{number, put_all, put_block, put_option, put_u64};
 use consensus::trace::frames;
 use engine::Store;
 use engine::tree::PageId;
@@ -81,7 +82,7 @@ use super::{Done, Input, Observer, Output, Present, Settings, StoreCore, Written
 use crate::auto_compact::Retention;
 use crate::cores::{Committed, Query, ToStore};
 use crate::propose::IdGenerator;
-use crate::trace::bytes::{put_block, put_count, put_entry, put_option, put_u64};
+use crate::trace::bytes::{put_entry, put_time};
 
 mod describe;
 mod file;
@@ -151,8 +152,7 @@ impl<O: Observer> Recorded<O> {
             let tree = self.core.store.tree();
             put_u64(out, tree.published().version());
             let pinned: Vec<u64> = tree.pinned().collect();
-            put_count(out, pinned.len());
-            pinned.into_iter().for_each(|version| put_u64(out, version));
+            put_all(out, &pinned, |out, version| put_u64(out, *version));
             encode_present(present, out);
             out.extend_from_slice(&payload);
         });
@@ -204,24 +204,21 @@ fn encode_start(settings: &Settings, ids: &IdGenerator, present: Present, trace:
         auto_compaction,
         nonce,
     } = settings;
-    let nanos = |time: &std::time::Duration| time.as_nanos() as u64;
     encode_frame(KIND_START, trace, |out| {
         put_u64(out, *member);
         put_block(out, name.as_bytes());
-        put_count(out, client_urls.len());
-        client_urls.iter().for_each(|url| put_block(out, url.as_bytes()));
+        put_all(out, client_urls, |out, url| put_block(out, url.as_bytes()));
         put_block(out, server_version.as_bytes());
         put_u64(out, *client_cores as u64);
-        [election_timeout, request_timeout].into_iter().for_each(|time| put_u64(out, nanos(time)));
-        put_option(out, *quota);
-        [*heap_limit_bytes, *log_bytes_max, nanos(checkpoint_interval)]
-            .into_iter()
-            .for_each(|number| put_u64(out, number));
+        [*election_timeout, *request_timeout].into_iter().for_each(|time| put_time(out, time));
+        put_option(out, *quota, put_u64);
+        [*heap_limit_bytes, *log_bytes_max].into_iter().for_each(|number| put_u64(out, number));
+        put_time(out, *checkpoint_interval);
         [*entries_per_publish, *compaction_rows].into_iter().for_each(|number| put_u64(out, number as u64));
-        put_option(out, lease_checkpoint.as_ref().map(nanos));
+        put_option(out, *lease_checkpoint, put_time);
         let (kind, kept) = match auto_compaction {
             None => (0, 0),
-            Some(Retention::Period(period)) => (1, nanos(period)),
+            Some(Retention::Period(period)) => (1, period.as_nanos() as u64),
             Some(Retention::Revisions(revisions)) => (2, *revisions as u64),
         };
         out.push(kind);
@@ -234,7 +231,7 @@ fn encode_start(settings: &Settings, ids: &IdGenerator, present: Present, trace:
 
 fn encode_present(present: Present, out: &mut Vec<u8>) {
     let Present { now, alone, cramped } = present;
-    put_u64(out, now.as_nanos() as u64);
+    put_time(out, now);
     out.push(u8::from(alone) | u8::from(cramped) << 1);
 }
 
@@ -292,22 +289,19 @@ pub(super) fn encode_input(input: &Input, out: &mut Vec<u8>) -> u8 {
 pub(super) fn encode_message(message: &ToStore, out: &mut Vec<u8>) -> u8 {
     match message {
         ToStore::Commit(batch) => {
-            put_count(out, batch.len());
-            batch.iter().for_each(|Committed { entry, .. }| put_entry(out, entry));
+            put_all(out, batch, |out, Committed { entry, .. }| put_entry(out, entry));
             33
         }
         ToStore::Leadership { leads, term, leader } => {
             out.push(u8::from(*leads));
             put_u64(out, term.0);
-            put_option(out, leader.map(|leader| leader.0));
+            put_option(out, *leader, |out, leader| put_u64(out, leader.0));
             34
         }
         ToStore::Versions(versions) => {
-            put_count(out, versions.len());
-            for version in versions {
-                out.push(u8::from(version.is_some()));
-                version.iter().for_each(|version| put_block(out, version.as_bytes()));
-            }
+            put_all(out, versions, |out, version| {
+                put_option(out, version.as_ref(), |out, version| put_block(out, version.as_bytes()));
+            });
             35
         }
         ToStore::Dropped(id) => number(36, id.0, out),
@@ -337,15 +331,10 @@ pub(super) fn encode_message(message: &ToStore, out: &mut Vec<u8>) -> u8 {
         }
         ToStore::ReadIndex(id, index) => {
             put_u64(out, id.0);
-            put_option(out, index.map(|index| index.0));
+            put_option(out, *index, |out, index| put_u64(out, index.0));
             40
         }
         ToStore::PinSnapshot(peer) => number(41, peer.0, out),
         ToStore::NoSpace => 42,
     }
-}
-
-fn number(kind: u8, number: u64, out: &mut Vec<u8>) -> u8 {
-    put_u64(out, number);
-    kind
 }

@@ -1,90 +1,45 @@
-//! How numbers, texts and entries are written, read and described.
+//! How traces of both cores write down and read times and entries, and how they describe clients' bytes.
+//! The rest of what they write is as in every trace ([`consensus::trace::codec`]).
 
 use std::fmt::{self, Write as _};
+use std::time::Duration;
 
 use consensus::peer::{FrameError, Reader};
-use consensus::{Entry, EntryKind, Index, ProposalId, Term};
+use consensus::trace::codec::{
+    put_block, put_entry_kind, put_option, put_u64, take_all, take_entry_kind, take_option, take_position,
+};
+use consensus::{Entry, LogPosition, ProposalId};
 
 use crate::cores::ToClient;
 
 /// Of an entry, without its data: index, term, kind, whether it was proposed here, length.
 const ENTRY_BYTES: usize = 22;
 
-pub(crate) fn put_u64(out: &mut Vec<u8>, number: u64) {
-    out.extend_from_slice(&number.to_le_bytes());
+/// A time, in nanoseconds.
+pub(crate) fn put_time(out: &mut Vec<u8>, time: Duration) {
+    put_u64(out, time.as_nanos() as u64);
 }
 
-/// How many follow. A frame is far too small for so many that this could be less than there are.
-pub(crate) fn put_count(out: &mut Vec<u8>, count: usize) {
-    out.extend_from_slice(&(count as u32).to_le_bytes());
-}
-
-pub(crate) fn put_block(out: &mut Vec<u8>, bytes: &[u8]) {
-    put_count(out, bytes.len());
-    out.extend_from_slice(bytes);
-}
-
-pub(crate) fn put_option(out: &mut Vec<u8>, number: Option<u64>) {
-    out.push(u8::from(number.is_some()));
-    number.iter().for_each(|number| put_u64(out, *number));
+/// See [`put_time`].
+pub(crate) fn take_time(reader: &mut Reader, part: &'static str) -> Result<Duration, FrameError> {
+    reader.u64(part).map(Duration::from_nanos)
 }
 
 pub(crate) fn put_entry(out: &mut Vec<u8>, entry: &Entry) {
     let Entry { index, term, kind, data, proposal } = entry;
     put_u64(out, index.0);
     put_u64(out, term.0);
-    out.push(match kind {
-        EntryKind::Normal => 1,
-        EntryKind::ConfChange => 2,
-    });
-    put_option(out, proposal.map(|id| id.0));
+    put_entry_kind(out, *kind);
+    put_option(out, *proposal, |out, id| put_u64(out, id.0));
     put_block(out, data);
-}
-
-pub(crate) fn take_size(reader: &mut Reader, part: &'static str) -> Result<usize, FrameError> {
-    usize::try_from(reader.u64(part)?).map_err(|_| FrameError::Payload(part))
-}
-
-pub(crate) fn take_flag(reader: &mut Reader, part: &'static str) -> Result<bool, FrameError> {
-    match reader.u8(part)? {
-        0 => Ok(false),
-        1 => Ok(true),
-        _ => Err(FrameError::Payload(part)),
-    }
-}
-
-pub(crate) fn take_option(reader: &mut Reader, part: &'static str) -> Result<Option<u64>, FrameError> {
-    take_flag(reader, part)?.then(|| reader.u64(part)).transpose()
-}
-
-pub(crate) fn take_text(reader: &mut Reader, part: &'static str) -> Result<String, FrameError> {
-    String::from_utf8(reader.block(part)?.to_vec()).map_err(|_| FrameError::Payload(part))
-}
-
-/// A number of things, and each of them; `bytes`: the fewest that one takes.
-pub(crate) fn take_all<T>(
-    reader: &mut Reader,
-    (bytes, part): (usize, &'static str),
-    mut take: impl FnMut(&mut Reader) -> Result<T, FrameError>,
-) -> Result<Vec<T>, FrameError> {
-    let count = reader.count(bytes, part)?;
-    let mut all = Vec::new();
-    for _ in 0..count {
-        all.push(take(reader)?);
-    }
-    Ok(all)
 }
 
 pub(crate) fn take_entries(reader: &mut Reader) -> Result<Vec<Entry>, FrameError> {
     const PART: &str = "entries";
     take_all(reader, (ENTRY_BYTES, PART), |reader| {
-        let (index, term) = (Index(reader.u64(PART)?), Term(reader.u64(PART)?));
-        let kind = match reader.u8(PART)? {
-            1 => EntryKind::Normal,
-            2 => EntryKind::ConfChange,
-            _ => return Err(FrameError::Payload(PART)),
-        };
-        let proposal = take_option(reader, PART)?.map(ProposalId);
+        let LogPosition { index, term } = take_position(reader, PART)?;
+        let kind = take_entry_kind(reader, PART)?;
+        let proposal = take_option(reader, PART, |reader| reader.u64(PART).map(ProposalId))?;
         Ok(Entry { index, term, kind, data: reader.block(PART)?, proposal })
     })
 }

@@ -4,14 +4,14 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
-use consensus::peer::{self, Decoder, FRAME_BYTES_MAX, FrameError, Reader};
+use consensus::peer::{FrameError, Reader};
+use consensus::trace::codec::{
+    take_all, take_change, take_conf, take_flag, take_message, take_nodes, take_option, take_position,
+    take_size, take_text,
+};
 use consensus::trace::machine::{self, Call, Compared, Machine};
 use consensus::trace::{Replayed, Start as NodeStart};
-use consensus::{
-    ConfChange, ConfState, Index, LogPosition, Message, Node, NodeId, PeerMessage, ProposalId, ReadId,
-    ReadyNumber, Term,
-};
+use consensus::{Index, LogPosition, Message, Node, NodeId, PeerMessage, ProposalId, ReadId, ReadyNumber};
 use engine::tree::{Map, PageId};
 use engine::{Store, View};
 
@@ -22,7 +22,7 @@ use super::{
 use crate::cores::{FromLog, PinnedSnapshot, ToRaft};
 use crate::membership::Member;
 use crate::propose::{self, Command, Write};
-use crate::trace::bytes::{take_all, take_entries, take_flag, take_size, take_text};
+use crate::trace::bytes::{take_entries, take_time};
 
 /// Snapshots, and stores that are built of them, are nothing in here.
 pub struct Surroundings;
@@ -114,8 +114,7 @@ fn step(
         KIND_VERSIONS => {
             let versions = take_all(reader, (9, "versions"), |reader| {
                 let member = NodeId(reader.u64("versions")?);
-                let version =
-                    take_flag(reader, "versions")?.then(|| take_text(reader, "versions")).transpose()?;
+                let version = take_option(reader, "versions", |reader| take_text(reader, "versions"))?;
                 Ok((member, version))
             })?;
             reader.end()?;
@@ -151,7 +150,7 @@ pub(in crate::raft_core) fn take_input(
         }
         50 => {
             let (peer, first) = (NodeId(reader.u64("peer")?), Index(reader.u64("index")?));
-            let entries = take_flag(reader, "entries")?.then(|| take_entries(reader)).transpose()?;
+            let entries = take_option(reader, "entries", take_entries)?;
             let told = format!("fetched for {peer:?} from {first}: {entries:?}");
             (Input::Log(FromLog::Fetched(peer, first, entries)), told)
         }
@@ -161,7 +160,7 @@ pub(in crate::raft_core) fn take_input(
         }
         52 => {
             let from = NodeId(reader.u64("sender")?);
-            let message = take_peer_message(reader.rest())?;
+            let message = take_message(reader)?;
             let told = format!("{from:?}: {message:?}");
             (Input::Message(from, Box::new(message)), told)
         }
@@ -179,13 +178,13 @@ pub(in crate::raft_core) fn take_input(
         }
         56 => {
             let from = NodeId(reader.u64("sender")?);
-            let message = Box::new(take_raft_message(reader.rest())?);
+            let message = Box::new(take_raft_message(reader)?);
             let told = format!("snapshot of {from:?} received: {message:?}");
             (Input::SnapshotReceived { from, message, received: () }, told)
         }
         57 => {
             let (from, index) = (NodeId(reader.u64("sender")?), Index(reader.u64("index")?));
-            let message = Box::new(take_raft_message(reader.rest())?);
+            let message = Box::new(take_raft_message(reader)?);
             let told = format!("snapshot of {from:?} imported, {index}: {message:?}");
             (Input::Imported { from, message, index, store: () }, told)
         }
@@ -218,7 +217,7 @@ fn take_to_raft(kind: u8, reader: &mut Reader) -> Result<(ToRaft, String), Frame
         }
         39 => {
             let index = Index(reader.u64("index")?);
-            let change = take_flag(reader, "change")?.then(|| take_change(reader)).transpose()?;
+            let change = take_option(reader, "change", take_change)?;
             let told = format!("changed at {index}: {change:?}");
             (ToRaft::ConfChange(index, change), told)
         }
@@ -253,11 +252,10 @@ fn take_to_raft(kind: u8, reader: &mut Reader) -> Result<(ToRaft, String), Frame
         }
         47 => {
             let peer = NodeId(reader.u64("peer")?);
-            let (index, term) = (Index(reader.u64("position")?), Term(reader.u64("position")?));
-            let conf = ConfState { voters: take_nodes(reader)?, learners: take_nodes(reader)? };
+            let (position, conf) = (take_position(reader, "position")?, take_conf(reader)?);
+            let LogPosition { index, term } = position;
             let told = format!("snapshot pinned for {peer:?}, {index}@{term}, {conf:?}");
             let view = empty_view().map_err(|()| FrameError::Payload("position"))?;
-            let position = LogPosition { index, term };
             (ToRaft::SnapshotPinned(Box::new(PinnedSnapshot { peer, position, conf, view })), told)
         }
         _ => {
@@ -292,10 +290,6 @@ fn take_start(reader: &mut Reader) -> Result<(Config, Vec<Member>, Vec<NodeId>),
     Ok((config, members, removed))
 }
 
-fn take_time(reader: &mut Reader, part: &'static str) -> Result<Duration, FrameError> {
-    reader.u64(part).map(Duration::from_nanos)
-}
-
 fn take_members(reader: &mut Reader) -> Result<(Vec<Member>, Vec<NodeId>), FrameError> {
     let members = take_all(reader, (4, "members"), |reader| {
         Member::decode(&reader.block("members")?).map_err(|_| FrameError::Payload("members"))
@@ -303,24 +297,8 @@ fn take_members(reader: &mut Reader) -> Result<(Vec<Member>, Vec<NodeId>), Frame
     Ok((members, take_nodes(reader)?))
 }
 
-fn take_nodes(reader: &mut Reader) -> Result<Vec<NodeId>, FrameError> {
-    take_all(reader, (8, "members"), |reader| reader.u64("members").map(NodeId))
-}
-
-fn take_change(reader: &mut Reader) -> Result<ConfChange, FrameError> {
-    ConfChange::decode(&reader.rest()).map_err(|_| FrameError::Payload("change"))
-}
-
-fn take_peer_message(bytes: Bytes) -> Result<PeerMessage, FrameError> {
-    let mut rest = &bytes[..];
-    match Decoder::new(FRAME_BYTES_MAX).next(&mut rest)? {
-        Some(frame) if rest.is_empty() => peer::decode(&frame),
-        _ => Err(FrameError::Payload("message")),
-    }
-}
-
-fn take_raft_message(bytes: Bytes) -> Result<Message, FrameError> {
-    match take_peer_message(bytes)? {
+fn take_raft_message(reader: &mut Reader) -> Result<Message, FrameError> {
+    match take_message(reader)? {
         PeerMessage::Raft(message) => Ok(message),
         _ => Err(FrameError::Payload("message")),
     }

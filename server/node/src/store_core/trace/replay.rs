@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use consensus::peer::{FrameError, Reader};
+use consensus::trace::codec::{take_all, take_flag, take_option, take_size, take_text};
 use consensus::trace::machine::{self, Call, Compared, Machine};
 use consensus::{Index, NodeId, ProposalId, ReadId, ReadyNumber, Term};
 use engine::Store;
@@ -16,7 +17,7 @@ use super::{KIND_CALL_FIRST, KIND_PAGES, KIND_START, KIND_STORE, MAGIC};
 use crate::auto_compact::Retention;
 use crate::cores::{Committed, Query, QueryId, ToStore};
 use crate::propose::IdGenerator;
-use crate::trace::bytes::{take_all, take_entries, take_flag, take_option, take_size, take_text};
+use crate::trace::bytes::{take_entries, take_time};
 
 /// What a replay has compared.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -243,13 +244,13 @@ pub(in crate::store_core) fn take_message(
         }
         34 => {
             let (leads, term) = (take_flag(reader, "leadership")?, Term(reader.u64("term")?));
-            let leader = take_option(reader, "leader")?.map(NodeId);
+            let leader = take_option(reader, "leader", |reader| reader.u64("leader").map(NodeId))?;
             let told = format!("leads {leads}, {term:?}, leader {leader:?}");
             (ToStore::Leadership { leads, term, leader }, told)
         }
         35 => {
             let versions = take_all(reader, (1, "versions"), |reader| {
-                take_flag(reader, "versions")?.then(|| take_text(reader, "versions")).transpose()
+                take_option(reader, "versions", |reader| take_text(reader, "versions"))
             })?;
             let told = format!("versions {versions:?}");
             (ToStore::Versions(versions), told)
@@ -274,7 +275,7 @@ pub(in crate::store_core) fn take_message(
         }
         40 => {
             let id = ReadId(reader.u64("id")?);
-            let index = take_option(reader, "index")?.map(Index);
+            let index = take_option(reader, "index", |reader| reader.u64("index").map(Index))?;
             (ToStore::ReadIndex(id, index), format!("{id:?}: {index:?}"))
         }
         41 => {
@@ -300,7 +301,7 @@ fn take_query(reader: &mut Reader) -> Result<Query, FrameError> {
 
 fn take_start(reader: &mut Reader) -> Result<Start, FrameError> {
     const PART: &str = "settings";
-    let time = |reader: &mut Reader| reader.u64(PART).map(Duration::from_nanos);
+    let time = |reader: &mut Reader| take_time(reader, PART);
     let settings = Settings {
         member: reader.u64(PART)?,
         name: take_text(reader, PART)?,
@@ -309,13 +310,13 @@ fn take_start(reader: &mut Reader) -> Result<Start, FrameError> {
         client_cores: take_cores(reader)?,
         election_timeout: time(reader)?,
         request_timeout: time(reader)?,
-        quota: take_option(reader, PART)?,
+        quota: take_option(reader, PART, |reader| reader.u64(PART))?,
         heap_limit_bytes: reader.u64(PART)?,
         log_bytes_max: reader.u64(PART)?,
         checkpoint_interval: time(reader)?,
         entries_per_publish: take_size(reader, PART)?,
         compaction_rows: take_size(reader, PART)?,
-        lease_checkpoint: take_option(reader, PART)?.map(Duration::from_nanos),
+        lease_checkpoint: take_option(reader, PART, time)?,
         auto_compaction: match (reader.u8(PART)?, reader.u64(PART)?) {
             (0, 0) => None,
             (1, period) => Some(Retention::Period(Duration::from_nanos(period))),
@@ -335,7 +336,7 @@ fn take_cores(reader: &mut Reader) -> Result<usize, FrameError> {
 }
 
 fn take_present(reader: &mut Reader) -> Result<Present, FrameError> {
-    let now = Duration::from_nanos(reader.u64("present")?);
+    let now = take_time(reader, "present")?;
     match reader.u8("present")? {
         flags @ 0..=3 => Ok(Present { now, alone: flags & 1 == 1, cramped: flags & 2 == 2 }),
         _ => Err(FrameError::Payload("present")),
