@@ -11,12 +11,29 @@ use crate::{Append, Entry, Envelope, Fetch, InstallSnapshot, LogPosition, Output
 
 /// One line for each output.
 pub fn describe(outputs: &[Output]) -> String {
+    lines(outputs, line)
+}
+
+/// One line for each output of a machine, as `line` tells it.
+pub fn lines<T>(outputs: &[T], mut line: impl FnMut(&T, &mut String) -> std::fmt::Result) -> String {
     let mut text = String::new();
     for output in outputs {
         line(output, &mut text).expect("a string takes all");
         text.push('\n');
     }
     text
+}
+
+/// How bytes are told.
+pub fn told(bytes: &[u8]) -> String {
+    format!("{} bytes, crc {:08x}", bytes.len(), crc32fast::hash(bytes))
+}
+
+/// A message, as the bytes of its frame.
+pub fn message(message: &PeerMessage) -> String {
+    let mut frame = Vec::new();
+    peer::encode(message, &mut frame);
+    told(&frame)
 }
 
 fn line(output: &Output, out: &mut String) -> std::fmt::Result {
@@ -108,9 +125,9 @@ pub fn entries<'e>(entries: impl ExactSizeIterator<Item = &'e Entry>, out: &mut 
 /// # Errors
 /// See [`append`].
 pub fn send(envelope: &Envelope, out: &mut String) -> std::fmt::Result {
-    let Envelope { to, message } = envelope;
+    let Envelope { to, message: sent } = envelope;
     write!(out, "send {to:?} ")?;
-    match &**message {
+    match &**sent {
         PeerMessage::Raft(message) => {
             let raft = &message.raft;
             write!(
@@ -132,9 +149,7 @@ pub fn send(envelope: &Envelope, out: &mut String) -> std::fmt::Result {
         PeerMessage::Request { id, body } => write!(out, "request {id}, {}, ", bytes(body))?,
         PeerMessage::Response { id, body } => write!(out, "response {id}, {}, ", bytes(body))?,
     }
-    let mut frame = Vec::new();
-    peer::encode(message, &mut frame);
-    write!(out, "{} bytes, crc {:08x}", frame.len(), crc32fast::hash(&frame))
+    out.write_str(&message(sent))
 }
 
 fn bytes(bytes: &Bytes) -> String {

@@ -8,6 +8,7 @@ use consensus::peer::{FrameError, Reader};
 use consensus::trace::codec::{
     put_block, put_entry_kind, put_option, put_u64, take_all, take_entry_kind, take_option, take_position,
 };
+use consensus::trace::describe::told;
 use consensus::{Entry, LogPosition, ProposalId};
 
 use crate::cores::ToClient;
@@ -44,9 +45,9 @@ pub(crate) fn take_entries(reader: &mut Reader) -> Result<Vec<Entry>, FrameError
     })
 }
 
-/// How bytes are told: a trace is to show whether they are the same, not to hold them twice.
-pub(crate) fn told(bytes: &[u8]) -> String {
-    format!("{} bytes, crc {:08x}", bytes.len(), crc32fast::hash(bytes))
+/// How flags are told.
+pub(crate) fn told_flags<const N: usize>(flags: [bool; N]) -> String {
+    flags.map(|flag| if flag { '1' } else { '0' }).iter().collect()
 }
 
 /// What the raft core tells a client core. (The store core's own is told by its trace.)

@@ -2,20 +2,16 @@
 
 use std::fmt::{self, Write as _};
 
-use consensus::trace::describe as node;
+use consensus::trace::describe::{self as node, told};
 use consensus::{Message, PeerMessage, RoleChange};
 
 use super::super::{Output, RaftCore, Shell};
 use crate::cores::{Committed, PinnedSnapshot, ToLog, ToStore};
-use crate::trace::bytes::{told, told_to_client};
+use crate::trace::bytes::{told_flags, told_to_client};
 
 /// A line for each output, and one for the state.
 pub(super) fn describe<S: Shell>(core: &RaftCore<S>, outputs: &[Output<S>]) -> String {
-    let mut text = String::new();
-    for output in outputs {
-        line(output, &mut text).expect("a string takes all");
-        text.push('\n');
-    }
+    let mut text = node::lines(outputs, line);
     state(core, &mut text).expect("a string takes all");
     text
 }
@@ -53,9 +49,7 @@ fn line<S: Shell>(output: &Output<S>, out: &mut String) -> fmt::Result {
 }
 
 fn raft(message: &Message) -> String {
-    let mut frame = Vec::new();
-    consensus::peer::encode(&PeerMessage::Raft(message.clone()), &mut frame);
-    told(&frame)
+    node::message(&PeerMessage::Raft(message.clone()))
 }
 
 fn to_store(message: &ToStore, out: &mut String) -> fmt::Result {
@@ -93,7 +87,7 @@ fn state<S: Shell>(core: &RaftCore<S>, out: &mut String) -> fmt::Result {
     )?;
     write!(out, ", applied {}, checkpointed {}/{}", core.applied, core.released, core.checkpointed)?;
     let flags = [core.leads, core.log_stalled, core.is_learner(), core.node().takes_snapshot()];
-    write!(out, ", {}", flags.map(|flag| if flag { '1' } else { '0' }).iter().collect::<String>())?;
+    write!(out, ", {}", told_flags(flags))?;
     let (members, removed) = (core.members().len(), core.removed().len());
     write!(out, ", {members} members, {removed} removed, {} proposals", core.proposals_open())?;
     writeln!(out, ", {} open", core.books_open())

@@ -6,6 +6,7 @@
 use std::fmt::{self, Write as _};
 
 use consensus::Index;
+use consensus::trace::describe::{lines, told};
 use crossbeam::epoch;
 use engine::tree::Damage;
 use engine::{Alarm, Applied, Event, Revision, Store, View};
@@ -16,7 +17,7 @@ use crate::api::Error;
 use crate::cores::{PinnedSnapshot, QueryAnswer, QueryId, ToClient, ToRaft};
 use crate::propose::Write;
 use crate::store_core::Observer;
-use crate::trace::bytes::{told, told_to_client};
+use crate::trace::bytes::{told_flags, told_to_client};
 
 /// Versions from one that is hashed as a whole to the next.
 const WHOLE_EVERY: u64 = 256;
@@ -37,11 +38,7 @@ impl Describer {
 
     /// What the last step brought about: outputs from number `before` on, whether it failed, and the state.
     pub fn call<O: Observer>(&mut self, core: &StoreCore<O>, before: usize, done: &Done) -> String {
-        let mut text = String::new();
-        for output in &core.out[before..] {
-            self.line(output, &mut text).expect("a string takes all");
-            text.push('\n');
-        }
+        let mut text = lines(&core.out[before..], |output, out| self.line(output, out));
         if let Err(fatal) = done {
             writeln!(text, "fatal: {fatal}").expect("a string takes all");
         }
@@ -192,6 +189,6 @@ fn state<O: Observer>(core: &StoreCore<O>, out: &mut String) -> fmt::Result {
     write!(out, ", {taken} bytes, {used} in use, {frames} in frames, {} pages", tree.file_pages())?;
     write!(out, ", {} of log, {} open", core.log_bytes(), core.books_open())?;
     let flags = [core.takes_entries(), core.has_slices(), core.is_full(), core.times_leases()];
-    write!(out, ", {}", flags.map(|flag| if flag { '1' } else { '0' }).iter().collect::<String>())?;
+    write!(out, ", {}", told_flags(flags))?;
     writeln!(out, ", compacts {:?}", core.auto_compaction_due())
 }
