@@ -75,12 +75,14 @@ pub mod frames;
 /// A trace told to a machine of any kind, and compared.
 pub mod machine;
 mod replay;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 #[cfg(test)]
 mod tests;
 
 pub use describe::describe;
 pub use frames::TraceError;
-pub use replay::{Replay, Replayed, Start};
+pub use replay::{OtherNode, Replay, Replayed, Start};
 
 /// What a trace begins with.
 pub static MAGIC: [u8; 8] = *b"RINGDT\x01\x00";

@@ -84,9 +84,9 @@ mod replay;
 
 pub use consensus::trace::Replayed;
 use describe::describe;
-pub use replay::Replay;
 #[cfg(test)]
 pub(super) use replay::take_input;
+pub use replay::{OtherCore, Replay};
 
 /// What a trace begins with.
 pub static MAGIC: [u8; 8] = *b"RINGDR\x01\x00";

@@ -90,7 +90,7 @@ mod replay;
 
 #[cfg(test)]
 pub(super) use replay::take_message;
-pub use replay::{Replay, Replayed};
+pub use replay::{OtherCore, Replay, Replayed};
 
 /// What a trace begins with.
 pub static MAGIC: [u8; 8] = *b"RINGDS\x01\x00";

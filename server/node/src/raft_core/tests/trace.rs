@@ -1,11 +1,14 @@
 //! Stories that were recorded and are changed afterwards: a replay tells.
 
-use consensus::peer::{self, Decoder, FRAME_BYTES_MAX, FrameError, Reader};
+use consensus::peer::FrameError;
 use consensus::trace::TraceError;
+use consensus::trace::testing::{
+    comes_back, difference, hex, notices_changes, only, replays_in_any_cut, rewritten,
+};
 use consensus::{ConfChange, ConfChangeKind, EntryKind};
 
 use super::*;
-use crate::raft_core::trace::{KIND_INPUT_FIRST, KIND_START, MAGIC, Replayed, encode_input, take_input};
+use crate::raft_core::trace::{KIND_INPUT_FIRST, KIND_START, MAGIC, OtherCore, encode_input, take_input};
 
 fn messages() -> Vec<ToRaft> {
     let change = ConfChange {
@@ -66,14 +69,10 @@ fn inputs() -> Vec<Input<Surroundings>> {
 fn every_input_comes_back_as_it_was_written() {
     let mut kinds = std::collections::BTreeSet::new();
     for input in inputs() {
-        let (mut bytes, mut again) = (Vec::new(), Vec::new());
+        let mut bytes = Vec::new();
         let kind = encode_input(&input, &mut bytes);
         kinds.insert(kind);
-        let mut reader = Reader::new(bytes.clone().into());
-        let (back, told) = take_input(kind, &mut reader).unwrap();
-        assert_eq!(reader.end(), Ok(()), "{told}");
-        assert_eq!((encode_input(&back, &mut again), &again), (kind, &bytes), "{told}");
-        // With the last byte missing, unless bytes of any number end it.
+        // These end with bytes of any number.
         let open_end = matches!(
             input,
             Input::Core(
@@ -83,16 +82,11 @@ fn every_input_comes_back_as_it_was_written() {
                     | ToRaft::ClusterVersion(_)
             )
         );
-        if let Some(shorter) = bytes.len().checked_sub(1).filter(|_| !open_end) {
-            let mut reader = Reader::new(Bytes::copy_from_slice(&bytes[..shorter]));
-            assert!(take_input(kind, &mut reader).is_err(), "{told}");
-        }
+        comes_back(kind, &bytes, open_end, |reader, again| {
+            take_input(kind, reader).map(|(back, _)| encode_input(&back, again))
+        });
     }
     assert_eq!(kinds, (KIND_INPUT_FIRST..=59).collect());
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[test]
@@ -126,7 +120,7 @@ fn the_bytes_are_those_of_the_table() {
 }
 
 /// A leader with a learner behind a snapshot, which takes proposals and looks at its members' versions.
-fn life() -> (Vec<u8>, Replayed) {
+fn life() -> Vec<u8> {
     let mut story = Story::leader();
     story.peer_has_nothing();
     let pinned = story.pinned();
@@ -137,56 +131,32 @@ fn life() -> (Vec<u8>, Replayed) {
         story.core.look_at_versions(story.now, |member| (member == OWN).then(|| "3.7.1".to_owned()));
     }
     story.turn([Input::SnapshotSent(PEER, true), Input::Core(ToRaft::Checkpointed(Index(12)))]);
-    let trace = story.core.take();
-    let replayed = Replay::all(&trace).unwrap_or_else(|error| panic!("{error}"));
-    (trace, replayed)
+    story.core.take()
 }
 
 #[test]
 fn a_recorded_life_replays_in_any_cut() {
-    let (trace, whole) = life();
+    let trace = life();
+    let whole = replays_in_any_cut::<OtherCore>(&trace);
     assert!(whole.calls > 100 && whole.outputs > 60 && !whole.torn, "{whole:?}");
-    for size in [1, 7, 4096] {
-        let mut replay = Replay::default();
-        trace.chunks(size).for_each(|bytes| replay.push(bytes).unwrap());
-        assert_eq!(replay.finish(), Ok(whole));
-    }
     let cut = Replay::all(&trace[..trace.len() - 1]).unwrap();
     assert!(cut.torn && cut.calls == whole.calls - 1, "{cut:?}");
 }
 
 #[test]
 fn a_changed_byte_is_noticed_wherever_it_is() {
-    let (trace, _) = life();
-    for at in (0..trace.len()).step_by(1 + trace.len() / 2000) {
-        let mut changed = trace.clone();
-        changed[at] ^= 4;
-        let noticed = Replay::all(&changed);
-        assert!(matches!(noticed, Err(TraceError::NotATrace | TraceError::Frame(..))), "byte {at}");
-    }
-}
-
-/// The frames of a trace, changed, with checksums that are right.
-fn rewritten(trace: &[u8], mut change: impl FnMut(u8, &mut Vec<u8>)) -> Vec<u8> {
-    let mut out = MAGIC.to_vec();
-    let (mut rest, mut decoder) = (&trace[MAGIC.len()..], Decoder::new(FRAME_BYTES_MAX));
-    while let Some(frame) = decoder.next(&mut rest).unwrap() {
-        let mut payload = frame.payload.to_vec();
-        change(frame.kind, &mut payload);
-        peer::encode_frame(frame.kind, &mut out, |out| out.extend_from_slice(&payload));
-    }
-    out
+    let trace = life();
+    notices_changes::<OtherCore>(&trace, (0..trace.len()).step_by(1 + trace.len() / 2000), &[2]);
 }
 
 #[test]
 fn another_input_or_another_output_is_named() {
-    let (trace, _) = life();
-    assert_eq!(rewritten(&trace, |_, _| {}), trace);
+    let trace = life();
     // kind of the call that is changed; in which call it shows
     let cases = [(36, "end of the turn"), (33, "tick"), (32, "end of the turn")];
     for (of, shows) in cases {
         let mut changed = false;
-        let other = rewritten(&trace, |kind, payload| {
+        let other = rewritten::<OtherCore>(&trace, |kind, payload| {
             let text = u32::from_le_bytes(payload[..4].try_into().unwrap()) as usize;
             let at = match kind {
                 36 => Some(payload.len() - 1),                                   // in the value
@@ -199,30 +169,16 @@ fn another_input_or_another_output_is_named() {
                 payload[at] ^= 1;
             }
         });
-        match Replay::all(&other) {
-            Err(TraceError::Difference { input, recorded, replayed, .. }) => {
-                assert!(input.starts_with(shows), "{of}: {input}");
-                assert_ne!(recorded, replayed);
-            }
-            other => panic!("{of}: {other:?}"),
-        }
+        let (_, input, ..) = difference::<OtherCore>(&other);
+        assert!(input.starts_with(shows), "{of}: {input}");
     }
 }
 
 #[test]
 fn what_is_not_a_trace_is_refused() {
-    let (trace, _) = life();
-    let frames = |kinds: &[u8]| {
-        let mut out = MAGIC.to_vec();
-        rewritten(&trace, |kind, payload| {
-            if kinds.contains(&kind) {
-                peer::encode_frame(kind, &mut out, |out| out.extend_from_slice(payload));
-            }
-        });
-        out
-    };
-    let mut twice = frames(&[KIND_START]);
-    twice.extend_from_slice(&frames(&[KIND_START])[MAGIC.len()..]);
+    let trace = life();
+    let frames = |kinds: &[u8]| only::<OtherCore>(&trace, kinds);
+    let twice = [frames(&[KIND_START]), frames(&[KIND_START]).split_off(MAGIC.len())].concat();
     let cases: [(&str, Vec<u8>, TraceError); 6] = [
         ("nothing", Vec::new(), TraceError::NotATrace),
         ("a node's", consensus::trace::MAGIC.to_vec(), TraceError::NotATrace),

@@ -1,11 +1,14 @@
 //! Stories that were recorded and are changed afterwards: a replay tells.
 
-use consensus::peer::{self, Decoder, FRAME_BYTES_MAX, FrameError, Reader};
+use consensus::peer::{FrameError, encode_frame};
 use consensus::trace::TraceError;
+use consensus::trace::testing::{
+    comes_back, difference, hex, notices_changes, only, replays_in_any_cut, rewritten,
+};
 
 use super::*;
 use crate::store_core::trace::{
-    KIND_CALL_FIRST, KIND_PAGES, KIND_START, KIND_STORE, MAGIC, Replayed, encode_input, encode_message,
+    KIND_CALL_FIRST, KIND_PAGES, KIND_START, KIND_STORE, MAGIC, OtherCore, encode_input, encode_message,
     take_message,
 };
 
@@ -52,25 +55,16 @@ fn messages() -> Vec<ToStore> {
 fn every_message_comes_back_as_it_was_written() {
     let mut kinds = std::collections::BTreeSet::new();
     for message in messages() {
-        let (mut bytes, mut again) = (Vec::new(), Vec::new());
+        let mut bytes = Vec::new();
         let kind = encode_message(&message, &mut bytes);
         kinds.insert(kind);
-        let mut reader = Reader::new(bytes.clone().into());
-        let (back, told) = take_message(kind, &mut reader).unwrap();
-        assert_eq!(reader.end(), Ok(()), "{told}");
-        assert_eq!((encode_message(&back, &mut again), &again), (kind, &bytes), "{told}");
-        // With the last byte missing, unless bytes of any number end it.
+        // These end with bytes of any number.
         let open_end = matches!(message, ToStore::PeerRequest(..) | ToStore::PeerResponse(..));
-        if let Some(shorter) = bytes.len().checked_sub(1).filter(|_| !open_end) {
-            let mut reader = Reader::new(Bytes::copy_from_slice(&bytes[..shorter]));
-            assert!(take_message(kind, &mut reader).is_err(), "{told}");
-        }
+        comes_back(kind, &bytes, open_end, |reader, again| {
+            take_message(kind, reader).map(|(back, _)| encode_message(&back, again))
+        });
     }
     assert_eq!(kinds, (KIND_CALL_FIRST + 1..=42).collect());
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[test]
@@ -108,7 +102,7 @@ fn the_bytes_are_those_of_the_table() {
 }
 
 /// Writes, a lease, a compaction, a checkpoint, a snapshot for a peer; somebody reads an older version for a while.
-fn life() -> (Vec<u8>, Replayed) {
+fn life() -> Vec<u8> {
     let mut world = World::leading(settings());
     world.present.alone = true;
     world.grant(5, 10);
@@ -143,45 +137,22 @@ fn life() -> (Vec<u8>, Replayed) {
         world.end_checkpoint(Written::Durable);
     }
     world.step(Input::Tick);
-    let trace = world.core.take();
-    let replayed = Replay::all(&trace).unwrap_or_else(|error| panic!("{error}"));
-    (trace, replayed)
+    world.core.take()
 }
 
 #[test]
 fn a_recorded_life_replays_in_any_cut() {
-    let (trace, whole) = life();
+    let trace = life();
+    let whole = replays_in_any_cut::<OtherCore>(&trace);
     assert!(whole.calls > 100 && whole.outputs > 100 && whole.checkpoints > 3 && !whole.torn, "{whole:?}");
-    for size in [1, 7, 4096] {
-        let mut replay = Replay::default();
-        trace.chunks(size).for_each(|bytes| replay.push(bytes).unwrap());
-        assert_eq!(replay.finish(), Ok(whole));
-    }
     let cut = Replay::all(&trace[..trace.len() - 1]).unwrap();
     assert!(cut.torn && cut.calls == whole.calls - 1, "{cut:?}");
 }
 
 #[test]
 fn a_changed_byte_is_noticed_wherever_it_is() {
-    let (trace, _) = life();
-    for at in (0..trace.len()).step_by(trace.len() / 200) {
-        let mut changed = trace.clone();
-        changed[at] ^= 4;
-        let noticed = Replay::all(&changed);
-        assert!(matches!(noticed, Err(TraceError::NotATrace | TraceError::Frame(..))), "byte {at}");
-    }
-}
-
-/// The frames of a trace, changed, with checksums that are right.
-fn rewritten(trace: &[u8], mut change: impl FnMut(u8, &mut Vec<u8>)) -> Vec<u8> {
-    let mut out = MAGIC.to_vec();
-    let (mut rest, mut decoder) = (&trace[MAGIC.len()..], Decoder::new(FRAME_BYTES_MAX));
-    while let Some(frame) = decoder.next(&mut rest).unwrap() {
-        let mut payload = frame.payload.to_vec();
-        change(frame.kind, &mut payload);
-        peer::encode_frame(frame.kind, &mut out, |out| out.extend_from_slice(&payload));
-    }
-    out
+    let trace = life();
+    notices_changes::<OtherCore>(&trace, (0..trace.len()).step_by(trace.len() / 200), &[2]);
 }
 
 /// Where the versions that have readers are in a call.
@@ -189,51 +160,43 @@ fn versions_at(payload: &[u8]) -> usize {
     12 + u32::from_le_bytes(payload[..4].try_into().unwrap()) as usize
 }
 
-fn difference(trace: &[u8]) -> (String, String, String) {
-    match Replay::all(trace) {
-        Err(TraceError::Difference { input, recorded, replayed, .. }) => (input, recorded, replayed),
-        other => panic!("{other:?} is no difference"),
-    }
-}
-
 #[test]
 fn an_output_that_was_not_given_is_named() {
-    let (trace, _) = life();
-    assert_eq!(rewritten(&trace, |_, _| {}), trace);
+    let trace = life();
     let mut commits = 0;
-    let other = rewritten(&trace, |kind, payload| {
+    let other = rewritten::<OtherCore>(&trace, |kind, payload| {
         let text = payload.windows(8).position(|bytes| bytes == b"outcomes");
         if let (45, Some(at), 0) = (kind, text, commits) {
             commits += 1;
             payload[at] = b'O';
         }
     });
-    let (input, recorded, replayed) = difference(&other);
+    let (_, input, recorded, replayed) = difference::<OtherCore>(&other);
     assert!(input.starts_with("end of the turn") && recorded.contains("Outcomes"), "{input} {recorded}");
     assert!(replayed.contains("outcomes"), "{replayed}");
 }
 
 #[test]
 fn another_entry_brings_about_something_else() {
-    let (trace, _) = life();
+    let trace = life();
     let mut commits = 0;
-    let other = rewritten(&trace, |kind, payload| {
+    let other = rewritten::<OtherCore>(&trace, |kind, payload| {
         commits += u32::from(kind == 33);
         if kind == 33 && commits == 8 {
             *payload.last_mut().unwrap() ^= 1; // in the value of a Put
         }
     });
     // Not its number, its length or its revision differ, but the event that it is.
-    let (input, recorded, replayed) = difference(&other);
+    let (_, input, recorded, replayed) = difference::<OtherCore>(&other);
     assert!(input.starts_with("end of the turn"), "{input}");
     assert!(recorded.contains("events, crc") && recorded.lines().last() == replayed.lines().last());
 }
 
 #[test]
 fn whose_pages_are_still_read_is_part_of_what_goes_in() {
-    let (trace, _) = life();
+    let trace = life();
     let mut pinned = 0;
-    let other = rewritten(&trace, |kind, payload| {
+    let other = rewritten::<OtherCore>(&trace, |kind, payload| {
         if kind >= KIND_CALL_FIRST {
             let at = versions_at(payload);
             let count = u32::from_le_bytes(payload[at..at + 4].try_into().unwrap()) as usize;
@@ -243,7 +206,7 @@ fn whose_pages_are_still_read_is_part_of_what_goes_in() {
         }
     });
     assert!(pinned >= 6, "{pinned}");
-    let (_, recorded, replayed) = difference(&other);
+    let (_, _, recorded, replayed) = difference::<OtherCore>(&other);
     assert_ne!(recorded.lines().last(), replayed.lines().last(), "other pages are free");
 }
 
@@ -265,20 +228,11 @@ fn a_decoded_command_that_is_not_what_the_entry_says_is_noticed() {
 
 #[test]
 fn what_is_not_a_trace_is_refused() {
-    let (trace, _) = life();
-    let frames = |kinds: &[u8]| {
-        let mut out = MAGIC.to_vec();
-        rewritten(&trace, |kind, payload| {
-            if kinds.contains(&kind) {
-                peer::encode_frame(kind, &mut out, |out| out.extend_from_slice(payload));
-            }
-        });
-        out
-    };
+    let trace = life();
+    let frames = |kinds: &[u8]| only::<OtherCore>(&trace, kinds);
     let mut of_none = frames(&[KIND_START]);
-    peer::encode_frame(KIND_PAGES, &mut of_none, |out| out.extend_from_slice(&[0; 8]));
-    let mut twice = frames(&[KIND_START]);
-    twice.extend_from_slice(&frames(&[KIND_START])[MAGIC.len()..]);
+    encode_frame(KIND_PAGES, &mut of_none, |out| out.extend_from_slice(&[0; 8]));
+    let twice = [frames(&[KIND_START]), frames(&[KIND_START]).split_off(MAGIC.len())].concat();
     let cases: [(&str, Vec<u8>, TraceError); 6] = [
         ("nothing", Vec::new(), TraceError::NotATrace),
         ("a node's", consensus::trace::MAGIC.to_vec(), TraceError::NotATrace),
