@@ -88,10 +88,11 @@ impl World {
         }
     }
 
-    /// A member that was removed has stopped, if there is anybody whom it knows to tell it so.
+    /// A member that was removed has stopped, if there is a voter whom it knows to tell it so: of a learner it does not believe it.
     pub(super) fn check_gone(&self, number: NodeNumber) -> Done {
-        let runs = |other: &NodeNumber| self.hosts[*other].member.is_some() && self.belongs(*other);
-        let hears = |member: &Member| (0..self.hosts.len()).any(|other| runs(&other) && member.knows(other));
+        let votes = |other: NodeNumber| self.env.oracle.members.votes(node_id(other).0);
+        let says = |other: NodeNumber| self.hosts[other].member.is_some() && votes(other);
+        let hears = |member: &Member| (0..self.hosts.len()).any(|other| says(other) && member.knows(other));
         match self.hosts[number].member.as_ref().is_some_and(hears) {
             true => fail("liveness", format!("member {number} was removed and goes on")),
             false => Ok(()),
