@@ -65,10 +65,12 @@ impl World {
         self.env.oracle.members.has(node_id(number).0)
     }
 
-    /// Clients of a member that was removed, or that is a learner, go to another one.
+    /// Clients of a member that was removed, that is a learner, or that is broken for good, go to another one.
     pub(super) fn leave_those_that_do_not_vote(&mut self) {
-        let votes = |number: NodeNumber| self.env.oracle.members.votes(node_id(number).0);
-        let voters: Vec<NodeNumber> = (0..self.hosts.len()).filter(|number| votes(*number)).collect();
+        let votes = |number: &NodeNumber| {
+            !self.hosts[*number].broken && self.env.oracle.members.votes(node_id(*number).0)
+        };
+        let voters: Vec<NodeNumber> = (0..self.hosts.len()).filter(votes).collect();
         if self.plan.config.membership.is_none() || voters.is_empty() {
             return;
         }
