@@ -668,7 +668,9 @@ impl World {
     /// Everything must get done in bounded time.
     fn live(&mut self) -> Done {
         let step = self.plan.config.election();
-        let end = self.env.queue.now() + LIVENESS_ELECTIONS * step + 20 * S;
+        // A member without anything else to do has room again when it has made a checkpoint, at the latest.
+        let checkpoint = self.plan.config.checkpoint * 2;
+        let end = self.env.queue.now() + LIVENESS_ELECTIONS * step + 20 * S + checkpoint;
         loop {
             self.leave_those_that_do_not_vote();
             self.operate();
