@@ -1,8 +1,8 @@
 //! What a process tells its raft node, the raft core around it and its store core, written down for a replay. Compiled in
 //! only with the feature `failpoints`.
 //!
-//! The variable `RINGD_TRACE` names a directory. Each life of the process writes a file for each machine there, `<member
-//! id>-<nonce of this start>.<machine>.trace`: `node` ([`consensus::trace`] has the format), `raft`
+//! The variable `RINGD_TRACE` names a directory. Each life of the process writes a file for each machine there,
+//! `<member id>-<nonce of this start>.<machine>.trace`: `node` ([`consensus::trace`] has the format), `raft`
 //! ([`node::raft_core::trace`]) and `store` ([`node::store_core::trace`]). It holds the state the machine began with, every
 //! input, every output. It is written at the end of each turn, before anything that the turn has brought about is started, so
 //! that a process that is killed leaves all that others can know of. `ringsim replay-trace` tells it to another machine.

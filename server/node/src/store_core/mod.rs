@@ -515,8 +515,7 @@ impl<O: Observer> StoreCore<O> {
         self.observer.slice_ends(&self.store, &progress);
         match progress {
             Progress::Idle => self.compacting = false,
-            Progress::More => self.sliced(),
-            Progress::Finished(_) => self.sliced(),
+            Progress::More | Progress::Finished(_) => self.sliced(),
         }
         self.answer_compactions();
         Ok(())
