@@ -151,10 +151,9 @@ pub struct LogDisk {
     segments: BTreeMap<SegmentId, Segment>,
     /// The one direct write that was submitted and has not completed.
     in_flight: Option<(WritePlan, Vec<u8>)>,
-    /// The last one that has: nothing later says yet that it was durable.
-    last: Option<WritePlan>,
-    /// One behind it that had not when the process ended. If it has arrived all the same, nothing says so of it either.
-    landed: Option<WritePlan>,
+    /// The last one that has, and those behind it that had not when their process ended and may have arrived all the
+    /// same, one per life: nothing later says yet that any of them was durable.
+    unproven: Vec<WritePlan>,
     /// What a segment reads as until the next write.
     stale: Option<(SegmentId, Vec<u8>)>,
 }
@@ -187,7 +186,7 @@ impl LogDisk {
     /// The write in flight completes and is durable.
     pub fn complete(&mut self) {
         let (plan, bytes) = self.in_flight.take().expect("a write is in flight");
-        (self.last, self.landed) = (Some(plan), None);
+        self.unproven = vec![plan];
         self.medium(plan.segment).write_through(plan.offset as usize, &bytes);
     }
 
@@ -203,7 +202,7 @@ impl LogDisk {
     /// The process ends. Some of the write in flight arrives, in the device's cache at least.
     fn land(&mut self, rng: &mut Rng) {
         if let Some((plan, bytes)) = self.in_flight.take() {
-            self.landed = Some(plan);
+            self.unproven.push(plan);
             self.medium(plan.segment).write_torn(plan.offset as usize, &bytes, rng);
         }
     }
@@ -220,11 +219,11 @@ impl LogDisk {
     /// The disk lies about a batch that a later one has proven durable.
     fn lie(&mut self, lie: DiskLie, rng: &mut Rng) -> bool {
         let ids: Vec<SegmentId> = self.segments.keys().copied().collect();
-        if self.last.is_none() || ids.is_empty() {
+        if self.unproven.is_empty() || ids.is_empty() {
             return false;
         }
         let id = rng.pick(&ids);
-        let unproven = [self.last, self.landed].into_iter().flatten().filter(|plan| plan.segment == id);
+        let unproven = self.unproven.iter().filter(|plan| plan.segment == id);
         let first = unproven.map(|plan| plan.offset as usize).min();
         let medium = self.medium(id);
         let end = first.unwrap_or(medium.len());
