@@ -6,9 +6,11 @@
 //! behind the snapshot, and the process starts over as an ordinary member. Until then it serves no client.
 //!
 //! ```text
-//! promise durable ─▶ votes, asks for a snapshot ─▶ tree.next durable ─▶ log ▷ log.damaged ─▶ new log durable
+//! promise durable ─▶ votes, asks for a snapshot ─▶ tree.next durable ─▶ segments ▷ damaged/ ─▶ new log durable
 //!   ─▶ tree.next ▷ tree ─▶ promise removed ─▶ exec
 //! ```
+//!
+//! The damaged log stays below its own directory, which may be a mount point or the data directory: these have no other names.
 //!
 //! As long as the promise is there, a start repeats all of this from the beginning; so a crash at any step is harmless.
 
@@ -16,7 +18,7 @@ use std::convert::Infallible;
 use std::fs::{self, File};
 use std::future::poll_fn;
 use std::io::{self, Write};
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -49,8 +51,8 @@ pub const PROMISE_FILE: &str = "repair";
 /// Name of the file that says that a running process has found a damaged page.
 pub const TREE_DAMAGED_FILE: &str = "tree.damaged";
 
-/// What the directory of a damaged log is called from then on.
-const DAMAGED_LOG_SUFFIX: &str = "damaged";
+/// Name of the folder, in the log's directory, of the segments that were damaged.
+const DAMAGED_LOG_DIR: &str = "damaged";
 
 /// Bytes of locked memory of the one executor: it does no direct I/O.
 const IO_MEMORY: usize = 64 << 10;
@@ -348,17 +350,8 @@ impl Healing {
     }
 
     fn install(&self, position: LogPosition, hard_state: HardState) -> io::Result<()> {
-        let aside = self.log_dir.with_extension(DAMAGED_LOG_SUFFIX);
-        match fs::remove_dir_all(&aside) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
-        fs::rename(&self.log_dir, &aside)?;
-        fs::create_dir(&self.log_dir)?;
+        put_aside(&self.log_dir)?;
         self.begin_log(position, hard_state)?;
-        if let Some(parent) = self.log_dir.parent() {
-            File::open(parent)?.sync_all()?;
-        }
         snapshot_files::install(&self.data_dir)?;
         for name in [TREE_DAMAGED_FILE, PROMISE_FILE] {
             match fs::remove_file(self.data_dir.join(name)) {
@@ -393,6 +386,22 @@ impl Healing {
         }
         Err(io::Error::other("the new log's first write was not made"))
     }
+}
+
+/// Moves the segments out of the way, durably. What an earlier repair has left there goes.
+fn put_aside(log_dir: &Path) -> io::Result<()> {
+    let aside = log_dir.join(DAMAGED_LOG_DIR);
+    match fs::remove_dir_all(&aside) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    fs::DirBuilder::new().mode(0o700).create(&aside)?;
+    for id in SegmentFiles::open(log_dir)?.ids() {
+        let name = id.file_name();
+        fs::rename(log_dir.join(&name), aside.join(&name))?;
+    }
+    File::open(&aside)?.sync_all()?;
+    File::open(log_dir)?.sync_all()
 }
 
 /// A running process has found a damaged page: the next start repairs this member instead of serving from it. Best effort,

@@ -4,7 +4,7 @@
 //! <data-dir>/           0700
 //!   lock                held exclusively while a process runs; its text is that process's id
 //!   identity            whose data this is (`sys::identity`)
-//!   log/                segments of the Raft log, or in --wal-dir
+//!   log/                segments of the Raft log, or in --wal-dir; in damaged/ below it those that a repair has replaced
 //!   tree                the tree file
 //! ```
 //!

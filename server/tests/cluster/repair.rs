@@ -8,10 +8,10 @@ use std::time::{Duration, Instant};
 use consensus::log::BLOCK;
 use engine::tree::PAGE_SIZE;
 use testkit::pb::{DefragmentRequest, HashKvRequest};
-use testkit::{Cluster, Program};
+use testkit::{Cluster, Program, SmallDisk, scratch_dir};
 
 use crate::ask::{assert_same, others, put};
-use crate::{program, three};
+use crate::{options, program, three};
 
 /// Values of this length in the log show where its payload is.
 const VALUE: &str = "a value that is found again in the file of the log by what it says";
@@ -50,12 +50,23 @@ fn flip_at(path: &Path, at: usize) {
     file.sync_all().expect("sync");
 }
 
-/// Kills a member and turns a bit over in an entry of its log; gives its data directory.
+fn segments(log_dir: &Path) -> Vec<PathBuf> {
+    files_below(log_dir, |name| name.ends_with(".seg"))
+}
+
+/// Kills a member and turns a bit over in an entry of its log; gives its log's directory.
 fn stop_and_damage_log(cluster: &mut Cluster, member: usize) -> PathBuf {
     cluster.member(member).kill();
-    let dir = cluster.member(member).data_dir().to_owned();
-    flip_in(&files_below(&dir.join("log"), |name| name.ends_with(".seg")), VALUE);
-    dir
+    let log_dir = cluster.member(member).data_dir().join("log");
+    flip_in(&segments(&log_dir), VALUE);
+    log_dir
+}
+
+/// What the damaged log was is still there, beside the new one.
+fn assert_put_aside(log_dir: &Path) {
+    let aside = log_dir.join("damaged");
+    assert!(!segments(&aside).is_empty(), "{aside:?} holds the damaged log");
+    assert!(!segments(log_dir).is_empty(), "{log_dir:?} holds the new one");
 }
 
 #[tokio::test]
@@ -70,13 +81,14 @@ async fn a_damaged_log_is_replaced_by_a_snapshot_of_the_others() {
         put(&mut cluster.client(leader).await, &format!("k/{n:03}"), VALUE).await.expect("three of three");
     }
     assert_same(&cluster, &[0, 1, 2]).await;
-    let dir = stop_and_damage_log(&mut cluster, damaged);
+    let log_dir = stop_and_damage_log(&mut cluster, damaged);
     put(&mut cluster.client(whole).await, "meanwhile", "1").await.expect("two of three");
 
     cluster.member(damaged).restart();
     assert_same(&cluster, &[0, 1, 2]).await;
-    assert!(dir.join("log.damaged").is_dir(), "the damaged log is put aside");
-    assert!(!dir.join("repair").exists(), "the promise is kept and forgotten");
+    assert_put_aside(&log_dir);
+    let promise = cluster.member(damaged).data_dir().join("repair");
+    assert!(!promise.exists(), "the promise is kept and forgotten");
     put(&mut cluster.client(damaged).await, "after", "1").await.expect("three of three");
 
     // It votes and stores again: without it the other two would be one.
@@ -100,11 +112,42 @@ async fn a_damaged_member_of_an_idle_cluster_is_healed() {
         put(&mut cluster.client(leader).await, &format!("k/{n:03}"), VALUE).await.expect("three of three");
     }
     let revision = assert_same(&cluster, &[0, 1, 2]).await;
-    let dir = stop_and_damage_log(&mut cluster, damaged);
+    let log_dir = stop_and_damage_log(&mut cluster, damaged);
     // Nothing is written, so the leader has nothing for it.
     cluster.member(damaged).restart();
-    assert!(dir.join("log.damaged").is_dir(), "the damaged log is put aside");
+    assert_put_aside(&log_dir);
     assert_eq!(assert_same(&cluster, &[0, 1, 2]).await, revision);
+}
+
+/// Neither a mount point nor the data directory can be given another name.
+#[tokio::test]
+async fn a_damaged_log_is_replaced_wherever_it_is() {
+    if !program().is_ringd() {
+        return; // etcd refuses to start
+    }
+    let device = SmallDisk::new(512);
+    let own = tempfile::tempdir_in(scratch_dir()).expect("a directory");
+    let wal_dir = |dir: &Path| format!("--wal-dir={}", dir.display());
+    let on_device = options(program()).arg(wal_dir(&device.path()));
+    let in_data_dir = options(program()).data_dir(own.path()).arg(wal_dir(own.path()));
+    let mut cluster = Cluster::spawn_each(vec![options(program()), on_device, in_data_dir], None);
+    (0..3).for_each(|i| cluster.member(i).wait_ready());
+    let mut revision = 0;
+    for (damaged, log_dir) in [(1, device.path()), (2, own.path().to_owned())] {
+        // Twice: what an earlier repair has put aside is in nobody's way.
+        for _ in 0..2 {
+            for n in 0..20 {
+                let put = put(&mut cluster.client(0).await, &format!("k/{n:03}"), VALUE).await;
+                revision = put.expect("three of three");
+            }
+            assert_eq!(assert_same(&cluster, &[0, 1, 2]).await, revision);
+            cluster.member(damaged).kill();
+            flip_in(&segments(&log_dir), VALUE);
+            cluster.member(damaged).restart();
+            assert_put_aside(&log_dir);
+            assert_eq!(assert_same(&cluster, &[0, 1, 2]).await, revision);
+        }
+    }
 }
 
 /// Starts a member as its supervisor would, again if it ends because of damage, until it serves and has read everything.
@@ -157,7 +200,7 @@ async fn whichever_page_of_the_tree_is_damaged_the_member_is_healed() {
         }
         supervise(&mut cluster, damaged).await;
         assert_eq!(assert_same(&cluster, &[0, 1, 2]).await, revision, "page {page}");
-        let aside = dir.join("log.damaged");
+        let aside = dir.join("log/damaged");
         if aside.exists() {
             repaired += 1;
             fs::remove_dir_all(aside).expect("it is ours");
