@@ -36,7 +36,7 @@ use node::membership::Member;
 use super::boot::{random, store_settings};
 use super::boot_cluster::{self, first_members};
 use super::clock::now;
-use super::peers::{self, Incoming, Peers};
+use super::peers::{self, Incoming, Peers, SnapshotFile};
 use super::segment_files::SegmentFiles;
 use super::snapshot_files::{self, Imported};
 use super::tree_file::TreeFile;
@@ -287,20 +287,20 @@ impl Healing {
         match incoming {
             Incoming::Message(from, message) => Ok(Some(VoterInput::Receive(from, message))),
             Incoming::Removed => Err(force_new::removed(self.identity)),
-            Incoming::SnapshotReceived { from, path, message } => Ok(self.import(from, path, message)),
+            Incoming::SnapshotReceived { from, file, message } => Ok(self.import(from, file, message)),
             Incoming::Unreachable(_) | Incoming::Reachable(_) | Incoming::SnapshotSent(..) => Ok(None),
         }
     }
 
-    fn import(&mut self, from: NodeId, path: PathBuf, message: Box<Message>) -> Option<VoterInput> {
+    fn import(&mut self, from: NodeId, file: SnapshotFile, message: Box<Message>) -> Option<VoterInput> {
         if self.importing {
-            let _ = fs::remove_file(path); // it is sent again if it is still wanted
+            let _ = fs::remove_file(file.path); // it is sent again if it is still wanted
             return None;
         }
         self.importing = true;
         let (dir, store, answer) = (self.data_dir.clone(), self.store.clone(), self.imports.0.clone());
         std::thread::spawn(move || {
-            let result = snapshot_files::import(&dir, &path, store);
+            let result = snapshot_files::import(&dir, &file, store);
             let _ = answer.send((from, message, result)); // one at a time, so there is room
         });
         Some(VoterInput::SnapshotArrived)

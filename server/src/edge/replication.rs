@@ -2,7 +2,6 @@
 //! sent to whom, and what becomes of a snapshot, [`node::raft_core`] decides.
 
 use std::collections::VecDeque;
-use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -15,7 +14,7 @@ use super::background::Background;
 use super::failpoint::server_version;
 use super::force_new;
 use super::messages::Installation;
-use super::peers::{self, HeartbeatDue, Incoming, Peers};
+use super::peers::{self, HeartbeatDue, Incoming, Peers, SnapshotFile};
 use super::ring::{Ready, Receiver, Sender, ring};
 use super::shared::{PeerFigures, Shared};
 use super::snapshot_files::{self, Imported};
@@ -34,8 +33,7 @@ pub struct Surroundings;
 
 impl Shell for Surroundings {
     type Node = TracedNode;
-    /// Its file.
-    type Received = PathBuf;
+    type Received = SnapshotFile;
     type Store = Imported;
 }
 
@@ -152,8 +150,8 @@ impl Replication {
             }
             Incoming::Removed => self.shared.fatal(force_new::removed(self.shared.identity)),
             Incoming::SnapshotSent(peer, ok) => Input::SnapshotSent(peer, ok),
-            Incoming::SnapshotReceived { from, path, message } => {
-                Input::SnapshotReceived { from, message, received: path }
+            Incoming::SnapshotReceived { from, file, message } => {
+                Input::SnapshotReceived { from, message, received: file }
             }
         })
     }
@@ -192,7 +190,7 @@ impl Replication {
             Output::CancelSnapshot(peer) => peers.cancel_snapshot(peer),
             Output::ClusterVersion(version) => peers.set_cluster_version(&version),
             Output::Import { from, message, received } => self.import(from, received, message),
-            Output::Discard(path) => drop(std::fs::remove_file(path)),
+            Output::Discard(file) => drop(std::fs::remove_file(file.path)),
             Output::Unneeded(imported) => {
                 metrics::here().plain.snapshot_apply_in_progress.set(0);
                 self.background.run(move || drop(imported));
@@ -203,12 +201,12 @@ impl Replication {
     }
 
     /// Builds the tree of a received snapshot on a thread.
-    fn import(&mut self, from: NodeId, path: PathBuf, message: Box<Message>) {
+    fn import(&mut self, from: NodeId, file: SnapshotFile, message: Box<Message>) {
         metrics::here().plain.snapshot_apply_in_progress.set(1);
         let (dir, locks) = (self.shared.config.data_dir.clone(), self.shared.config.memory_mlock);
         let (store, answer) = (self.store.clone(), self.done_sender.clone());
         self.background.run(move || {
-            let result = snapshot_files::import(&dir, &path, store);
+            let result = snapshot_files::import(&dir, &file, store);
             if locks
                 && let Ok(imported) = &result
                 && let Err(error) = imported.tree.lock_in_memory()

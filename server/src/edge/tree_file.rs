@@ -29,6 +29,9 @@ const GROWTH_BYTES: u64 = 16 << 20;
 /// A new tree file has room for the metas, all zeros, so that one without any content has lost it.
 const NEW_BYTES: u64 = 2 * PAGE_SIZE as u64;
 
+/// Bytes read from the file at once where it is not read through the map.
+const READ_BYTES: usize = 1 << 20;
+
 /// The open file with its map. Shared: readers look through [`Map`], the background thread writes.
 pub struct TreeFile {
     file: File,
@@ -87,6 +90,18 @@ impl TreeFile {
     /// Makes everything written so far survive a power cut.
     pub fn sync(&self) -> io::Result<()> {
         self.file.sync_data()
+    }
+
+    /// Reads all of the file once, as the disk has it where the page cache could forget what is synced. So what can't be
+    /// read is known before the map is looked at, which would end the process (SIGBUS).
+    pub fn read_through(&self) -> io::Result<()> {
+        let mut buffer = vec![0; READ_BYTES];
+        let _ = rustix::fs::fadvise(&self.file, 0, None, rustix::fs::Advice::DontNeed); // a hint
+        for at in (0..self.bytes()).step_by(READ_BYTES) {
+            let count = (self.bytes() - at).min(READ_BYTES as u64) as usize;
+            self.file.read_exact_at(&mut buffer[..count], at)?;
+        }
+        Ok(())
     }
 
     /// Length of the file, in bytes.

@@ -42,6 +42,7 @@ use std::time::Duration;
 use consensus::{Forward, Message, NodeId, PeerMessage};
 use node::Identity;
 use node::membership::Member;
+use node::peer::snapshot::End;
 use socket2::Socket;
 
 pub use conn::HeartbeatDue;
@@ -96,11 +97,20 @@ pub enum Incoming {
     SnapshotReceived {
         /// The sender.
         from: NodeId,
-        /// Where the bytes are. The owner renames or removes the file.
-        path: PathBuf,
+        /// Where the bytes are. The owner removes the file.
+        file: SnapshotFile,
         /// raft's MsgSnapshot, to be stepped.
         message: Box<Message>,
     },
+}
+
+/// A received snapshot.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SnapshotFile {
+    /// Where the bytes are.
+    pub path: PathBuf,
+    /// What they came to, and must come to when they are read.
+    pub end: End,
 }
 
 /// Where the bytes of a snapshot come from. Read on a thread of its own.

@@ -2,8 +2,8 @@
 //!
 //! The file is `snapshot-<sender>-<index>-<count>.tmp` in the data directory; no two of a process have one name. Its space is
 //! reserved before the first byte is asked for. Only when all bytes are there, their digest is right and the file is synced,
-//! the owner hears of it; until then the file is nobody's, and whatever ends the transfer removes it, the next start of the
-//! process at the latest.
+//! the owner hears of it, and compares the digest again with what it reads there. Until then the file is nobody's, and
+//! whatever ends the transfer removes it, the next start of the process at the latest.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -29,9 +29,9 @@ use sha2::{Digest, Sha256};
 use super::super::background::lower_priority;
 use super::super::clock::now;
 use super::super::writeback::{Rest, Writeback};
-use super::Incoming;
 use super::conn::Handle;
 use super::queues::Queues;
+use super::{Incoming, SnapshotFile};
 use crate::observe::metrics::peers::{self, Transfers};
 
 /// A transfer whose connection is gone for so long is given up.
@@ -50,7 +50,7 @@ enum Order {
 enum Reply {
     Created,
     Written,
-    Finished,
+    Finished(End),
     Failed(io::Error),
 }
 
@@ -267,7 +267,7 @@ impl Receiving {
                 let written = self.incoming.next() - self.unwritten.len() as u64;
                 self.conn.answer(SnapshotFrame::Need(written));
             }
-            Reply::Finished => {
+            Reply::Finished(end) => {
                 self.finished = true;
                 self.cells.inflight.add(-1);
                 self.cells.success.inc();
@@ -275,7 +275,7 @@ impl Receiving {
                 self.conn.answer(SnapshotFrame::Done(true));
                 queues.push(Incoming::SnapshotReceived {
                     from: self.incoming.from,
-                    path: self.path.clone(),
+                    file: SnapshotFile { path: self.path.clone(), end },
                     message: self.incoming.message.clone(),
                 });
             }
@@ -339,7 +339,7 @@ fn write_file(
                 file.set_len(size)?; // what was reserved may be more
                 file.sync_all()?;
                 File::open(path.parent().unwrap_or(Path::new(".")))?.sync_all()?;
-                reply(Reply::Finished);
+                reply(Reply::Finished(end));
                 return Ok(true);
             }
         }

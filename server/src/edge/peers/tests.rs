@@ -11,6 +11,7 @@ use consensus::Lane;
 use futures_lite::future;
 use glommio::LocalExecutorBuilder;
 use raft::eraftpb::{self, MessageType};
+use sha2::{Digest, Sha256};
 
 use super::super::clock::now;
 use crate::config::limits::{PEER_CONNECTIONS_MAX, PEER_REMOTES_MAX};
@@ -464,7 +465,7 @@ fn a_snapshot_arrives_whole_though_its_connection_breaks() {
             let mut left = breaks;
             let received = loop {
                 match next_within(&at_b, Duration::from_millis(30)).await {
-                    Some(Incoming::SnapshotReceived { from, path, message }) => break (from, path, message),
+                    Some(Incoming::SnapshotReceived { from, file, message }) => break (from, file, message),
                     Some(Incoming::Reachable(_)) | None => {}
                     Some(other) => panic!("{other:?}"),
                 }
@@ -474,10 +475,11 @@ fn a_snapshot_arrives_whole_though_its_connection_breaks() {
                 at_a.tick(now());
             };
             assert_eq!(left, 0, "it was over too soon to be broken");
-            let (from, path, message) = received;
+            let (from, SnapshotFile { path, end }, message) = received;
             assert_eq!((from, *message), (NodeId(1), snapshot(1, 2, 55)));
             let bytes = std::fs::read(&path).expect("the file");
-            assert_eq!(bytes.len(), size);
+            assert_eq!((bytes.len(), end.bytes), (size, size as u64));
+            assert_eq!(Sha256::digest(&bytes)[..], end.digest);
             assert!(bytes.iter().enumerate().all(|(at, got)| *got == byte(at)), "other bytes");
             let files: Vec<_> = std::fs::read_dir(b.dir.path()).unwrap().map(|e| e.unwrap().path()).collect();
             assert_eq!(files, [path], "and nothing else");
