@@ -68,8 +68,10 @@ fn abort_on_panic() {
 fn serve(running: Running, signals: Signals) -> ExitCode {
     let shared = running.shared.clone();
     let waiter = std::thread::Builder::new().name("ringd-signals".into()).spawn(move || {
-        let signal = signals.wait();
-        tracing::info!(?signal, "received a signal; stopping");
+        match signals.wait() {
+            Ok(()) => tracing::info!("received a signal; stopping"),
+            Err(error) => tracing::error!(%error, "signals cannot be waited for; stopping"),
+        }
         shared.note(Note::Stop);
     });
     if let Err(error) = waiter {
