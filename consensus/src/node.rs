@@ -338,7 +338,9 @@ impl Node {
     /// Whether an election would find this member unfit: see "One voter" and the module `snapshot`; or its disk is stuck, and
     /// it would be a leader who can't write.
     fn must_not_campaign(&self) -> bool {
-        let in_flight = self.appended > self.durable;
+        // Handed out and not durable, or received in this turn and not handed out.
+        let raft_log = &self.raft.raft.raft_log;
+        let in_flight = self.appended > self.durable || raft_log.last_index() > raft_log.persisted;
         let unfit = if self.alone() { in_flight } else { self.stalled_ticks.is_some() };
         unfit || self.snapshots.installing.is_some()
     }

@@ -515,6 +515,31 @@ fn a_cluster_shrunk_to_one_elects_it_when_its_writes_are_durable() {
     assert_eq!(node.status().role.role, Role::Leader, "{out:?}");
 }
 
+#[test]
+fn a_cluster_shrunk_to_one_waits_for_what_came_in_the_same_turn() {
+    let remove =
+        ConfChange { id: 1, kind: ConfChangeKind::RemoveNode, node: NodeId(2), context: Bytes::new() };
+    let conf = ConfState { voters: vec![NodeId(1), NodeId(2)], learners: vec![] };
+    let (kind, data) = (EntryKind::ConfChange, remove.encode());
+    let change = Entry { index: Index(2), term: Term(1), kind, data, proposal: None };
+    let hard_state = HardState { term: Term(1), vote: NodeId(2), commit: Index(2) };
+    let state = State { hard_state, entries: vec![change], unwritten: false };
+    for asks in [vec![], vec![Input::Campaign], (0..50).map(|_| Input::Tick).collect()] {
+        let config = Config::new(NodeId(1), 1, 2);
+        let mut node = Node::new(config, state.clone(), LogPosition::new(1, 1), conf.clone());
+        turn(&mut node, []);
+        // An entry that was on its way when the leader removed itself, and then the change.
+        let append = append_from(2, 1, (2, 1), &[(1, "")], 2);
+        let applied = [Input::ApplyConfChange(Index(2), Some(remove.clone())), Input::Applied(Index(2))];
+        let out = turn(&mut node, [append].into_iter().chain(applied).chain(asks));
+        assert_eq!(appends(&out).len(), 1);
+        assert_eq!(node.status().role.role, Role::Follower, "raft would panic with writes in flight");
+        let durable = Input::Durable(appends(&out)[0].ready);
+        turn(&mut node, [durable]);
+        assert_eq!(node.status().role.role, Role::Leader);
+    }
+}
+
 fn forward(term: u64, boot_nonce: u64, sequence: u64, ids: std::ops::Range<u64>) -> Input {
     let proposals = ids.map(|id| (ProposalId(id), EntryKind::Normal, Bytes::from(vec![id as u8; 10])));
     let forward = Forward { term: Term(term), boot_nonce, sequence, proposals: proposals.collect() };
