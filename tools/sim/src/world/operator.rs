@@ -4,6 +4,9 @@
 //! operator's way must lead to writes that succeed: the history is compacted up to the newest revision, each member's file is
 //! defragmented, and the alarms are taken off. Where only deletions help, all keys are deleted first. Members whose quota can't
 //! hold a store at all get a larger one instead, for which they start anew.
+//!
+//! The operator sees the size of a store, too: a last write may fill it, and no alarm is raised before the next one. That is
+//! looked at only where keys or history take the room. What was deleted and compacted must give it back by itself.
 
 use bytes::Bytes;
 use net::grpc::Method;
@@ -11,7 +14,7 @@ use net::pb::etcdserverpb as pb;
 use node::api::Error;
 use prost::Message;
 
-use super::{Done, World};
+use super::{Done, PROBES, World};
 use crate::check::fail;
 use crate::env::NodeNumber;
 use crate::member::Member;
@@ -33,7 +36,7 @@ const PROBE_BYTES: u64 = 1024;
 /// What the operator does next.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum Step {
-    /// Nothing, as long as no alarm is raised.
+    /// Nothing, as long as no alarm is raised and there is room.
     #[default]
     Rest,
     Delete,
@@ -88,7 +91,7 @@ impl World {
             let own = self.clients[0].member;
             let quota = self.env.config.store.quota;
             let (to, method, message) = match self.operator.step {
-                Step::Rest if alarm.is_none() => return,
+                Step::Rest if alarm.is_none() && !self.must_make_room() => return,
                 Step::Rest => {
                     self.operator.step = match quota {
                         None => Step::Disarm,
@@ -172,18 +175,28 @@ impl World {
                 format!("an alarm stays, though there is room: {:?}", self.operator.step),
             );
         }
-        let Some(quota) = self.env.config.store.quota else { return Ok(()) };
-        let full = self
-            .hosts
-            .iter()
-            .filter_map(|host| host.member.as_ref())
-            .find(|member| member.serves_writes() && member.used() + PROBE_BYTES >= quota);
-        match full {
-            Some(member) => {
+        match self.full_member() {
+            Some((member, quota)) => {
                 fail("liveness", format!("member {} uses {} bytes of {quota}", member.id().0, member.used()))
             }
             None => Ok(()),
         }
+    }
+
+    /// Whether a member has no room for another write, and it is keys or history that take it.
+    fn must_make_room(&self) -> bool {
+        let Some((_, quota)) = self.full_member() else { return false };
+        let model = &self.env.oracle.model;
+        let probes = (self.clients.len() * PROBES) as i64; // they write a little, whatever was compacted before
+        model.revision > model.compact_revision + probes || !is_little(model, quota, false)
+    }
+
+    /// A member that has no room for another write, and its quota.
+    fn full_member(&self) -> Option<(&Member, u64)> {
+        let quota = self.env.config.store.quota?;
+        let mut members = self.hosts.iter().filter_map(|host| host.member.as_ref());
+        let full = members.find(|member| member.serves_writes() && member.used() + PROBE_BYTES >= quota)?;
+        Some((full, quota))
     }
 }
 
